@@ -1,0 +1,1 @@
+"""Delivering networks: ONNX export, measurements with onnxruntime, latency prediction."""

@@ -1,0 +1,1 @@
+"""Searching cells: sampling, graph embedding, predictor, the NASGEM loop and other strategies."""
