@@ -1,0 +1,47 @@
+# gemkit: everything runs in .venv, which `make install` makes.
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN_PYTHON := $(BIN)/python
+
+.PHONY: install demo test lint format bench experiments clean
+
+install: $(VENV)/installed ## make .venv with gemkit and what its tests need
+
+$(VENV)/installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "gemkit needs Python 3.11 or newer, and $(PYTHON) is not installed: install it, or name one with: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@command -v git >/dev/null || { echo "gemkit needs git, which is not installed" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gemkit needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): name a newer one with: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python has no venv module: install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
+	@echo "installing gemkit and its packages into $(VENV) (a few minutes, about 6 GB)"
+	$(PYTHON) -m venv --clear $(VENV)
+	$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[test]'
+	@touch $@
+	@echo "installed; next: make demo"
+
+demo: install ## search, train, export and measure networks for the digits: under 5 minutes on 2 cores
+	$(BIN)/gemkit run --data digits --out runs/demo --resume
+
+test: install ## the whole test suite, under 10 minutes on 2 cores
+	$(RUN_PYTHON) -m pytest -q
+
+lint: install ## ruff (lint and format) and mypy on the installed package
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf build/typed
+	$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --no-deps --target build/typed .
+	$(RUN_PYTHON) -m mypy build/typed/gemkit
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: install ## ours beside a reference, under 15 minutes; writes build/bench.json
+	$(RUN_PYTHON) tests/benchmarks/rows.py
+
+experiments: install ## long, resumable runs in order of value; results under results/
+	@for script in experiments/*.py; do echo "$$script"; $(RUN_PYTHON) $$script || exit 1; done
+
+clean:
+	rm -rf build dist *.egg-info

@@ -1,0 +1,118 @@
+"""Budgets: spellings, what is printed back, what is refused."""
+
+import pytest
+from gemkit.architecture import skeleton_for
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gemkit.budget import (
+    Budget,
+    check_feasible,
+    format_bytes,
+    format_count,
+    parse_bytes,
+    parse_count,
+    parse_latency_ms,
+)
+from gemkit.errors import UserError
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("40M", 40_000_000),
+        ("500k", 500_000),
+        ("1.5G", 1_500_000_000),
+        ("120000", 120_000),
+        (" 3 m ", 3_000_000),
+        (".5M", 500_000),
+    ],
+)
+def test_counts(text: str, value: int) -> None:
+    assert parse_count(text) == value
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("2ms", 2.0), ("500us", 0.5), ("0.1s", 100.0), ("250µs", 0.25)]
+)
+def test_latencies(text: str, value: float) -> None:
+    assert parse_latency_ms(text) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("256kB", 256_000), ("256KiB", 262_144), ("1MB", 1_000_000), ("64B", 64)]
+)
+def test_sizes(text: str, value: int) -> None:
+    assert parse_bytes(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "fast", "-3M", "0", "0.2", "3 apples", "1e6", "nan", "M"])
+def test_bad_counts(text: str) -> None:
+    with pytest.raises(UserError, match="is no count"):
+        parse_count(text)
+
+
+@pytest.mark.parametrize("text", ["2", "2m", "0ms", "-1ms", "ms", "2 hours"])
+def test_bad_latencies(text: str) -> None:
+    with pytest.raises(UserError, match="is no latency"):
+        parse_latency_ms(text)
+
+
+@pytest.mark.parametrize("text", ["256", "k", "0kB", "1 block"])
+def test_bad_sizes(text: str) -> None:
+    with pytest.raises(UserError, match="is no memory size"):
+        parse_bytes(text)
+
+
+@given(st.integers(1, 10**12))
+def test_written_counts_read_back_to_three_digits(value: int) -> None:
+    assert parse_count(format_count(value)) == pytest.approx(value, rel=0.0051)
+
+
+@given(st.integers(1, 10**11))
+def test_written_sizes_read_back_to_three_digits(value: int) -> None:
+    assert parse_bytes(format_bytes(value)) == pytest.approx(value, rel=0.0051)
+
+
+def test_description_and_round_trip() -> None:
+    budget = Budget(macs=3_000_000, params=100_000, latency_ms=0.2, memory_bytes=256_000)
+    assert budget.describe() == (
+        "at most 3M MACs, at most 100k params, at most 256 kB of activations (fp32), "
+        "at most 0.2 ms (fp32)"
+    )
+    assert Budget.from_json(budget.to_json()) == budget
+    assert Budget().describe() == "no limits"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [],
+        {"macs": "3M"},
+        {"flops": 3},
+        {"macs": -1},
+        {"precision": None},
+        {"precision": "fp8"},
+        {"params": True},
+        {"latency_ms": float("nan")},
+    ],
+)
+def test_what_is_no_budget_is_refused(value: object) -> None:
+    with pytest.raises(UserError, match=r"^config\.json: "):
+        Budget.from_json(value, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("budget", "option"),
+    [
+        (Budget(macs=10), "--max-macs"),
+        (Budget(params=10), "--max-params"),
+        (Budget(memory_bytes=10), "--max-memory"),
+        (Budget(latency_ms=0.001), "--max-latency"),
+    ],
+)
+def test_impossible_budgets_name_the_smallest_cost(budget: Budget, option: str) -> None:
+    skeleton = skeleton_for((1, 8, 8), 10)
+    with pytest.raises(UserError, match=rf"the smallest one for 8x8 images takes .*{option}"):
+        check_feasible(budget, skeleton, smallest_latency_ms=0.05)
+    check_feasible(Budget(macs=10**9, params=10**9, latency_ms=1.0), skeleton, 0.05)

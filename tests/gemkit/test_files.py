@@ -1,0 +1,60 @@
+"""Files are whole or absent."""
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from gemkit.errors import UserError
+from gemkit.files import read_json, replacing, write_json, write_text
+
+
+def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "file.txt"
+    write_text(path, "old")
+    with pytest.raises(RuntimeError, match="stop"), replacing(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError("stop")
+    assert path.read_text() == "old"
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_new_files_get_the_usual_permissions(tmp_path: Path) -> None:
+    usual = tmp_path / "usual"
+    usual.touch()
+    write_text(tmp_path / "ours", "text")
+    assert stat.S_IMODE(os.stat(tmp_path / "ours").st_mode) == stat.S_IMODE(os.stat(usual).st_mode)
+
+
+def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"b": [1, None]})
+    assert read_json(tmp_path / "a.json") == {"b": [1, None]}
+    for name, content in (
+        ("bad.json", b"{"),
+        ("binary.json", b"\xff\xfe"),
+        ("deep.json", b"[" * 10**5),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=name):
+            read_json(tmp_path / name)
+    with pytest.raises(UserError, match="does not exist"):
+        read_json(tmp_path / "missing.json")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_json(tmp_path)
+
+
+def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written"):
+        write_text(tmp_path / "file" / "below", "text")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_a_full_disk_is_said_so(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match="disk is full"),
+        replacing(tmp_path / "x"),
+        open("/dev/full", "w") as full,
+    ):
+        full.write("x" * 10**6)
