@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 4
-_CHUNK = 4096
+_CHUNK = 1024
 
 Colours = NDArray[np.uint64]
 
@@ -153,16 +153,27 @@ def keys(
     """Canonical key of every graph: 32 hexadecimal digits, (n,) of dtype S32.
 
     Equal for isomorphic graphs of one `kind` however many absent places pad them, different for
-    all others (up to collisions of a 128-bit BLAKE2 hash of the whole canonical form).
+    all others (up to collisions of a 128-bit BLAKE2 hash of the whole canonical form). The
+    graphs have at most 52 places.
     """
-    order = orders(operations, adjacency)
-    rows = np.arange(len(operations))[:, None, None]
-    labels = np.take_along_axis(operations, order, axis=1)
-    present = (labels >= 0).sum(axis=1)
-    ordered = adjacency[rows, order[:, :, None], order[:, None, :]]
     prefix = kind.encode() + b":"
-    found = []
-    for row, count in enumerate(present.tolist()):
-        form = labels[row, :count].tobytes() + np.packbits(ordered[row, :count, :count]).tobytes()
-        found.append(hashlib.blake2b(prefix + form, digest_size=16).hexdigest())
+    found: list[str] = []
+    for start in range(0, len(operations), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        labels, rows = _written(operations[part], adjacency[part])
+        for row, count in enumerate((labels >= 0).sum(axis=1).tolist()):
+            form = prefix + labels[row, :count].tobytes() + rows[row, :count].tobytes()
+            found.append(hashlib.blake2b(form, digest_size=16).hexdigest())
     return np.array(found, dtype="S32")
+
+
+def _written(
+    operations: NDArray[np.int8], adjacency: NDArray[np.bool_]
+) -> tuple[NDArray[np.int8], NDArray[np.uint64]]:
+    """Labels (n, m) in canonical order, and every node's successors there as bits (n, m)."""
+    order = _orders(operations, adjacency)
+    rank = np.argsort(order, axis=1)
+    # Sums of different powers of two below 2**53 are exact in float64.
+    bits = np.matmul(adjacency.astype(np.float64), np.exp2(rank)[:, :, None])[:, :, 0]
+    rows = np.take_along_axis(bits.astype("<u8"), order, axis=1)
+    return np.take_along_axis(operations, order, axis=1), rows
