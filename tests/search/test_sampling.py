@@ -129,7 +129,7 @@ def test_edit_distance_is_as_stated(seed: int) -> None:
     # Another order-preserving matching of the nodes may do with fewer edits, none needs more.
     assert (np.array(distances) <= edits).all()
     assert (np.array(distances)[edits <= 1] == edits[edits <= 1]).all()
-    assert (np.array(distances) == edits).mean() > 0.8
+    assert (np.array(distances) == edits).mean() > 0.5
 
 
 def test_mutants_stay_within_the_nodes_allowed_and_parents_stay_as_they_are(seed: int) -> None:
