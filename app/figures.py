@@ -1,0 +1,562 @@
+"""Pictures: a cell as a graph, accuracy against cost, the course of a search.
+
+Every function returns a matplotlib figure made without pyplot, so that nothing is shared between
+figures and no window can open. `save` writes one as PNG or SVG.
+"""
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
+from matplotlib.path import Path as Outline
+from numpy.typing import ArrayLike
+
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+from gemkit.files import replacing
+
+from .layout import RESIDUAL, layout
+
+INK = "#22303c"
+MUTED = "#77838f"
+GRID = "#e4e8ec"
+COLOURS = {"input": "#22303c", "conv1x1": "#2f74c0", "sep3x3": "#e07b39"}
+LIMIT = "#c8352b"
+FOUND = "#1f8a70"
+BASELINE = "#8e5ea2"
+LABELS = {
+    "input": "cell input",
+    "conv1x1": "1×1 convolution",
+    "sep3x3": "3×3 separable convolution",
+}
+_RADIUS = 0.17
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network in a picture of accuracy against cost."""
+
+    name: str
+    cost: float
+    accuracy: float
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), facecolor="white", layout="none")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _plot(width: float = 7.0, height: float = 4.4) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    _quiet(axes)
+    return figure, axes
+
+
+def _quiet(axes: Axes) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=INK, labelsize=9, length=3)
+    axes.grid(True, color=GRID, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _titled(axes: Axes, title: str, x: str, y: str) -> None:
+    axes.set_title(title, loc="left", fontsize=11, color=INK, fontweight="bold", pad=10)
+    axes.set_xlabel(x, fontsize=10, color=INK)
+    axes.set_ylabel(y, fontsize=10, color=INK)
+
+
+def _curve(start: tuple[float, float], end: tuple[float, float]) -> Outline:
+    """A line that leaves and arrives level."""
+    middle = (start[0] + end[0]) / 2
+    return Outline(
+        [start, (middle, start[1]), (middle, end[1]), end],
+        [Outline.MOVETO, Outline.CURVE4, Outline.CURVE4, Outline.CURVE4],
+    )
+
+
+def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, float]:
+    """Draw a cell into axes whose unit is one inch; returns the width and height taken."""
+    placed = layout(cell)
+    output = len(placed.positions) - 1
+    leaves = set(cell.leaves)
+
+    def reach(node: int) -> float:
+        if node in (0, output):
+            return 0.22
+        ring = 0.065 if node in leaves else 0.0
+        return ring + (
+            0.86 * _RADIUS if cell.operations[node] == "conv1x1" and not ring else _RADIUS
+        )
+
+    for segment in placed.segments:
+        if segment.owner == RESIDUAL:
+            style = {"edgecolor": MUTED, "linestyle": (0, (4, 3)), "linewidth": 1.2}
+        else:
+            colour = COLOURS[cell.operations[segment.owner]]
+            style = {"edgecolor": colour, "linewidth": 1.3, "alpha": 0.55}
+        start, end = segment.start, segment.end
+        if segment.from_node >= 0:
+            start = (start[0] + reach(segment.from_node), start[1])
+        if segment.to_node >= 0:
+            end = (end[0] - reach(segment.to_node) - 0.07, end[1])
+        axes.add_patch(
+            PathPatch(_curve(start, end), facecolor="none", capstyle="round", zorder=1, **style)
+        )
+    for node, (x, y) in enumerate(placed.positions):
+        if node:
+            tip = x - reach(node)
+            axes.add_patch(
+                Polygon(
+                    [(tip - 0.085, y + 0.05), (tip - 0.085, y - 0.05), (tip, y)],
+                    facecolor=INK,
+                    edgecolor="none",
+                    zorder=2,
+                )
+            )
+        if node in (0, output):
+            box = FancyBboxPatch(
+                (x - 0.2, y - 0.15),
+                0.4,
+                0.3,
+                boxstyle="round,pad=0.02,rounding_size=0.06",
+                facecolor=COLOURS["input"],
+                edgecolor="none",
+                zorder=3,
+            )
+            axes.add_patch(box)
+            text = "in" if node == 0 else "out"
+        else:
+            operation = cell.operations[node]
+            if node in leaves:
+                axes.add_patch(
+                    Circle(
+                        (x, y), _RADIUS + 0.055, facecolor="white", edgecolor=INK, lw=1.4, zorder=2
+                    )
+                )
+            if operation == "conv1x1":
+                side = _RADIUS * 0.86
+                shape: Any = FancyBboxPatch(
+                    (x - side, y - side),
+                    2 * side,
+                    2 * side,
+                    boxstyle="round,pad=0,rounding_size=0.05",
+                    facecolor=COLOURS[operation],
+                    edgecolor="white",
+                    lw=0.8,
+                    zorder=3,
+                )
+            else:
+                shape = Circle(
+                    (x, y),
+                    _RADIUS,
+                    facecolor=COLOURS[operation],
+                    edgecolor="white",
+                    lw=0.8,
+                    zorder=3,
+                )
+            axes.add_patch(shape)
+            text = str(node)
+        if numbers or node in (0, output):
+            axes.text(
+                x,
+                y - 0.005,
+                text,
+                color="white",
+                fontsize=8,
+                ha="center",
+                va="center_baseline",
+                fontweight="bold",
+                zorder=4,
+            )
+    axes.set_xlim(-0.4, placed.width + 0.4)
+    axes.set_ylim(-0.35, placed.height + 0.35)
+    axes.set_aspect("equal")
+    axes.axis("off")
+    return placed.width + 0.8, placed.height + 0.7
+
+
+def _cell_legend() -> list[Line2D]:
+    def mark(label: str, colour: str, marker: str, **more: Any) -> Line2D:
+        return Line2D(
+            [], [], linestyle="none", marker=marker, color=colour, markersize=9, label=label, **more
+        )
+
+    return [
+        mark(LABELS["conv1x1"], COLOURS["conv1x1"], "s", markeredgecolor="white"),
+        mark(LABELS["sep3x3"], COLOURS["sep3x3"], "o", markeredgecolor="white"),
+        mark("leaf: feeds the output", "white", "o", markeredgecolor=INK, markeredgewidth=1.4),
+        Line2D([], [], color=MUTED, linestyle=(0, (4, 3)), lw=1.2, label="cell input, projected"),
+    ]
+
+
+def cell_figure(cell: Cell, title: str = "", subtitle: str = "") -> Figure:
+    """A cell as a layered graph from its input (left) to its output (right).
+
+    Every line carries the output of the node where it begins and branches off to each node that
+    reads it. Legible at thirty nodes; the figure grows with the cell.
+    """
+    placed = layout(cell)
+    head = 0.62 if subtitle else (0.42 if title else 0.0)
+    foot = 0.36
+    width = max(placed.width + 0.8, 7.4)
+    height = placed.height + 0.7 + head + foot
+    figure = _figure(width, height)
+    axes = figure.add_axes(
+        (
+            (width - placed.width - 0.8) / 2 / width,
+            foot / height,
+            (placed.width + 0.8) / width,
+            (placed.height + 0.7) / height,
+        )
+    )
+    draw_cell(axes, cell)
+    if title:
+        figure.text(
+            0.16 / width,
+            1 - 0.14 / height,
+            title,
+            fontsize=12,
+            color=INK,
+            fontweight="bold",
+            va="top",
+        )
+    if subtitle:
+        figure.text(0.16 / width, 1 - 0.39 / height, subtitle, fontsize=9.5, color=MUTED, va="top")
+    figure.legend(
+        handles=_cell_legend(),
+        loc="lower center",
+        ncol=4,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handletextpad=0.4,
+        columnspacing=1.6,
+        borderaxespad=0.1,
+    )
+    return figure
+
+
+def best_cells_figure(cells: Sequence[tuple[Cell, str]]) -> Figure:
+    """Several cells below one another, each with a caption line."""
+    sizes = [layout(cell) for cell, _ in cells]
+    caption = 0.34
+    width = max(7.4, *(placed.width + 0.8 for placed in sizes))
+    heights = [placed.height + 0.7 + caption for placed in sizes]
+    height = sum(heights) + 0.4
+    figure = _figure(width, height)
+    top = height
+    for (cell, text), placed, taken in zip(cells, sizes, heights, strict=True):
+        figure.text(
+            0.16 / width,
+            (top - 0.1) / height,
+            text,
+            fontsize=10.5,
+            color=INK,
+            fontweight="bold",
+            va="top",
+        )
+        axes = figure.add_axes(
+            (0.02, (top - taken) / height, (placed.width + 0.8) / width, (taken - caption) / height)
+        )
+        draw_cell(axes, cell)
+        top -= taken
+    figure.legend(
+        handles=_cell_legend(),
+        loc="lower center",
+        ncol=4,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handletextpad=0.4,
+        columnspacing=1.6,
+        borderaxespad=0.1,
+    )
+    return figure
+
+
+def _budget_line(axes: Axes, limit: float, text: str) -> None:
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, max(high, limit + (max(high, limit) - low) * 0.04))
+    axes.axvline(limit, color=LIMIT, linewidth=1.4, linestyle=(0, (5, 3)))
+    axes.annotate(
+        text,
+        (limit, 0.02),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="bottom",
+        fontsize=8.5,
+        color=LIMIT,
+    )
+
+
+def tradeoff_figure(
+    title: str,
+    x_label: str,
+    trials: Sequence[Point],
+    models: Sequence[Point],
+    baselines: Sequence[Point],
+    limit: tuple[float, str] | None = None,
+) -> Figure:
+    """Accuracy against a cost: trials (proxy), delivered models and baselines (test set).
+
+    Args:
+        limit: the budget on this cost and its text.
+    """
+    figure, axes = _plot()
+    if trials:
+        axes.scatter(
+            [point.cost for point in trials],
+            [point.accuracy for point in trials],
+            s=26,
+            color=MUTED,
+            alpha=0.55,
+            edgecolors="white",
+            linewidths=0.5,
+            label="trials (validation part of the proxy task)",
+            zorder=2,
+        )
+    for points, colour, marker, size, label in (
+        (models, FOUND, "o", 70, "delivered networks (test set)"),
+        (baselines, BASELINE, "D", 52, "baselines (test set, same recipe)"),
+    ):
+        if points:
+            axes.scatter(
+                [point.cost for point in points],
+                [point.accuracy for point in points],
+                s=size,
+                color=colour,
+                marker=marker,
+                edgecolors="white",
+                linewidths=0.8,
+                label=label,
+                zorder=3,
+            )
+    _spread_labels(axes, [*models, *baselines], {p.name for p in baselines})
+    axes.margins(0.08, 0.12)
+    axes.autoscale_view()
+    if limit is not None:
+        _budget_line(axes, *limit)
+    _titled(axes, title, x_label, "accuracy")
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    if trials or models or baselines:
+        figure.legend(
+            loc="outside lower center", ncol=2, frameon=False, fontsize=8.5, labelcolor=INK
+        )
+    return figure
+
+
+def _spread_labels(axes: Axes, points: Sequence[Point], second: set[str]) -> None:
+    """Name the points, each label pushed up or down until it is clear of those before it."""
+    axes.margins(0.08, 0.12)
+    axes.autoscale_view()
+    transform = axes.transData
+    taken: list[tuple[float, float]] = []
+    for point in sorted(points, key=lambda point: -point.accuracy):
+        x, y = transform.transform((point.cost, point.accuracy))
+        offset = 0.0
+        for step in (0, -13, 13, -26, 26, -39, 39):
+            offset = step
+            if all(abs(y + step - other) > 12 or abs(x - left) > 110 for left, other in taken):
+                break
+        taken.append((x, y + offset))
+        axes.annotate(
+            point.name,
+            (point.cost, point.accuracy),
+            xytext=(7, offset * 0.72),
+            textcoords="offset points",
+            fontsize=8,
+            va="center",
+            color=BASELINE if point.name in second else FOUND,
+            zorder=4,
+        )
+
+
+def progress_figure(
+    accuracies: Sequence[float | None], rounds: Sequence[int] | None = None
+) -> Figure:
+    """Accuracy of every trial in order and the best so far; a failed trial is None."""
+    figure, axes = _plot()
+    index = np.arange(1, len(accuracies) + 1)
+    values = np.array([np.nan if value is None else value for value in accuracies], dtype=float)
+    done = ~np.isnan(values)
+    axes.scatter(
+        index[done],
+        values[done],
+        s=26,
+        color=MUTED,
+        alpha=0.6,
+        edgecolors="white",
+        linewidths=0.5,
+        label="trial",
+        zorder=2,
+    )
+    if done.any():
+        best = np.fmax.accumulate(np.where(done, values, -np.inf))
+        shown = np.isfinite(best)
+        axes.step(
+            index[shown],
+            best[shown],
+            where="post",
+            color=FOUND,
+            linewidth=2.0,
+            label="best so far",
+            zorder=3,
+        )
+        for place in index[~done]:
+            axes.plot(
+                [place],
+                [0.03],
+                marker="x",
+                color=LIMIT,
+                markersize=6,
+                clip_on=False,
+                transform=axes.get_xaxis_transform(),
+                label="failed" if place == index[~done][0] else None,
+            )
+    if rounds is not None and len(rounds) == len(index):
+        for place in np.nonzero(np.diff(np.asarray(rounds)))[0]:
+            axes.axvline(place + 1.5, color=GRID, linewidth=1.6, zorder=1)
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    title = "Course of the search" + (" (grey lines: rounds)" if rounds is not None else "")
+    _titled(axes, title, "trial", "accuracy on the proxy's validation part")
+    if done.any():
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+    return figure
+
+
+def predicted_figure(
+    measured: ArrayLike, mean: ArrayLike, deviation: ArrayLike, title: str, unit: str
+) -> Figure:
+    """Predicted against measured values with 90 % intervals; perfect ones lie on the diagonal."""
+    measured, mean, deviation = (
+        np.asarray(values, dtype=float) for values in (measured, mean, deviation)
+    )
+    figure, axes = _plot(5.2, 4.8)
+    axes.errorbar(
+        measured,
+        mean,
+        yerr=1.645 * deviation,
+        fmt="o",
+        markersize=5,
+        color=COLOURS["conv1x1"],
+        ecolor="#b7cbe3",
+        elinewidth=1.2,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+    )
+    low, high = min(measured.min(), mean.min()), max(measured.max(), mean.max())
+    margin = (high - low) * 0.06 or 0.01
+    axes.plot(
+        [low - margin, high + margin],
+        [low - margin, high + margin],
+        color=MUTED,
+        linewidth=1.2,
+        linestyle=(0, (5, 3)),
+    )
+    inside = float(np.mean(np.abs(measured - mean) <= 1.645 * deviation))
+    _titled(axes, title, f"measured {unit}", f"predicted {unit}, before it was measured")
+    axes.annotate(
+        f"{100 * inside:.0f} % of {len(measured)} inside their 90 % interval",
+        (0.02, 0.97),
+        xycoords="axes fraction",
+        va="top",
+        fontsize=9,
+        color=INK,
+    )
+    return figure
+
+
+def embedding_figure(
+    points: ArrayLike, values: ArrayLike, title: str, label: str, best: int | None = None
+) -> Figure:
+    """A 2-D map of embeddings coloured by a value; NaN values (failed trials) are crosses.
+
+    Args:
+        points: (n, 2), for instance from `project`.
+    """
+    points, values = np.asarray(points, dtype=float), np.asarray(values, dtype=float)
+    figure, axes = _plot(6.2, 4.8)
+    known = ~np.isnan(values)
+    shown = axes.scatter(
+        points[known, 0],
+        points[known, 1],
+        c=values[known],
+        cmap="viridis",
+        s=42,
+        edgecolors="white",
+        linewidths=0.6,
+        zorder=2,
+    )
+    axes.scatter(points[~known, 0], points[~known, 1], marker="x", color=LIMIT, s=30, zorder=2)
+    if best is not None:
+        axes.scatter(
+            points[best, 0],
+            points[best, 1],
+            s=170,
+            facecolors="none",
+            edgecolors=LIMIT,
+            linewidths=1.6,
+            zorder=3,
+        )
+        axes.annotate(
+            "best",
+            points[best],
+            xytext=(11, 8),
+            textcoords="offset points",
+            color=LIMIT,
+            fontsize=9,
+        )
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9)
+    bar.set_label(label, fontsize=9, color=INK)
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=8, colors=INK)
+    _titled(axes, title, "first principal component", "second principal component")
+    axes.tick_params(labelbottom=False, labelleft=False, length=0)
+    return figure
+
+
+def project(embeddings: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """The first two principal components of embeddings (n, d), signs fixed: (n, 2)."""
+    values = np.asarray(embeddings, dtype=float)
+    values = values - values.mean(axis=0)
+    _, _, axes = np.linalg.svd(values, full_matrices=False)
+    axes = axes[:2]
+    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
+    projected = values @ axes.T
+    return np.pad(projected, ((0, 0), (0, 2 - projected.shape[1])))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure beside its place and rename it; `.png` (150 dpi) or `.svg`.
+
+    Raises:
+        UserError: the file cannot be written, or its name ends otherwise.
+    """
+    kind = Path(path).suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise UserError(f"{path}: a picture's name must end in .png or .svg")
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format=kind, dpi=150)
+
+
+def png(figure: Figure, dpi: int = 150) -> bytes:
+    """A figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()

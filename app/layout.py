@@ -1,0 +1,225 @@
+"""Where the nodes and lines of a cell's picture stand: a layered drawing, computed here.
+
+Layers follow the longest path from the cell input, from left to right. All edges that leave one
+node share one line, which branches off at each reader: a cell of thirty nodes and two hundred
+edges is then at most thirty lines wide. The order inside the layers is the best of many barycentre
+sweeps by crossings (Sugiyama's method), the heights are a least-squares fit that keeps the order.
+Lengths are inches.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit.cell import Cell
+
+_LAYER_GAP = 0.78
+_NODE_GAP = 0.50
+_LINE_GAP = 0.16
+_SWEEPS = 24
+RESIDUAL = -1
+"""Owner of the line from the cell input past all nodes to the output."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One stretch of a line between two neighbouring layers.
+
+    Attributes:
+        owner: the node whose output the line carries, or RESIDUAL.
+        start, end: (x, y) of its ends.
+        from_node, to_node: the node at either end, -1 where the line goes on.
+    """
+
+    owner: int
+    start: tuple[float, float]
+    end: tuple[float, float]
+    from_node: int
+    to_node: int
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A placed cell.
+
+    Attributes:
+        positions: (nodes + 2, 2) x and y of the cell input, the nodes and last the output.
+        segments: all lines.
+        width, height: extent of everything.
+    """
+
+    positions: NDArray[np.float64]
+    segments: tuple[Segment, ...]
+    width: float
+    height: float
+
+
+def _layers(cell: Cell) -> list[int]:
+    """Layer of the input, every node and the output: the longest path that leads there."""
+    layers = [0] * (len(cell.operations) + 1)
+    for node, sources in enumerate(cell.predecessors):
+        if node:
+            layers[node] = 1 + max((layers[source] for source in sources), default=0)
+    layers[-1] = 1 + max(layers)
+    return layers
+
+
+def _crossings(pairs: NDArray[np.int64]) -> int:
+    """Crossings among straight lines between two layers; pairs (n, 2) are places at both ends."""
+    left, right = pairs[:, 0], pairs[:, 1]
+    before = left[:, None] < left[None, :]
+    return int((before & (right[:, None] > right[None, :])).sum())
+
+
+class _Graph:
+    """The layered graph with a vertex wherever a line passes a layer."""
+
+    def __init__(self, cell: Cell) -> None:
+        self.output = len(cell.operations)
+        self.layer = _layers(cell)
+        self.edges: list[tuple[int, int, int]] = []
+        readers = [list(nodes) for nodes in cell.successors]
+        for leaf in cell.leaves:
+            readers[leaf].append(self.output)
+        for owner, nodes in enumerate(readers):
+            self._connect(owner, owner, nodes)
+        self._connect(RESIDUAL, 0, [self.output])
+        self.by_layer: list[list[int]] = [[] for _ in range(self.layer[self.output] + 1)]
+        for vertex, layer in enumerate(self.layer):
+            self.by_layer[layer].append(vertex)
+        self.before: list[list[int]] = [[] for _ in self.layer]
+        self.after: list[list[int]] = [[] for _ in self.layer]
+        for _, source, target in self.edges:
+            self.after[source].append(target)
+            self.before[target].append(source)
+
+    def _connect(self, owner: int, source: int, readers: list[int]) -> None:
+        carrier = {self.layer[source]: source}
+        last = max((self.layer[node] for node in readers), default=0)
+        for layer in range(self.layer[source] + 1, last):
+            carrier[layer] = len(self.layer)
+            self.layer.append(layer)
+            self.edges.append((owner, carrier[layer - 1], carrier[layer]))
+        for node in readers:
+            self.edges.append((owner, carrier[self.layer[node] - 1], node))
+
+    def is_node(self, vertex: int) -> bool:
+        return vertex <= self.output
+
+    def total_crossings(self, order: list[list[int]]) -> int:
+        place = np.empty(len(self.layer), dtype=np.int64)
+        for layer in order:
+            place[layer] = np.arange(len(layer))
+        ends = np.array([(source, target) for _, source, target in self.edges])
+        gaps = np.array(self.layer)[ends[:, 0]]
+        return sum(_crossings(place[ends[gaps == gap]]) for gap in range(len(order) - 1))
+
+
+def _order(graph: _Graph) -> list[list[int]]:
+    """The order inside every layer with the fewest crossings among barycentre sweeps."""
+    order = [list(layer) for layer in graph.by_layer]
+    place = [0.0] * len(graph.layer)
+    for layer in order:
+        for index, vertex in enumerate(layer):
+            place[vertex] = float(index)
+    best, fewest = [list(layer) for layer in order], graph.total_crossings(order)
+    for sweep in range(_SWEEPS):
+        forward = sweep % 2 == 0
+        neighbours = graph.before if forward else graph.after
+        for layer in order if forward else reversed(order):
+            middle = {
+                vertex: sum(place[other] for other in neighbours[vertex]) / len(neighbours[vertex])
+                if neighbours[vertex]
+                else place[vertex]
+                for vertex in layer
+            }
+            layer.sort(key=middle.__getitem__)
+            # Halves, so that layers of different sizes meet in the middle.
+            for index, vertex in enumerate(layer):
+                place[vertex] = index - (len(layer) - 1) / 2
+        crossings = graph.total_crossings(order)
+        if crossings < fewest:
+            best, fewest = [list(layer) for layer in order], crossings
+    return best
+
+
+def _isotonic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The nearest non-decreasing sequence (pool adjacent violators)."""
+    blocks: list[tuple[float, int]] = []
+    for value in values.tolist():
+        mean, count = value, 1
+        while blocks and blocks[-1][0] > mean:
+            other, size = blocks.pop()
+            mean = (mean * count + other * size) / (count + size)
+            count += size
+        blocks.append((mean, count))
+    return np.concatenate([np.full(count, mean) for mean, count in blocks])
+
+
+def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
+    """Heights that keep the order and the gaps and make lines as straight as may be."""
+    offsets = []
+    for layer in order:
+        gaps = [
+            _NODE_GAP
+            if graph.is_node(above) and graph.is_node(below)
+            else (
+                _NODE_GAP / 2 + 0.08 if graph.is_node(above) or graph.is_node(below) else _LINE_GAP
+            )
+            for above, below in zip(layer, layer[1:], strict=False)
+        ]
+        offsets.append(np.concatenate([[0.0], np.cumsum(gaps)]))
+    height = [0.0] * len(graph.layer)
+    for layer, offset in zip(order, offsets, strict=True):
+        for vertex, value in zip(layer, offset - offset[-1] / 2, strict=True):
+            height[vertex] = float(value)
+    # A line that passes through should stay level; nodes give way to it.
+    weight = [1.0 if graph.is_node(vertex) else 3.0 for vertex in range(len(graph.layer))]
+    near = [[*before, *after] for before, after in zip(graph.before, graph.after, strict=True)]
+    total = [sum(weight[other] for other in others) for others in near]
+    for sweep in range(40):
+        forward = sweep % 2 == 0
+        indices = range(len(order)) if forward else range(len(order) - 1, -1, -1)
+        for index in indices:
+            layer, offset = order[index], offsets[index]
+            wished = [
+                sum(weight[other] * height[other] for other in near[vertex]) / total[vertex]
+                for vertex in layer
+            ]
+            for vertex, value in zip(
+                layer, _isotonic(np.array(wished) - offset) + offset, strict=True
+            ):
+                height[vertex] = float(value)
+    return np.array(height)
+
+
+def layout(cell: Cell) -> Layout:
+    """Place a cell; the same cell is always placed the same way."""
+    graph = _Graph(cell)
+    order = _order(graph)
+    height = _heights(graph, order)
+    height -= height.min()
+    # y grows upwards in figures; the first in the order stands at the top.
+    height = height.max() - height
+    positions = np.stack([np.array(graph.layer) * _LAYER_GAP, height], axis=1)
+
+    def point(vertex: int) -> tuple[float, float]:
+        return float(positions[vertex, 0]), float(positions[vertex, 1])
+
+    segments = tuple(
+        Segment(
+            owner,
+            point(source),
+            point(target),
+            source if graph.is_node(source) else -1,
+            target if graph.is_node(target) else -1,
+        )
+        for owner, source, target in graph.edges
+    )
+    return Layout(
+        positions[: graph.output + 1],
+        segments,
+        float(positions[:, 0].max()),
+        float(positions[:, 1].max()),
+    )
