@@ -1,0 +1,809 @@
+"""Images to learn from: what can be read, and the part of it that the search may see.
+
+A data set is named by a short text: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH`,
+`imagefolder:PATH@SIZE` or `npz:FILE`. Whatever the source, `load` returns the same `Dataset` of
+uint8 images. Nothing here reads a pickle.
+
+Files that are looked for, downloaded or decoded once lie in the data folder: `$GEMKIT_DATA`, or
+`~/.cache/gemkit` where that is not set.
+"""
+
+import hashlib
+import io
+import math
+import os
+import re
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit.errors import UserError
+from gemkit.files import replacing
+from gemkit.machine import usable_cores
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+SOURCES = ("digits", "cifar10", "cifar100", "imagefolder:PATH", "npz:FILE")
+FOLDER_IMAGE_SIZE = 64
+"""Pixels to which `imagefolder:PATH` brings every image where no `@SIZE` is given."""
+MAX_CHANNELS = 16
+_PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
+_TEST_SHARE = 0.2
+_SPLIT_SEED = 0
+_CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
+_IMAGE_SUFFIXES = {
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".bmp",
+    ".gif",
+    ".ppm",
+    ".pgm",
+    ".tif",
+    ".tiff",
+    ".webp",
+}
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images with their classes, divided into training and test.
+
+    Attributes:
+        name: what results on it are called, e.g. `CIFAR-10 (JPEG q75 copy)`.
+        x_train, x_test: (n, height, width, channels) uint8.
+        y_train, y_test: (n,) int64, indices into `class_names`.
+        class_names: one name a class.
+        mean, std: one value a channel, of the training images scaled to 0..1.
+        note: what a reader of the results should know besides the name; may be empty.
+    """
+
+    name: str
+    x_train: Images
+    y_train: Labels
+    x_test: Images
+    y_test: Labels
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    note: str = ""
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width), as networks take it."""
+        height, width, channels = self.x_train.shape[1:]
+        return channels, height, width
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(self.class_names)
+
+
+@dataclass(frozen=True)
+class Split:
+    """What a proxy trial trains on and what it is judged by; arrays as in `Dataset`."""
+
+    x_train: Images
+    y_train: Labels
+    x_validation: Images
+    y_validation: Labels
+
+
+def data_folder() -> Path:
+    """Where data files are looked for and kept."""
+    named = os.environ.get("GEMKIT_DATA")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "gemkit"
+
+
+def load(spec: str) -> Dataset:
+    """Read a data set.
+
+    Args:
+        spec: `digits` (the handwritten digits that scikit-learn carries), `cifar10`, `cifar100`
+            (binary version; looked for in the data folder, then downloaded),
+            `imagefolder:PATH` (one folder a class, below `train/` or directly in PATH; images
+            are brought to 64x64 pixels, to N x N with `@N` after the path) or `npz:FILE`
+            (`x_train`, `y_train`, `x_test`, `y_test`, optional `class_names` and `name`; or
+            encoded images as `train_bytes` and `train_offsets`, likewise for the test).
+
+    Raises:
+        UserError: unknown name, missing files or bad content, with the file's or row's name.
+    """
+    source, colon, place = spec.partition(":")
+    if not colon and source == "digits":
+        return _digits()
+    if not colon and source in _CIFAR:
+        return _cifar(source)
+    if colon and source in ("npz", "imagefolder"):
+        if not place:
+            raise UserError(f"{spec!r} names no path: write {source}:PATH")
+        return _npz(Path(place)) if source == "npz" else _image_folder(place)
+    raise UserError(f"unknown data {spec!r}: use one of {', '.join(SOURCES)}")
+
+
+def proxy_split(dataset: Dataset, seed: int) -> Split:
+    """The images that trials of the search train and are judged on; never test images.
+
+    A stratified tenth of the training images, but no fewer than 1,000; all of them where fewer
+    than twice that many would be left to choose from. A quarter of these is for validation.
+    """
+    rng = np.random.default_rng(seed)
+    total = len(dataset.y_train)
+    wanted = max(round(total * _PROXY_SHARE), _PROXY_LEAST)
+    chosen = np.arange(total)
+    if total >= 2 * wanted:
+        chosen = _stratified(dataset.y_train, wanted, rng)
+    part = _stratified(dataset.y_train[chosen], round(len(chosen) * _VALIDATION_SHARE), rng)
+    judged = np.zeros(len(chosen), dtype=bool)
+    judged[part] = True
+    train, validation = rng.permutation(chosen[~judged]), chosen[judged]
+    return Split(
+        dataset.x_train[train],
+        dataset.y_train[train],
+        dataset.x_train[validation],
+        dataset.y_train[validation],
+    )
+
+
+def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:
+    """Bring one picture to what a network takes: (height, width, channels) uint8.
+
+    Turned as its EXIF orientation says, converted to grey or RGB, resized so that it covers the
+    network's input, and cropped at the centre.
+
+    Args:
+        input_shape: (channels, height, width); channels 1 or 3.
+    """
+    from PIL import Image, ImageOps
+
+    channels, height, width = input_shape
+    if channels not in (1, 3):
+        raise UserError(f"a picture has 1 or 3 channels, the network takes {channels}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip
+        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
+    image = image.convert("L" if channels == 1 else "RGB")
+    if image.size != (width, height):
+        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
+
+
+def _stratified(labels: Labels, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Ascending places of `count` labels, drawn from every class in proportion to its size.
+
+    No class is drawn from completely as long as it has two members and others can give.
+    """
+    classes, sizes = np.unique(labels, return_counts=True)
+    exact = sizes * (count / len(labels))
+    quota = np.floor(exact).astype(np.int64)
+    for place in np.argsort(quota - exact, kind="stable")[: count - quota.sum()]:
+        quota[place] += 1
+    quota = np.minimum(quota, np.maximum(sizes - 1, 0))
+    chosen = [
+        rng.permutation(np.flatnonzero(labels == label))[:share]
+        for label, share in zip(classes, quota, strict=True)
+    ]
+    return np.sort(np.concatenate(chosen))
+
+
+def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of every channel, scaled to 0..1; exact, a part at a time."""
+    channels = images.shape[-1]
+    counts = np.zeros((channels, 256), dtype=np.int64)
+    step = max(1, 2**22 // images[0].size)
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        for channel in range(channels):
+            counts[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
+    share = counts / counts.sum(axis=1, keepdims=True)
+    levels = np.arange(256) / 255
+    mean = share @ levels
+    deviation = np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))
+    # A channel that never changes is left as it is instead of being divided by zero.
+    deviation[deviation < 1e-3] = 1.0
+    return tuple(mean.tolist()), tuple(deviation.tolist())
+
+
+def _dataset(
+    name: str,
+    images: tuple[Images, Images],
+    labels: tuple[Labels, Labels],
+    class_names: Sequence[str],
+    note: str = "",
+) -> Dataset:
+    mean, deviation = _statistics(images[0])
+    return Dataset(
+        name, images[0], labels[0], images[1], labels[1], tuple(class_names), mean, deviation, note
+    )
+
+
+def _test_part(labels: Labels) -> NDArray[np.bool_]:
+    """Which images a fixed stratified split keeps for the test (one in five)."""
+    rng = np.random.default_rng(_SPLIT_SEED)
+    test = np.zeros(len(labels), dtype=bool)
+    test[_stratified(labels, math.ceil(len(labels) * _TEST_SHARE), rng)] = True
+    return test
+
+
+# ---------------------------------------------------------------------------------- digits
+
+
+def _digits() -> Dataset:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = digits.target.astype(np.int64)
+    test = _test_part(labels)
+    return _dataset(
+        "digits",
+        (images[~test], images[test]),
+        (labels[~test], labels[test]),
+        [str(digit) for digit in range(10)],
+        "the 8x8 handwritten digits of scikit-learn, 1,437 for training and 360 for the test",
+    )
+
+
+# ----------------------------------------------------------------------------------- CIFAR
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """A binary version of CIFAR: records of label bytes and 3x32x32 pixel bytes."""
+
+    title: str
+    archive: str
+    sha256: str
+    folder: str
+    train: tuple[str, ...]
+    test: tuple[str, ...]
+    names: str
+    label_bytes: int
+    classes: int
+
+    @property
+    def url(self) -> str:
+        return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
+
+
+_CIFAR = {
+    "cifar10": _Archive(
+        "CIFAR-10",
+        "cifar-10-binary.tar.gz",
+        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
+        "cifar-10-batches-bin",
+        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
+        ("test_batch.bin",),
+        "batches.meta.txt",
+        label_bytes=1,
+        classes=10,
+    ),
+    "cifar100": _Archive(
+        "CIFAR-100",
+        "cifar-100-binary.tar.gz",
+        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
+        "cifar-100-binary",
+        ("train.bin",),
+        ("test.bin",),
+        "fine_label_names.txt",
+        label_bytes=2,  # the coarse label comes first, the fine one is used
+        classes=100,
+    ),
+}
+
+
+def _cifar(source: str) -> Dataset:
+    archive = _CIFAR[source]
+    folder = data_folder() / archive.folder
+    needed = (*archive.train, *archive.test, archive.names)
+    if not all((folder / name).is_file() for name in needed):
+        _unpack(source, archive, folder, needed)
+    names = (folder / archive.names).read_text(encoding="utf-8", errors="replace").split()
+    if len(names) != archive.classes:
+        raise UserError(
+            f"{folder / archive.names} holds {len(names)} class names, "
+            f"{archive.title} has {archive.classes}: remove the folder to get it anew"
+        )
+    x_train, y_train = _records([folder / name for name in archive.train], archive)
+    x_test, y_test = _records([folder / name for name in archive.test], archive)
+    return _dataset(archive.title, (x_train, x_test), (y_train, y_test), names)
+
+
+def _records(paths: list[Path], archive: _Archive) -> tuple[Images, Labels]:
+    size = archive.label_bytes + 3 * 32 * 32
+    images, labels = [], []
+    for path in paths:
+        content = np.fromfile(path, dtype=np.uint8)
+        if len(content) == 0 or len(content) % size:
+            raise UserError(
+                f"{path} is no whole file of {archive.title} ({len(content)} bytes are no "
+                f"multiple of {size}): remove it to get it anew"
+            )
+        content = content.reshape(-1, size)
+        label = content[:, archive.label_bytes - 1].astype(np.int64)
+        if label.max() >= archive.classes:
+            row = int(np.argmax(label >= archive.classes))
+            raise UserError(
+                f"{path}, record {row}: label {label[row]} is out of range, "
+                f"{archive.title} has classes 0 to {archive.classes - 1}"
+            )
+        labels.append(label)
+        pixels = content[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
+        images.append(pixels.transpose(0, 2, 3, 1))
+    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
+
+
+def _unpack(source: str, archive: _Archive, folder: Path, needed: Sequence[str]) -> None:
+    """Take the needed files out of the archive, which is downloaded first if it is not there."""
+    import tarfile
+
+    path = folder.parent / archive.archive
+    if not path.is_file():
+        _download(source, archive, path)
+    else:
+        _verify(path, archive)
+    with tarfile.open(path) as packed:
+        for member in packed:
+            name = Path(member.name).name
+            content = packed.extractfile(member)
+            if name in needed and content is not None:
+                with replacing(folder / name) as temporary:
+                    temporary.write_bytes(content.read())
+
+
+def _verify(path: Path, archive: _Archive) -> None:
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != archive.sha256:
+        raise UserError(
+            f"{path} is damaged or no {archive.title} (its SHA-256 is not {archive.sha256}): "
+            f"remove it and get it from {archive.url}"
+        )
+
+
+def _download(source: str, archive: _Archive, path: Path) -> None:
+    import urllib.error
+    import urllib.request
+
+    from rich.console import Console
+    from rich.progress import Progress
+
+    try:
+        with (
+            replacing(path) as temporary,
+            urllib.request.urlopen(archive.url, timeout=30) as answer,
+            open(temporary, "wb") as file,
+            Progress(console=Console(stderr=True), transient=True) as progress,
+        ):
+            task = progress.add_task(
+                f"downloading {archive.title}",
+                total=int(answer.headers.get("Content-Length") or 0) or None,
+            )
+            digest = hashlib.sha256()
+            while block := answer.read(2**18):
+                file.write(block)
+                digest.update(block)
+                progress.advance(task, len(block))
+            file.flush()
+            if digest.hexdigest() != archive.sha256:
+                raise OSError("what came has the wrong checksum")
+    except (OSError, urllib.error.URLError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"{source} is not on this machine and cannot be downloaded ({reason}): "
+            f"get {archive.url} elsewhere and put it at {path}"
+        ) from None
+
+
+# ------------------------------------------------------------------------- encoded images
+
+
+def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> None:
+    """Decode one picture into `target[row]`."""
+    from PIL import Image
+
+    height, width, channels = target.shape[1:]
+    try:
+        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+            if isinstance(content, bytes) and image.size != (width, height):
+                raise ValueError(
+                    f"it is {image.height}x{image.width} pixels, the first is {height}x{width}"
+                )
+            # A JPEG much larger than what is needed can be decoded at a fraction of its size.
+            image.draft("RGB" if channels == 3 else "L", (2 * width, 2 * height))
+            target[row] = fit_image(image, (channels, height, width))
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if isinstance(content, bytes) or reason.startswith("cannot identify"):
+            reason = re.sub(r"cannot identify image file.*", "no readable picture", reason)
+        raise UserError(f"{what} cannot be used: {reason}") from None
+
+
+def _decoded(
+    key: str,
+    shape: tuple[int, int, int, int],
+    content: Callable[[int], tuple[bytes | Path, str]],
+) -> Images:
+    """Decode many pictures in threads; large sets are kept decoded in the data folder.
+
+    Kept sets are mapped from the disk, so that they need not fit the memory and processes share
+    them.
+
+    Args:
+        key: changes whenever the pictures do.
+        shape: (n, height, width, channels).
+        content: row -> (encoded bytes or path, name of the row for people).
+    """
+
+    def fill(target: Images) -> None:
+        def some(rows: range) -> None:
+            for row in rows:
+                _decode_into(target, row, *content(row))
+
+        # Blocks, not a row each: handing over a task costs as much as decoding a small picture.
+        blocks = [range(start, min(start + 256, shape[0])) for start in range(0, shape[0], 256)]
+        with ThreadPoolExecutor(usable_cores()) as pool:
+            for _ in pool.map(some, blocks):
+                pass
+
+    if shape[0] < _CACHED_FROM:
+        images = np.empty(shape, dtype=np.uint8)
+        fill(images)
+        return images
+    path = data_folder() / "decoded" / f"{key}.npy"
+    try:
+        kept: Images = np.load(path, mmap_mode="r", allow_pickle=False)
+        if kept.shape == shape and kept.dtype == np.uint8:
+            return kept
+    except (OSError, ValueError, EOFError):
+        pass
+    with replacing(path) as temporary:
+        fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
+        fill(fresh)
+        fresh.flush()
+        del fresh
+    loaded: Images = np.load(path, mmap_mode="r", allow_pickle=False)
+    return loaded
+
+
+# ----------------------------------------------------------------------------- imagefolder
+
+
+def _image_folder(place: str) -> Dataset:
+    path, at, digits = place.rpartition("@")
+    if at and digits.isdigit():
+        size = int(digits)
+        if not 4 <= size <= 1024:
+            raise UserError(f"image size {size} is out of range: use 4 to 1024 pixels")
+    else:
+        path, size = place, FOLDER_IMAGE_SIZE
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        raise UserError(f"{root} is no folder: imagefolder:PATH needs one folder of images a class")
+    divided = (root / "train").is_dir()
+    names, train_files, y_train = _listed(root / "train" if divided else root, None)
+    note = f"images brought to {size}x{size}"
+    held_out = next((root / part for part in ("test", "val") if _class_folders(root / part)), None)
+    if divided and held_out is not None:
+        _, test_files, y_test = _listed(held_out, names)
+        note += f", test on {held_out.name}/"
+    else:
+        all_files, test = train_files, _test_part(y_train)
+        if not test.any():
+            raise UserError(f"{root} has one image a class: none can be kept for a test")
+        train_files = [all_files[row] for row in np.flatnonzero(~test)]
+        test_files = [all_files[row] for row in np.flatnonzero(test)]
+        y_train, y_test = y_train[~test], y_train[test]
+        note += ", one image in five kept for the test"
+    return _dataset(
+        root.resolve().name,
+        (_read_files(train_files, size), _read_files(test_files, size)),
+        (y_train, y_test),
+        names,
+        note,
+    )
+
+
+def _class_folders(root: Path) -> list[Path]:
+    if not root.is_dir():
+        return []
+    return sorted(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
+    )
+
+
+def _listed(
+    root: Path, expected: tuple[str, ...] | None
+) -> tuple[tuple[str, ...], list[Path], Labels]:
+    """Class names, files and labels below `root`, in a fixed order."""
+    folders = _class_folders(root)
+    names = tuple(folder.name for folder in folders)
+    if expected is not None and names != expected:
+        odd = sorted(set(names) ^ set(expected))[0]
+        where = "only there" if odd in names else "missing there"
+        raise UserError(f"{root} has other classes than the training images: {odd!r} is {where}")
+    if len(names) < 2:
+        raise UserError(
+            f"{root} holds {len(names)} class folder{'' if len(names) == 1 else 's'}: "
+            "at least two are needed, one folder of images a class"
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    for label, folder in enumerate(folders):
+        found = sorted(
+            path
+            for path in folder.rglob("*")
+            if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
+        )
+        if not found:
+            raise UserError(f"{folder} holds no images: fill it or remove it")
+        files += found
+        labels += [label] * len(found)
+    return names, files, np.array(labels, dtype=np.int64)
+
+
+def _read_files(files: list[Path], size: int) -> Images:
+    digest = hashlib.sha256(str(size).encode())
+    for path in files:
+        state = path.stat()
+        digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return _decoded(
+        f"folder-{digest.hexdigest()[:24]}",
+        (len(files), size, size, 3),
+        lambda row: (files[row], str(files[row])),
+    )
+
+
+# ------------------------------------------------------------------------------------- npz
+
+_CIFAR10_CLASSES = (
+    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
+)  # fmt: skip
+
+
+def _npz(path: Path) -> Dataset:
+    path = path.expanduser()
+    arrays = _read_npz(path)
+    encoded = "train_bytes" in arrays
+    needed = ["y_train", "y_test"]
+    for part in ("train", "test"):
+        needed += [f"{part}_bytes", f"{part}_offsets"] if encoded else [f"x_{part}"]
+    missing = [name for name in needed if name not in arrays]
+    if missing:
+        raise UserError(
+            f"{path} lacks {', '.join(missing)}: it needs x_train, y_train, x_test and y_test, "
+            "or train_bytes, train_offsets, test_bytes and test_offsets instead of the images"
+        )
+    names = _class_names(path, arrays.get("class_names"))
+    y_train = _labels(path, "y_train", arrays["y_train"])
+    if not names:
+        names = tuple(str(label) for label in range(int(y_train.max()) + 1))
+    y_test = _labels(path, "y_test", arrays["y_test"])
+    note, shape = "", None
+    images = []
+    for part in ("train", "test"):
+        if encoded:
+            found, note, shape = _encoded(path, part, arrays, shape)
+        else:
+            found = _pixels(path, f"x_{part}", arrays[f"x_{part}"])
+        images.append(found)
+    if images[0].shape[1:] != images[1].shape[1:]:
+        raise UserError(
+            f"{path}: training images are {_size(images[0])}, test images {_size(images[1])}; "
+            "they must be alike"
+        )
+    for part, x, y in (("train", images[0], y_train), ("test", images[1], y_test)):
+        if len(x) != len(y):
+            raise UserError(f"{path}: {len(x)} images and {len(y)} labels for {part}")
+        _check_classes(path, f"y_{part}", y, names, complete=part == "train")
+    return _dataset(
+        _npz_name(path, arrays.get("name"), names, images[0], note),
+        (images[0], images[1]),
+        (y_train, y_test),
+        names,
+        note,
+    )
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: npz:FILE needs a NumPy .npz file")
+    broken = UserError(f"{path} is no whole .npz file: it is damaged, cut off or of another kind")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            if not isinstance(file, np.lib.npyio.NpzFile):
+                raise UserError(f"{path} is a single array: save it with numpy.savez")
+            arrays = {}
+            for name in file.files:
+                try:
+                    arrays[name] = file[name]
+                except ValueError as error:
+                    if "allow_pickle" in str(error):
+                        raise UserError(
+                            f"{path}: {name} holds Python objects, which gemkit never loads; "
+                            "save numbers (uint8 images, integer labels) or text"
+                        ) from None
+                    raise broken from None
+            return arrays
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError):
+        raise broken from None
+    except ValueError as error:
+        if "pickle" in str(error):
+            raise UserError(
+                f"{path} is a pickle, which gemkit never loads: use numpy.savez"
+            ) from None
+        raise broken from None
+
+
+def _class_names(path: Path, names: NDArray[Any] | None) -> tuple[str, ...]:
+    if names is None:
+        return ()
+    if names.ndim != 1 or names.dtype.kind not in "US":
+        raise UserError(f"{path}: class_names must be a list of texts")
+    texts = [
+        name.decode(errors="replace") if isinstance(name, bytes) else name
+        for name in names.tolist()
+    ]
+    for place, text in enumerate(texts):
+        if not text.strip() or text in texts[:place]:
+            raise UserError(f"{path}: class name {place} ({text!r}) is empty or given twice")
+    return tuple(texts)
+
+
+def _labels(path: Path, key: str, labels: NDArray[Any]) -> Labels:
+    if labels.ndim != 1:
+        raise UserError(f"{path}: {key} has shape {labels.shape}, it must be (n,)")
+    if len(labels) == 0:
+        raise UserError(f"{path}: {key} is empty")
+    if labels.dtype.kind == "f" and np.isnan(labels).any():
+        raise UserError(f"{path}: {key} holds NaN at row {int(np.argmax(np.isnan(labels)))}")
+    if labels.dtype.kind not in "iu":
+        raise UserError(f"{path}: {key} holds {labels.dtype} values, labels must be integers")
+    if labels.min() < 0:
+        row = int(np.argmax(labels < 0))
+        raise UserError(f"{path}: {key} holds {labels[row]} at row {row}, labels begin with 0")
+    if labels.max() >= 100_000:
+        row = int(np.argmax(labels >= 100_000))
+        raise UserError(f"{path}: {key} holds {labels[row]} at row {row}, which is no class index")
+    return labels.astype(np.int64)
+
+
+def _check_classes(
+    path: Path, key: str, labels: Labels, names: tuple[str, ...], complete: bool
+) -> None:
+    if labels.max() >= len(names):
+        row = int(np.argmax(labels >= len(names)))
+        raise UserError(
+            f"{path}: {key} holds {labels[row]} at row {row}, the classes are 0 to {len(names) - 1}"
+        )
+    if not complete:
+        return
+    sizes = np.bincount(labels, minlength=len(names))
+    if (sizes > 0).sum() < 2:
+        raise UserError(f"{path}: {key} holds one class only, at least two are needed")
+    if (sizes == 0).any():
+        empty = int(np.argmax(sizes == 0))
+        raise UserError(f"{path}: class {empty} ({names[empty]}) has no training images")
+
+
+def _pixels(path: Path, key: str, images: NDArray[Any]) -> Images:
+    if images.dtype.kind == "f" and not np.isfinite(images).all():
+        row = int(np.argwhere(~np.isfinite(images))[0][0])
+        raise UserError(f"{path}: {key} holds NaN or infinity at row {row}")
+    if images.dtype != np.uint8:
+        raise UserError(
+            f"{path}: {key} holds {images.dtype} values, images must be uint8 from 0 to 255"
+        )
+    if images.ndim == 3:
+        images = images[..., None]
+    if images.ndim != 4:
+        raise UserError(
+            f"{path}: {key} has shape {images.shape}, it must be (n, height, width) or "
+            "(n, height, width, channels)"
+        )
+    if 0 in images.shape:
+        raise UserError(f"{path}: {key} is empty, its shape is {images.shape}")
+    if images.shape[-1] > MAX_CHANNELS:
+        swapped = "; channels come last" if images.shape[1] <= MAX_CHANNELS else ""
+        raise UserError(
+            f"{path}: {key} has shape {images.shape}, which means {images.shape[-1]} channels, "
+            f"at most {MAX_CHANNELS} are possible{swapped}"
+        )
+    return np.ascontiguousarray(images)
+
+
+def _encoded(
+    path: Path, part: str, arrays: dict[str, NDArray[Any]], shape: tuple[int, int, int] | None
+) -> tuple[Images, str, tuple[int, int, int]]:
+    """Decode `PART_bytes`; all pictures have the size of the first training picture."""
+    from PIL import Image
+
+    content, offsets = arrays[f"{part}_bytes"], arrays[f"{part}_offsets"]
+    if content.dtype != np.uint8 or content.ndim != 1:
+        raise UserError(f"{path}: {part}_bytes must be a flat array of uint8")
+    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 2:
+        raise UserError(f"{path}: {part}_offsets must be a flat array of n + 1 integers")
+    bounds = offsets.astype(np.int64)
+    wrong = np.flatnonzero((np.diff(bounds) <= 0) | (bounds[:-1] < 0) | (bounds[1:] > len(content)))
+    if len(wrong):
+        raise UserError(
+            f"{path}: {part}_offsets at row {wrong[0]} ({bounds[wrong[0]]} to "
+            f"{bounds[wrong[0] + 1]}) do not lie inside the {len(content)} bytes of {part}_bytes"
+        )
+
+    def picture(row: int) -> tuple[bytes, str]:
+        return content[bounds[row] : bounds[row + 1]].tobytes(), f"{path}: {part} image {row}"
+
+    first, what = picture(0)
+    try:
+        with Image.open(io.BytesIO(first)) as image:
+            quality = _jpeg_quality(image)
+            if shape is None:
+                shape = (image.height, image.width, 1 if image.mode == "L" else 3)
+    except Exception:
+        raise UserError(f"{what} cannot be decoded: no readable picture") from None
+
+    key = hashlib.sha256(repr(shape).encode())
+    key.update(bounds.tobytes())
+    key.update(content.tobytes())
+    images = _decoded(f"npz-{key.hexdigest()[:24]}", (len(bounds) - 1, *shape), picture)
+    return images, f"decoded from {quality}", shape
+
+
+def _jpeg_quality(image: "Image.Image") -> str:
+    """`JPEG q75` and the like: the quality setting whose standard table the picture carries."""
+    table = getattr(image, "quantization", {}).get(0)
+    if image.format != "JPEG" or not table:
+        return str(image.format)
+    # The first entry of the standard table is 16 and scales with 50 / q below and 2 - q / 50
+    # above q = 50 (Independent JPEG Group); the mean over the whole table tells close ones apart.
+    from PIL import Image
+
+    best, least = 0, float("inf")
+    for quality in range(1, 101):
+        sample = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(sample, "JPEG", quality=quality)
+        sample.seek(0)
+        with Image.open(sample) as standard:
+            tables = getattr(standard, "quantization", {})
+        difference = sum(abs(a - b) for a, b in zip(tables[0], table, strict=True))
+        if difference < least:
+            best, least = quality, difference
+    return f"JPEG q{best}" if least == 0 else f"JPEG of about q{best}"
+
+
+def _npz_name(
+    path: Path,
+    given: NDArray[Any] | None,
+    names: tuple[str, ...],
+    images: Images,
+    note: str,
+) -> str:
+    """The name in the file; else CIFAR-10's copy by its classes and size; else the file's name."""
+    if given is not None:
+        if given.ndim != 0 or given.dtype.kind != "U" or not str(given).strip():
+            raise UserError(f"{path}: name must be one text")
+        return str(given).strip()
+    if names == _CIFAR10_CLASSES and images.shape[1:] == (32, 32, 3):
+        kind = note.removeprefix("decoded from ")
+        return f"CIFAR-10 ({kind} copy)" if kind else "CIFAR-10 (copy)"
+    return path.stem
+
+
+def _size(images: Images) -> str:
+    height, width, channels = images.shape[1:]
+    return f"{height}x{width}x{channels}"
