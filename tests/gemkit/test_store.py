@@ -1,0 +1,428 @@
+"""The run store: what is written is read again, whole, by one writer, whatever happens."""
+
+import json
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gemkit import store
+from gemkit.budget import Budget
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+from gemkit.store import Run, Trial
+
+CONFIG: dict[str, Any] = {
+    "budget": Budget(macs=3_000_000, latency_ms=0.5).to_json(),
+    "seed": 7,
+    "data": "digits",
+    "workers": 1,
+}
+
+
+def cell(nodes: int) -> Cell:
+    """A chain of the given length."""
+    return Cell(
+        ("input", *["conv1x1"] * nodes), tuple((node, node + 1) for node in range(nodes)), "sum"
+    )
+
+
+def trial(index: int, **values: Any) -> Trial:
+    chain = cell(index + 1)
+    given = {
+        "index": index,
+        "round": index // 2,
+        "key": chain.key,
+        "cell": chain,
+        "width": 8,
+        "macs": 1000 + index,
+        "params": 100,
+        "peak_memory_bytes": 4096,
+        "seed": 11 + index,
+        "epochs": 2,
+    }
+    return Trial(**{**given, **values})
+
+
+@pytest.fixture
+def run(tmp_path: Path):
+    with Run.create(tmp_path / "run", CONFIG) as run:
+        yield run
+
+
+def sentence(error: pytest.ExceptionInfo[UserError]) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    assert "Traceback" not in text
+    return text
+
+
+def test_a_trial_comes_back_as_it_went_in(run: Run) -> None:
+    given = [trial(0, latency_ms=0.25, extra={"predicted": {"mean": 0.9}}), trial(1)]
+    run.add_trials(given)
+    assert run.trials() == given
+
+
+def test_states_of_a_trial(run: Run) -> None:
+    run.add_trials([trial(0, extra={"a": 1}), trial(1)])
+    run.trial_started(0)
+    assert run.trials()[0].state == "running"
+    assert run.trials()[0].started is not None
+    run.trial_done(0, 0.75, 1.5, {"b": 2})
+    run.trial_failed(1, "loss is NaN", 0.5)
+    done, failed = run.trials()
+    assert (done.state, done.accuracy, done.seconds, done.extra) == (
+        "done",
+        0.75,
+        1.5,
+        {"a": 1, "b": 2},
+    )
+    assert (failed.state, failed.accuracy, failed.error) == ("failed", None, "loss is NaN")
+    run.trial_queued(0, 8, {"short": {"epochs": 2, "accuracy": 0.75}})
+    again = run.trials()[0]
+    assert (again.state, again.epochs, again.accuracy) == ("queued", 8, None)
+    assert again.extra["short"]["accuracy"] == 0.75
+
+
+def test_an_accuracy_that_is_no_number_is_not_stored(run: Run) -> None:
+    run.add_trials([trial(0)])
+    with pytest.raises(ValueError, match="nan"):
+        run.trial_done(0, float("nan"), 1.0)
+
+
+def test_a_cell_is_stored_once(run: Run) -> None:
+    run.add_trials([trial(0)])
+    with pytest.raises(sqlite3.IntegrityError):
+        run.add_trials([trial(1), trial(2, key=cell(1).key)])
+    assert [one.index for one in run.trials()] == [0]  # all of a batch or none of it
+
+
+def test_json_has_the_documented_names(run: Run) -> None:
+    run.add_trials([trial(0, latency_ms=0.25)])
+    run.put_model(
+        "abc",
+        cell=cell(2).to_json(),
+        state="done",
+        accuracy=0.97,
+        latency_ms={"p50": 0.2},
+        onnx="models/abc/model.onnx",
+        measurements=[{"provider": "CPUExecutionProvider"}],
+    )
+    run.put_baseline("mobilenet", macs=10)
+    value = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    assert list(value) == ["run", "budget", "trials", "models", "baselines"]
+    assert value["budget"] == CONFIG["budget"]
+    assert value["trials"][0]["latency_ms"] == {"p50": 0.25}
+    assert Cell.from_json(value["trials"][0]["cell"]) == cell(1)
+    names = {"id", "cell", "accuracy", "macs", "params", "peak_memory_bytes", "latency_ms"}
+    assert (names | {"seed", "state", "error"}) <= set(value["trials"][0])
+    assert (names | {"onnx", "parity_max_abs", "measurements"}) <= set(value["models"][0])
+    assert value["models"][0]["measurements"] == [{"provider": "CPUExecutionProvider"}]
+    assert value["baselines"][0]["id"] == "mobilenet"
+
+
+def test_values_of_a_model_are_added(run: Run) -> None:
+    run.put_model("b", accuracy=0.5, state="done")
+    run.put_model("a", accuracy=0.7)
+    run.put_model("b", onnx="models/b/model.onnx")
+    first, second = run.models()
+    assert (first["id"], first["accuracy"], first["onnx"], first["state"]) == (
+        "b",
+        0.5,
+        "models/b/model.onnx",
+        "done",
+    )
+    assert (second["id"], second["state"]) == ("a", "queued")
+
+
+def test_settings(run: Run) -> None:
+    assert run.setting("search", "none") == "none"
+    run.set_setting("search", {"done": [1, 2]})
+    run.set_setting("search", {"done": [1, 2, 3]})
+    assert run.setting("search") == {"done": [1, 2, 3]}
+
+
+def test_readers_see_a_running_search(run: Run) -> None:
+    run.add_trials([trial(0)])
+    with Run.open(run.path) as reader:
+        assert [one.state for one in reader.trials()] == ["queued"]
+        run.trial_done(0, 0.5, 1.0)
+        assert [one.state for one in reader.trials()] == ["done"]
+        assert reader.budget == Budget(macs=3_000_000, latency_ms=0.5)
+        assert reader.seed == 7
+
+
+def test_a_reader_cannot_write(run: Run) -> None:
+    with Run.open(run.path) as reader, pytest.raises(UserError) as error:
+        reader.set_setting("a", 1)
+    assert "search.db" in sentence(error)
+
+
+def test_a_run_in_a_folder_of_any_name(tmp_path: Path) -> None:
+    path = tmp_path / "strange ?#% ü name"
+    with Run.create(path, CONFIG) as run:
+        run.add_trials([trial(0)])
+    with Run.open(path) as run:
+        assert len(run.trials()) == 1
+    assert (path / "search.db").is_file()
+
+
+def test_a_read_only_folder_can_be_read() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        with Run.create(path, CONFIG) as run:
+            run.add_trials([trial(0)])
+        path.chmod(0o555)
+        Path(folder).chmod(0o755)
+        # A folder's mode does not bind root, so root reads as nobody.
+        code = f"""
+import os
+from gemkit.store import Run
+if os.geteuid() == 0:
+    os.setuid(65534)
+print(len(Run.open({str(path)!r}).trials()))
+"""
+        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert (result.stdout, result.returncode) == ("1\n", 0), result.stderr
+        assert not (path / "search.db-shm").exists()
+        path.chmod(0o755)
+
+
+# -- one writer
+
+
+def test_the_second_writer_is_refused(run: Run) -> None:
+    with pytest.raises(UserError) as error:
+        Run.open(run.path, write=True)
+    assert "another process" in sentence(error)
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+sys.path.insert(0, str(Path({tests!r})))
+from test_store import CONFIG, trial
+from gemkit.store import Run
+run = Run.create({path!r}, CONFIG)
+run.add_trials([trial(0), trial(1)])
+run.trial_done(0, 0.5, 1.0)
+run.trial_started(1)
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+def test_the_lock_dies_with_its_process_and_running_trials_are_queued_again(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "run"
+    code = HOLDER.format(tests=str(Path(__file__).parent), path=str(path))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    with pytest.raises(UserError, match="another process"):
+        Run.start(path, CONFIG, resume=True)
+    with Run.open(path) as reader:
+        assert [one.state for one in reader.trials()] == ["done", "running"]
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    with Run.open(path) as reader:
+        assert [one.state for one in reader.trials()] == ["done", "running"]
+    with Run.start(path, CONFIG, resume=True) as run:
+        assert [one.state for one in run.trials()] == ["done", "queued"]
+        assert [(one.index, one.seed, one.cell) for one in run.trials()] == [
+            (one.index, one.seed, one.cell) for one in (trial(0), trial(1))
+        ]
+
+
+# -- beginning and resuming
+
+
+def test_a_run_is_not_begun_over_another(run: Run) -> None:
+    run.close()
+    with pytest.raises(UserError) as error:
+        Run.start(run.path, CONFIG)
+    assert "--resume" in sentence(error)
+
+
+def test_a_run_is_not_begun_in_a_folder_with_other_things(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    with pytest.raises(UserError) as error:
+        Run.create(tmp_path, CONFIG)
+    assert "thesis.txt" in sentence(error)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+def test_resume_starts_what_was_killed_before_its_configuration(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "run", CONFIG) as run:
+        run.add_trials([trial(0)])
+    (tmp_path / "run" / "config.json").rename(tmp_path / "run" / ".config.json.x1.json")
+    (tmp_path / "run" / "search.db").write_bytes(b"half")
+    with Run.start(tmp_path / "run", CONFIG, resume=True) as run:
+        assert run.trials() == []
+    assert (tmp_path / "run" / "config.json").is_file()
+
+
+def test_another_configuration_is_refused_with_the_difference(run: Run) -> None:
+    run.close()
+    changed = {
+        **CONFIG,
+        "data": "cifar10",
+        "workers": 4,
+        "budget": Budget(macs=5_000_000, latency_ms=0.5).to_json(),
+    }
+    with pytest.raises(UserError) as error:
+        Run.start(run.path, changed, resume=True, changeable=["workers"])
+    text = sentence(error)
+    assert 'data was "digits", now "cifar10"' in text
+    assert "budget.macs was 3000000, now 5000000" in text
+    assert "workers" not in text
+    with Run.start(run.path, {**CONFIG, "workers": 2}, resume=True, changeable=["workers"]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("config", "named"),
+    [
+        ({"seed": 1}, "budget"),
+        ({"budget": {}, "seed": "one"}, "seed"),
+        ({"budget": {"macs": "many"}, "seed": 1}, "macs"),
+    ],
+)
+def test_a_configuration_must_have_budget_and_seed(
+    tmp_path: Path, config: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(UserError) as error:
+        Run.create(tmp_path / "run", config)
+    assert named in sentence(error)
+    assert not store.is_run(tmp_path / "run")
+
+
+# -- what is no run, or no longer one
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "empty").mkdir()
+    for name in ("missing", "file", "empty"):
+        with pytest.raises(UserError) as error:
+            Run.open(tmp_path / name)
+        assert name in sentence(error)
+
+
+def finished(path: Path) -> Path:
+    with Run.create(path, CONFIG) as run:
+        run.add_trials([trial(index) for index in range(8)])
+        for index in range(8):
+            run.trial_done(index, 0.5, 1.0)
+        run.put_model("a", accuracy=0.5, state="done", latency_ms={"p50": 1.0})
+    return path
+
+
+def test_a_newer_run_is_refused(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    connection = sqlite3.connect(path / "search.db")
+    connection.execute(f"PRAGMA user_version = {store.FORMAT + 1}")
+    connection.close()
+    with pytest.raises(UserError) as error:
+        Run.open(path)
+    assert "newer" in sentence(error)
+    about = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**about, "format": store.FORMAT + 1}))
+    with pytest.raises(UserError, match="update gemkit"):
+        Run.open(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 1, "config": {}}', "\xff\xfe"]
+)
+def test_a_damaged_configuration(tmp_path: Path, text: str) -> None:
+    path = finished(tmp_path / "run")
+    (path / "config.json").write_bytes(text.encode("latin-1"))
+    with pytest.raises(UserError) as error:
+        Run.open(path)
+    assert "config.json" in sentence(error)
+
+
+def test_a_missing_database(tmp_path: Path) -> None:
+    path = finished(tmp_path / "run")
+    (path / "search.db").unlink()
+    with pytest.raises(UserError) as error:
+        Run.open(path)
+    assert "search.db" in sentence(error)
+    assert not (path / "search.db").exists()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE trials SET cell = 'nothing'",
+        "UPDATE trials SET cell = '{}'",
+        "UPDATE trials SET extra = '[1]'",
+        "UPDATE trials SET width = 'broad'",
+        "UPDATE trials SET accuracy = 'high'",
+        "UPDATE trials SET error = x'00ff'",
+        "UPDATE models SET latency_ms = '{'",
+        "DROP TABLE settings",
+    ],
+)
+def test_content_that_we_never_write(tmp_path: Path, statement: str) -> None:
+    path = finished(tmp_path / "run")
+    connection = sqlite3.connect(path / "search.db")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
+    with pytest.raises(UserError) as error, Run.open(path) as run:
+        run.to_json()
+    assert "search.db" in sentence(error)
+
+
+def test_a_cut_or_flipped_database_gives_an_answer_or_one_sentence(
+    tmp_path: Path, seed: int
+) -> None:
+    chance = random.Random(seed)
+    path = finished(tmp_path / "run")
+    whole = (path / "search.db").read_bytes()
+    sentences = 0
+    for turn in range(60):
+        broken = bytearray(whole)
+        if turn % 3 == 0:
+            broken = broken[: chance.randrange(len(broken))]
+        else:
+            for _ in range(chance.choice([1, 8, 200])):
+                broken[chance.randrange(len(broken))] ^= 1 << chance.randrange(8)
+        (path / "search.db").write_bytes(broken)
+        try:
+            with Run.open(path) as run:
+                json.dumps(run.to_json())
+        except UserError as error:
+            sentences += 1
+            assert "\n" not in str(error)  # noqa: PT017
+            assert str(path) in str(error)  # noqa: PT017
+    assert sentences > 10
+
+
+def test_a_full_disk_is_said_and_costs_nothing_stored(run: Run) -> None:
+    run.add_trials([trial(0)])
+    pages = run._connection.execute("PRAGMA page_count").fetchone()[0]
+    run._connection.execute(f"PRAGMA max_page_count = {pages}")
+    with pytest.raises(UserError) as error:
+        run.add_trials([trial(index, extra={"text": "x" * 5000}) for index in range(1, 6)])
+    assert "disk is full" in sentence(error)
+    assert [one.index for one in run.trials()] == [0]
+    run.trial_done(0, 0.5, 1.0)
+
+
+def test_a_copied_run_opens(tmp_path: Path) -> None:
+    finished(tmp_path / "run")
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    with Run.open(tmp_path / "copy") as run:
+        assert len(run.trials()) == 8
