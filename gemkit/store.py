@@ -61,6 +61,7 @@ CREATE TABLE baselines (
 );
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_TABLES = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
 _JSON_COLUMNS = {"cell": dict, "latency_ms": dict, "extra": dict, "measurements": list}
 _TEXT_COLUMNS = ("id", "key", "state", "error", "started", "ended", "onnx")
 _REAL_COLUMNS = ("accuracy", "seconds", "parity_max_abs")
@@ -230,12 +231,16 @@ class Run:
         try:
             connection = _connect(path, write)
             run = cls(path, about, connection, lock)
+        except BaseException:
+            if lock:
+                lock.close()
+            raise
+        try:
             run._check_database()
             if write:
                 run._requeue()
         except BaseException:
-            if lock:
-                lock.close()
+            run.close()
             raise
         return run
 
@@ -510,17 +515,13 @@ class Run:
             if version > FORMAT:
                 raise _newer(self.path, version)
             sound = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-            tables = {
-                name
-                for (name,) in self._connection.execute(
-                    "SELECT name FROM sqlite_master WHERE type = 'table'"
-                )
-            }
+            tables = set(self._connection.execute(_TABLES))
         if sound != "ok":
             raise self._damaged(str(sound).splitlines()[-1])
-        missing = {"trials", "models", "baselines", "settings"} - tables
-        if missing or version != FORMAT:
-            raise self._damaged(f"it lacks the tables of a run ({', '.join(sorted(missing))})")
+        empty = sqlite3.connect(":memory:")
+        empty.executescript(_SCHEMA)
+        if version != FORMAT or tables != set(empty.execute(_TABLES)):
+            raise self._damaged("its tables are not those of a run")
 
 
 def is_run(path: Path | str) -> bool:
