@@ -1,0 +1,253 @@
+"""An architecture: cells, the skeleton that they are put into, and a width.
+
+The skeleton (macro-architecture) is a stem, stages that each halve the resolution, global average
+pooling and a classifier. All channel counts are multiples of one number, the width, so that a
+cell can be scaled to a budget. What the network computes is told in `gemkit.network`.
+"""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+
+MIN_WIDTH = 4
+"""Fewest channels of the first stage."""
+MAX_WIDTH = 1024
+"""Most channels of the first stage: where scaling ends when no budget ends it before."""
+
+
+def _is_whole(value: object, least: int = 1) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Cells of one resolution.
+
+    Attributes:
+        width_factor: channels of the stage's nodes as a multiple of the architecture's width.
+        repeats: number of cells, one after the other.
+    """
+
+    width_factor: int
+    repeats: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("width_factor", "repeats"):
+            if not _is_whole(getattr(self, name)):
+                raise UserError(
+                    f"a stage's {name} is {getattr(self, name)!r}: it must be a whole number "
+                    "of at least 1"
+                )
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """Everything of a network but its cells and its width.
+
+    Attributes:
+        input_shape: channels, height and width of an image.
+        classes: number of classes, at least 2.
+        stem_strides: strides (1 or 2) of the stem's 3x3 convolutions.
+        stages: the stages; a 2x2 max-pooling stands between two of them.
+
+    Raises:
+        UserError: a value is out of range, or the image is too small for the reductions.
+    """
+
+    input_shape: tuple[int, int, int]
+    classes: int
+    stem_strides: tuple[int, ...]
+    stages: tuple[Stage, ...]
+
+    def __post_init__(self) -> None:
+        for name in ("input_shape", "stem_strides", "stages"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        if len(self.input_shape) != 3 or not all(map(_is_whole, self.input_shape)):
+            raise UserError(
+                f"input shape {list(self.input_shape)} must be channels, height and width, "
+                "whole numbers of at least 1"
+            )
+        if not _is_whole(self.classes, 2):
+            raise UserError(f"{self.classes!r} classes: there must be at least 2")
+        if not self.stem_strides or any(
+            not _is_whole(stride) or stride > 2 for stride in self.stem_strides
+        ):
+            raise UserError(
+                f"stem strides {list(self.stem_strides)} must be one or more of 1 and 2"
+            )
+        if not self.stages:
+            raise UserError("a skeleton needs at least one stage")
+        if min(self.resolutions[-1]) < 1:
+            raise UserError(
+                f"images of {self.input_shape[1]}x{self.input_shape[2]} pixels are too small for "
+                f"{len(self.stages)} stages after stem strides {list(self.stem_strides)}: "
+                f"a side of {self.total_stride} pixels is always enough"
+            )
+
+    @property
+    def total_stride(self) -> int:
+        """How many times smaller the last stage's sides are than the image's."""
+        return math.prod(self.stem_strides) << (len(self.stages) - 1)
+
+    @cached_property
+    def stem_resolutions(self) -> tuple[tuple[int, int], ...]:
+        """Height and width after each convolution of the stem."""
+        height, width = self.input_shape[1:]
+        found = []
+        for stride in self.stem_strides:
+            height, width = (height - 1) // stride + 1, (width - 1) // stride + 1
+            found.append((height, width))
+        return tuple(found)
+
+    @cached_property
+    def resolutions(self) -> tuple[tuple[int, int], ...]:
+        """Height and width of each stage."""
+        height, width = self.stem_resolutions[-1]
+        return tuple((height >> stage, width >> stage) for stage in range(len(self.stages)))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as in a run's configuration."""
+        return {
+            "input_shape": list(self.input_shape),
+            "classes": self.classes,
+            "stem_strides": list(self.stem_strides),
+            "stages": [
+                {"width_factor": stage.width_factor, "repeats": stage.repeats}
+                for stage in self.stages
+            ],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "skeleton") -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: `value` is no skeleton; the sentence begins with `where`.
+        """
+        _check_object(value, ("input_shape", "classes", "stem_strides", "stages"), where)
+        for name in ("input_shape", "stem_strides", "stages"):
+            if not isinstance(value[name], list):
+                raise UserError(f"{where}: {name!r} must be a list")
+        for stage in value["stages"]:
+            _check_object(stage, ("width_factor", "repeats"), f"{where}: stages")
+        try:
+            return cls(
+                tuple(value["input_shape"]),
+                value["classes"],
+                tuple(value["stem_strides"]),
+                tuple(Stage(stage["width_factor"], stage["repeats"]) for stage in value["stages"]),
+            )
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _check_object(value: Any, names: tuple[str, ...], where: str) -> None:
+    if not isinstance(value, dict) or set(value) != set(names):
+        raise UserError(f"{where}: there must be a JSON object with {', '.join(names)}")
+
+
+def skeleton_for(input_shape: tuple[int, int, int], classes: int) -> Skeleton:
+    """The preset for images of a size (ours), chosen by the shorter side.
+
+    Up to 12 pixels two stages at full and half resolution (8 -> 8, 4), up to 96 pixels three from
+    half resolution on (32 -> 16, 8, 4), above that four from a quarter on (224 -> 56, 28, 14, 7).
+    The width doubles from stage to stage; each stage holds one cell.
+
+    Args:
+        input_shape: channels, height and width of an image.
+
+    Raises:
+        UserError: the image is too small, or there are fewer than two classes.
+    """
+    if len(input_shape) == 3 and all(map(_is_whole, input_shape)):
+        side = min(input_shape[1:])
+        if side < 2:
+            raise UserError(
+                f"images of {input_shape[1]}x{input_shape[2]} pixels are too small: "
+                "both sides must have at least 2 pixels"
+            )
+    else:
+        side = 2  # Skeleton says what is wrong
+    stem, stages = ((1,), 2) if side <= 12 else ((1, 2), 3) if side <= 96 else ((2, 2), 4)
+    return Skeleton(input_shape, classes, stem, tuple(Stage(2**stage) for stage in range(stages)))
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network without its weights: cells in a skeleton, at a width.
+
+    Attributes:
+        cells: one cell for all stages, or one per stage; kept pruned (nodes that the cell input
+            does not reach are dropped).
+        skeleton: stem, stages and classifier.
+        width: channels of the stem, MIN_WIDTH to MAX_WIDTH; stage k has `width` times its
+            `width_factor`.
+
+    Raises:
+        UserError: the number of cells does not match the stages, or the width is out of range.
+    """
+
+    cells: tuple[Cell, ...]
+    skeleton: Skeleton
+    width: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cells", tuple(cell.pruned() for cell in self.cells))
+        stages = len(self.skeleton.stages)
+        if len(self.cells) not in (1, stages):
+            raise UserError(
+                f"{len(self.cells)} cells for {stages} stages: give one cell for all stages "
+                "or one per stage"
+            )
+        if not _is_whole(self.width, MIN_WIDTH) or self.width > MAX_WIDTH:
+            raise UserError(
+                f"width {self.width!r} must be a whole number from {MIN_WIDTH} to {MAX_WIDTH}"
+            )
+
+    @property
+    def stage_cells(self) -> tuple[Cell, ...]:
+        """The cell of each stage."""
+        if len(self.cells) == 1:
+            return self.cells * len(self.skeleton.stages)
+        return self.cells
+
+    @property
+    def id(self) -> str:
+        """Short name: the cell's id, or ten digits derived from the keys of several cells."""
+        if len(self.cells) == 1:
+            return self.cells[0].id
+        keys = " ".join(cell.key for cell in self.cells)
+        return hashlib.sha256(keys.encode()).hexdigest()[:10]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values: cells, skeleton and width."""
+        return {
+            "cells": [cell.to_json() for cell in self.cells],
+            "skeleton": self.skeleton.to_json(),
+            "width": self.width,
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "architecture") -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: `value` is no architecture; the sentence begins with `where`.
+        """
+        _check_object(value, ("cells", "skeleton", "width"), where)
+        if not isinstance(value["cells"], list):
+            raise UserError(f"{where}: 'cells' must be a list")
+        cells = tuple(
+            Cell.from_json(cell, f"{where}: cell {index}")
+            for index, cell in enumerate(value["cells"])
+        )
+        skeleton = Skeleton.from_json(value["skeleton"], f"{where}: skeleton")
+        try:
+            return cls(cells, skeleton, value["width"])
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None

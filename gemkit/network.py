@@ -1,0 +1,280 @@
+"""GEMNet: the PyTorch network of an architecture.
+
+stem -> stages of cells, 2x2 max-pooling between them -> global average pooling -> classifier.
+The stem is one 3x3 convolution (padding 1), batch norm and ReLU per stride, all of `width`
+channels. Stage k repeats its cell at `w = width * width_factor` channels.
+
+A cell with a `c`-channel input at width `w` (predecessor: SwiftNet, by the paper's first author;
+the aggregation by sum is ours, after RandWire):
+
+- A node joins what it reads, then computes `w` channels from it. With "concat" the inputs are put
+  side by side in the order of their index; with "sum" they are added.
+- `conv1x1`: 1x1 convolution, batch norm, ReLU. `sep3x3`: depthwise 3x3 convolution, batch norm,
+  ReLU, then 1x1 convolution, batch norm, ReLU. No convolution has a bias; all strides are 1.
+- With "sum" and c != w one 1x1 convolution and batch norm (`entry`) first bring the cell input to
+  `w` channels for all nodes that read it.
+- output = ReLU(BN(conv1x1(join(leaves))) + BN(conv1x1(cell input))), `w` channels.
+"""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gemkit.architecture import Architecture
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+from gemkit.files import write_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def _convolution(
+    channels_in: int, channels: int, size: int = 1, *, stride: int = 1, groups: int = 1
+) -> list[nn.Module]:
+    """A convolution without bias that keeps the image's size (at stride 1), and its batch norm."""
+    return [
+        nn.Conv2d(channels_in, channels, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(channels),
+    ]
+
+
+def _operation(name: str, channels_in: int, channels: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    if name == "sep3x3":
+        layers += _convolution(channels_in, channels_in, 3, groups=channels_in)
+        layers.append(nn.ReLU(inplace=True))
+    layers += _convolution(channels_in, channels)
+    layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class GEMCell(nn.Module):
+    """One cell: (batch, channels_in, h, w) -> (batch, channels, h, w)."""
+
+    def __init__(self, cell: Cell, channels_in: int, channels: int) -> None:
+        super().__init__()
+        concat = cell.aggregation == "concat"
+        self.aggregation = cell.aggregation
+        self.drop_path = 0.0
+        self._reads = cell.predecessors
+        self._leaves = cell.leaves
+        # The position in the order of execution at which a node's tensor is read last.
+        last = {node: max(readers) for node, readers in enumerate(cell.successors) if readers}
+        self._dies = tuple(
+            tuple(node for node, reader in last.items() if reader == position)
+            for position in range(len(cell.operations))
+        )
+        self.entry = (
+            None
+            if concat or channels_in == channels
+            else nn.Sequential(*_convolution(channels_in, channels))
+        )
+        self.nodes = nn.ModuleList()
+        for node in range(1, len(cell.operations)):
+            sizes = [channels if source else channels_in for source in cell.predecessors[node]]
+            self.nodes.append(
+                _operation(cell.operations[node], sum(sizes) if concat else channels, channels)
+            )
+        joined = channels * len(cell.leaves) if concat else channels
+        self.output = nn.Sequential(*_convolution(joined, channels))
+        self.projection = nn.Sequential(*_convolution(channels_in, channels))
+
+    def _join(self, tensors: "Sequence[Tensor]") -> Tensor:
+        if len(tensors) == 1:
+            return tensors[0]
+        if self.aggregation == "concat":
+            return torch.cat(list(tensors), 1)
+        total = tensors[0] + tensors[1]
+        for tensor in tensors[2:]:
+            total += tensor
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        alive = {0: x if self.entry is None else self.entry(x)}
+        for node, operation in enumerate(self.nodes, start=1):
+            joined = self._join([alive[source] for source in self._reads[node]])
+            for source in self._dies[node]:
+                del alive[source]
+            alive[node] = operation(joined)
+            del joined
+        joined = self._join([alive.pop(leaf) for leaf in self._leaves])
+        out: Tensor = self.output(joined)
+        del joined
+        if self.training and self.drop_path > 0:
+            kept = torch.rand(len(out), 1, 1, 1, dtype=out.dtype, device=out.device)
+            out = out * (kept >= self.drop_path) / (1 - self.drop_path)
+        out += self.projection(x)
+        return F.relu(out, inplace=True)
+
+
+class GEMNet(nn.Module):
+    """The network of an architecture: images (batch, c, h, w) -> logits (batch, classes).
+
+    Its convolutions start with He's initialisation, from PyTorch's global generator.
+
+    Attributes:
+        architecture: what the network was built from.
+        drop_path: probability of leaving out a cell's nodes (all of them, for one image) in a
+            training step, when only the projection of the cell input is kept; no effect in
+            evaluation. 0 at first.
+    """
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        skeleton, width = architecture.skeleton, architecture.width
+        self.architecture = architecture
+        stem: list[nn.Module] = []
+        channels = skeleton.input_shape[0]
+        for stride in skeleton.stem_strides:
+            stem += _convolution(channels, width, 3, stride=stride)
+            stem.append(nn.ReLU(inplace=True))
+            channels = width
+        self.stem = nn.Sequential(*stem)
+        self.stages = nn.ModuleList()
+        for stage, cell in zip(skeleton.stages, architecture.stage_cells, strict=True):
+            blocks = []
+            for _ in range(stage.repeats):
+                blocks.append(GEMCell(cell, channels, width * stage.width_factor))
+                channels = width * stage.width_factor
+            self.stages.append(nn.Sequential(*blocks))
+        self.classifier = nn.Linear(channels, skeleton.classes)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+
+    @property
+    def drop_path(self) -> float:
+        return self._cells()[0].drop_path
+
+    @drop_path.setter
+    def drop_path(self, probability: float) -> None:
+        if not 0 <= probability < 1:
+            raise ValueError(f"drop_path is {probability}: it must be in [0, 1)")
+        for cell in self._cells():
+            cell.drop_path = probability
+
+    def _cells(self) -> list[GEMCell]:
+        return [module for module in self.modules() if isinstance(module, GEMCell)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for index, stage in enumerate(self.stages):
+            if index:
+                x = F.max_pool2d(x, 2)
+            x = stage(x)
+        x = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        logits: Tensor = self.classifier(x)
+        return logits
+
+
+def build(architecture: Architecture) -> GEMNet:
+    """The network of an architecture, freshly initialised from PyTorch's global generator."""
+    return GEMNet(architecture)
+
+
+def save_weights(network: GEMNet, path: Path) -> None:
+    """Write weights and batch statistics as safetensors, with the architecture as metadata.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
+    }
+    metadata = {"format": "pt", "gemkit.architecture": json.dumps(network.architecture.to_json())}
+    write_bytes(path, save(tensors, metadata))
+
+
+def load_weights(network: GEMNet, path: Path) -> None:
+    """Fill a network from a file of `save_weights`, which must be of the same architecture.
+
+    Raises:
+        UserError: the file is missing, damaged or of another network; the network is unchanged.
+    """
+    architecture, tensors = _read(path)
+    _check_same(architecture, network.architecture, path)
+    _fill(network, tensors, path)
+
+
+def load_network(path: Path) -> GEMNet:
+    """Build the network that a file of `save_weights` describes, with its weights.
+
+    Raises:
+        UserError: the file is missing, damaged or no file of gemkit's.
+    """
+    architecture, tensors = _read(path)
+    network = build(architecture)
+    _fill(network, tensors, path)
+    return network
+
+
+def _read(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no weights file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            written = (file.metadata() or {}).get("gemkit.architecture")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    except SafetensorError:
+        raise UserError(
+            f"{path} is no whole safetensors file: it is damaged or was cut short"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
+    if written is None:
+        raise UserError(f"{path} was not written by gemkit: it does not say which network it is")
+    try:
+        value: Any = json.loads(written)
+    except (json.JSONDecodeError, RecursionError):
+        raise UserError(
+            f"{path} does not say which network it is: its metadata is damaged"
+        ) from None
+    return Architecture.from_json(value, str(path)), tensors
+
+
+def _check_same(found: Architecture, wanted: Architecture, path: Path) -> None:
+    def say(what: str, have: object, want: object) -> UserError:
+        return UserError(f"{path} holds weights {what} {have}, but the network's is {want}")
+
+    if found.skeleton.classes != wanted.skeleton.classes:
+        raise UserError(
+            f"{path} holds weights for {found.skeleton.classes} classes, "
+            f"but the network has {wanted.skeleton.classes}"
+        )
+    if found.id != wanted.id:
+        raise say("of cell", found.id, wanted.id)
+    if found.cells != wanted.cells:
+        raise UserError(
+            f"{path} holds weights of cell {found.id} with its nodes in another order: "
+            "use the cell.json written with it"
+        )
+    if found.width != wanted.width:
+        raise say("of width", found.width, wanted.width)
+    if found.skeleton != wanted.skeleton:
+        raise say("of skeleton", found.skeleton.to_json(), wanted.skeleton.to_json())
+
+
+def _fill(network: GEMNet, tensors: dict[str, Tensor], path: Path) -> None:
+    own = network.state_dict()
+    for name in sorted(own.keys() | tensors.keys()):
+        have, want = tensors.get(name), own.get(name)
+        if have is None or want is None:
+            raise UserError(f"{path} has {'no' if have is None else 'a surplus'} tensor {name!r}")
+        if (have.shape, have.dtype) != (want.shape, want.dtype):
+            raise UserError(
+                f"{path} has tensor {name!r} as {have.dtype} {list(have.shape)}, "
+                f"where the network has {want.dtype} {list(want.shape)}"
+            )
+    network.load_state_dict(tensors)
