@@ -1,1 +1,1 @@
-"""The command line, the report and the page."""
+"""The command line, the steps behind it, the report, the figures and the page."""

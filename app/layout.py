@@ -7,6 +7,7 @@ sweeps by crossings (Sugiyama's method), the heights are a least-squares fit tha
 Lengths are inches.
 """
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -167,7 +168,7 @@ def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
             else (
                 _NODE_GAP / 2 + 0.08 if graph.is_node(above) or graph.is_node(below) else _LINE_GAP
             )
-            for above, below in zip(layer, layer[1:], strict=False)
+            for above, below in itertools.pairwise(layer)
         ]
         offsets.append(np.concatenate([[0.0], np.cumsum(gaps)]))
     height = [0.0] * len(graph.layer)

@@ -1,0 +1,556 @@
+"""The command line: `gemkit run` and its steps.
+
+Only options are read here; the work is done by `pipeline`, `show` and `page`, which are imported
+inside the commands so that `gemkit --help` answers at once.
+"""
+
+import re
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import click
+
+from gemkit import __version__
+from gemkit.budget import PRECISIONS, Budget, parse_bytes, parse_count, parse_latency_ms
+from gemkit.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+STRATEGIES = (
+    "nasgem",
+    "random",
+    "evolution",
+    "evolution+embedding",
+    "local",
+    "local+embedding",
+    "bo",
+    "bo+embedding",
+)
+RECIPES = ("proxy", "standard", "full")
+DEVICES = ("auto", "cpu", "cuda")
+_DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(s|m|min|h)\s*", re.IGNORECASE)
+_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
+
+
+class _Parsed(click.ParamType):
+    """An option whose text a function reads; the function's sentence is the error."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self.parse(value)
+        except UserError as error:
+            option = param.opts[0] if param and param.opts else self.name
+            raise UserError(f"{option}: {error}") from None
+
+
+def parse_duration(text: str) -> float:
+    """Read a time limit into seconds: `30m`, `90s`, `1.5h`.
+
+    Raises:
+        UserError: the text is no duration or has no unit.
+    """
+    match = _DURATION.fullmatch(text)
+    seconds = float(match.group(1)) * _SECONDS[match.group(2).lower()] if match else 0.0
+    if seconds <= 0:
+        raise UserError(f"{text!r} is no time: write it like 90s, 30m or 2h (the unit is needed)")
+    return seconds
+
+
+def _list_of(parse: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any, ...]]:
+    def read(text: str) -> tuple[Any, ...]:
+        parts = [part.strip() for part in text.split(",")]
+        if not all(parts):
+            raise UserError(f"{text!r} is no list of {what}: separate them by single commas")
+        return tuple(dict.fromkeys(parse(part) for part in parts))
+
+    return read
+
+
+def _positive(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= 1_000_000:
+        raise UserError(f"{text!r} must be a whole number of at least 1")
+    return value
+
+
+def _one_of(names: Sequence[str]) -> Callable[[str], str]:
+    def read(text: str) -> str:
+        if text.lower() not in names:
+            raise UserError(f"{text!r} is none of {', '.join(names)}")
+        return text.lower()
+
+    return read
+
+
+COUNT = _Parsed("COUNT", parse_count)
+LATENCY = _Parsed("TIME", parse_latency_ms)
+BYTES = _Parsed("SIZE", parse_bytes)
+DURATION = _Parsed("TIME", parse_duration)
+PRECISION_LIST = _Parsed("LIST", _list_of(_one_of(tuple(PRECISIONS)), "precisions"))
+NUMBER_LIST = _Parsed("LIST", _list_of(_positive, "numbers"))
+PROVIDER_LIST = _Parsed("LIST", _list_of(str, "providers"))
+FOLDER = click.Path(path_type=Path, file_okay=False)
+FILE = click.Path(path_type=Path, dir_okay=False)
+
+
+def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
+    def add(command: Command) -> Command:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+json_option = click.option(
+    "--json",
+    "json_file",
+    is_flag=False,
+    flag_value="-",
+    metavar="[FILE]",
+    help="Write the result as JSON to FILE; without FILE (give it last) to standard output, "
+    "with progress on standard error.",
+)
+data_option = click.option(
+    "--data",
+    default="digits",
+    show_default=True,
+    help="digits, cifar10, cifar100, imagefolder:PATH[@PIXELS] or npz:FILE.",
+)
+seed_option = click.option(
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=0,
+    show_default=True,
+    help="Everything random derives from it.",
+)
+device_option = click.option(
+    "--device",
+    type=click.Choice(DEVICES),
+    default="auto",
+    show_default=True,
+    help="Where networks are trained.",
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(1, 1024),
+    help="Processes that train at the same time.  [default: one per core]",
+)
+resume_option = click.option(
+    "--resume", is_flag=True, help="Continue what is in --out; begin where there is nothing."
+)
+
+budget_options = _options(
+    click.option("--max-macs", type=COUNT, help="At most so many MACs, e.g. 40M."),
+    click.option("--max-params", type=COUNT, help="At most so many parameters, e.g. 500k."),
+    click.option(
+        "--max-latency",
+        type=LATENCY,
+        help="At most so long for one image, e.g. 2ms: the median on this machine (onnxruntime, "
+        "CPU, one thread).",
+    ),
+    click.option(
+        "--max-memory", type=BYTES, help="At most so much memory for activations, e.g. 256kB."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(tuple(PRECISIONS)),
+        default="fp32",
+        show_default=True,
+        help="Element type that memory and latency budgets refer to.",
+    ),
+)
+search_options = _options(
+    data_option,
+    budget_options,
+    click.option(
+        "--nodes",
+        type=click.IntRange(1, 30),
+        default=30,
+        show_default=True,
+        help="Nodes of the complete graph whose sub-graphs are searched.",
+    ),
+    click.option(
+        "--aggregation",
+        type=click.Choice(("concat", "sum")),
+        default="concat",
+        show_default=True,
+        help="How a node joins several inputs.",
+    ),
+    click.option(
+        "--trials",
+        type=click.IntRange(1, 1_000_000),
+        help="Networks trained on the proxy task.  [default: 24]",
+    ),
+    click.option(
+        "--time",
+        "time_limit",
+        type=DURATION,
+        help="Start no new trial after so long, e.g. 30m.  [default: no limit]",
+    ),
+    workers_option,
+    click.option(
+        "--dask",
+        metavar="ADDRESS",
+        help="Scheduler of a Dask cluster that runs the trials, e.g. tcp://host:8786.",
+    ),
+    click.option(
+        "--strategy",
+        type=click.Choice(STRATEGIES),
+        default="nasgem",
+        show_default=True,
+        help="What decides which networks are trained next.",
+    ),
+    click.option(
+        "--encoder",
+        type=FILE,
+        help="A trained graph encoder (safetensors).  [default: the one that comes with gemkit]",
+    ),
+    click.option(
+        "--epochs",
+        type=click.IntRange(1, 100_000),
+        help="Epochs of every training.  [default: by recipe]",
+    ),
+    device_option,
+    seed_option,
+    click.option("--out", type=FOLDER, help="Folder of the run.  [default: runs/DATA]"),
+    resume_option,
+)
+final_options = _options(
+    click.option(
+        "--top",
+        type=click.IntRange(1, 100),
+        default=3,
+        show_default=True,
+        help="How many of the best networks are trained in full and delivered.",
+    ),
+    click.option(
+        "--recipe",
+        type=click.Choice(RECIPES),
+        default="standard",
+        show_default=True,
+        help="How they are trained.",
+    ),
+)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+)
+@click.version_option(__version__, prog_name="gemkit")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Finds small image-classification networks that fit a device and delivers them as ONNX files.
+
+    Begin with:  gemkit run --data digits
+    """
+    if context.invoked_subcommand is None:
+        click.echo(context.get_help())
+
+
+def _console(json_file: str | None) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=json_file == "-", highlight=False, soft_wrap=True)
+
+
+def _deliver_json(value: object, json_file: str | None) -> None:
+    if json_file == "-":
+        import json
+
+        click.echo(json.dumps(value, indent=2, allow_nan=False))
+    elif json_file:
+        from gemkit.files import write_json
+
+        write_json(Path(json_file), value)
+
+
+def _check_json(json_file: str | None) -> None:
+    """Refuse a place for the JSON that cannot be written before hours are spent."""
+    if json_file and json_file != "-":
+        path = Path(json_file)
+        if path.is_dir():
+            raise UserError(f"--json: {path} is a folder; name a file, or give --json last")
+        if not path.resolve().parent.is_dir():
+            raise UserError(f"--json: the folder of {path} does not exist")
+
+
+class Interrupted(Exception):
+    """Ctrl-C, with the sentence that tells how to go on."""
+
+
+@contextmanager
+def _resumable(command: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"interrupted; what is finished is kept: go on with `{command}`"
+        ) from None
+
+
+def _again(context: click.Context, out: Path | None = None) -> str:
+    """The command line that continues the present one."""
+    import shlex
+
+    words = ["gemkit", *context.meta.get("gemkit.words", [context.info_name or ""])]
+    if out is not None:
+        if not any(word.split("=")[0] == "--out" for word in words):
+            words += ["--out", str(out)]
+        if "--resume" not in words:
+            words.append("--resume")
+    return shlex.join(words)
+
+
+def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `pipeline.search` from the options of the command line."""
+    from .pipeline import default_out
+
+    budget = Budget(
+        macs=options.pop("max_macs"),
+        params=options.pop("max_params"),
+        latency_ms=options.pop("max_latency"),
+        memory_bytes=options.pop("max_memory"),
+        precision=options.pop("precision"),
+    )
+    if options["out"] is None:
+        options["out"] = default_out(options["data"], options["resume"])
+    return {**options, "budget": budget}
+
+
+@cli.command()
+@search_options
+@final_options
+@json_option
+@click.pass_context
+def run(
+    context: click.Context, json_file: str | None, top: int, recipe: str, **options: Any
+) -> None:
+    """Search, train the best, export, measure and report: from data to ONNX files."""
+    from . import pipeline
+
+    _check_json(json_file)
+    arguments = _search_arguments(options)
+    with _resumable(_again(context, arguments["out"])):
+        finished = pipeline.run(
+            **arguments,
+            top=top,
+            recipe=recipe,
+            console=_console(json_file),
+            command=_again(context),
+        )
+    with finished:
+        _deliver_json(finished.to_json(), json_file)
+
+
+@cli.command()
+@search_options
+@json_option
+@click.pass_context
+def search(context: click.Context, json_file: str | None, **options: Any) -> None:
+    """Search for networks: the first step of `run`."""
+    from . import pipeline
+
+    _check_json(json_file)
+    arguments = _search_arguments(options)
+    with _resumable(_again(context, arguments["out"])):
+        finished = pipeline.search(
+            **arguments, console=_console(json_file), command=_again(context)
+        )
+    with finished:
+        _deliver_json(finished.to_json(), json_file)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@final_options
+@click.option("--epochs", type=click.IntRange(1, 100_000), help="Epochs.  [default: by the recipe]")
+@click.option("--data", help="Train on other data of the same shape.  [default: the run's]")
+@workers_option
+@device_option
+@json_option
+@click.pass_context
+def train(
+    context: click.Context,
+    run_folder: Path,
+    ids: tuple[str, ...],
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Train networks of RUN on all its training data: the IDs given, or the best.
+
+    Continues by itself after an interruption; what is trained already is left alone.
+    """
+    from . import pipeline
+
+    _check_json(json_file)
+    with _resumable(_again(context)):
+        models = pipeline.train(run_folder, ids, console=_console(json_file), **options)
+    _deliver_json(models, json_file)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option("--out", type=FOLDER, help="Also copy the files to this folder.")
+@json_option
+@click.pass_context
+def export(
+    context: click.Context,
+    run_folder: Path,
+    ids: tuple[str, ...],
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Write trained networks of RUN as ONNX files, checked against PyTorch."""
+    from . import pipeline
+
+    _check_json(json_file)
+    with _resumable(_again(context)):
+        models = pipeline.export(run_folder, ids, console=_console(json_file), **options)
+    _deliver_json(models, json_file)
+
+
+@cli.command()
+@click.argument("what", metavar="RUN|MODEL.onnx|NAME...", nargs=-1, required=True)
+@click.option(
+    "--threads", type=NUMBER_LIST, default="1", show_default=True, help="Thread counts, e.g. 1,2."
+)
+@click.option(
+    "--batch", type=NUMBER_LIST, default="1", show_default=True, help="Batch sizes, e.g. 1,8."
+)
+@click.option(
+    "--provider",
+    type=PROVIDER_LIST,
+    default="cpu",
+    show_default=True,
+    help="Execution providers of onnxruntime, e.g. cpu,cuda.",
+)
+@json_option
+@click.pass_context
+def bench(
+    context: click.Context, what: tuple[str, ...], json_file: str | None, **options: Any
+) -> None:
+    """Measure latency with onnxruntime.
+
+    Give a RUN (its models and baselines, whose figures are stored there), or ONNX files and names
+    of torchvision networks, which are then measured beside one another.
+    """
+    from . import pipeline
+
+    _check_json(json_file)
+    with _resumable(_again(context)):
+        measurements = pipeline.bench(*what, console=_console(json_file), **options)
+    _deliver_json(measurements, json_file)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.argument("id", metavar="[ID]", required=False)
+@click.option(
+    "--out", type=FILE, help="Where the picture of ID goes (.png or .svg).  [default: in RUN]"
+)
+@click.option("--all", "everything", is_flag=True, help="List all trials, not the best twenty.")
+@json_option
+def show(
+    run_folder: Path, id: str | None, out: Path | None, everything: bool, json_file: str | None
+) -> None:
+    """Show the trials and models of RUN, or one of its cells (ID) with its cost and a picture."""
+    from . import show as module
+
+    _check_json(json_file)
+    if out is not None and id is None:
+        raise UserError("--out is for the picture of a cell: name its ID as well")
+    console = _console(json_file)
+    if id is None:
+        value: object = module.show_run(run_folder, console, everything=everything)
+    else:
+        value = module.show_cell(run_folder, id, console, out)
+    _deliver_json(value, json_file)
+
+
+@cli.command()
+@click.argument("model", type=FILE)
+@click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FILE)
+@click.option(
+    "--top",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="Classes named for each image.",
+)
+@json_option
+def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | None) -> None:
+    """Classify images with an ONNX file that gemkit wrote."""
+    from . import predict as module
+
+    _check_json(json_file)
+    value = module.predict(model, images, top, _console(json_file))
+    _deliver_json(value, json_file)
+
+
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option(
+    "--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port."
+)
+def app(run_folder: Path, host: str, port: int) -> None:
+    """Open a page to browse the networks of RUN, try them and download them."""
+    from . import page
+
+    page.serve(run_folder, host, port, _console(None))
+
+
+def _stop(message: str, code: int) -> NoReturn:
+    click.echo(f"gemkit: {' '.join(message.split())}", err=True)
+    sys.exit(code)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and end the process.
+
+    Bad input ends with one sentence and code 2, Ctrl-C with one sentence and code 130. A fault of
+    gemkit's own keeps its traceback.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        with cli.make_context("gemkit", list(words)) as context:
+            context.meta["gemkit.words"] = words
+            cli.invoke(context)
+    except click.exceptions.Exit as ended:
+        sys.exit(ended.exit_code)
+    except click.ClickException as error:
+        help_with = (
+            error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        )
+        hint = f" (see `{help_with} --help`)" if help_with else ""
+        _stop(error.format_message().rstrip(".") + hint, 2)
+    except UserError as error:
+        _stop(str(error), 2)
+    except Interrupted as stopped:
+        _stop(str(stopped), 130)
+    except (KeyboardInterrupt, click.Abort):
+        _stop("interrupted", 130)
+    except BrokenPipeError:
+        # The reader (head, a closed pager) has seen enough.
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(0)

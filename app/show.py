@@ -1,0 +1,175 @@
+"""`gemkit show`: a run as tables, or one of its cells as text and picture."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+from gemkit.store import Run
+
+from . import tables
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_SHOWN = 20
+
+
+def show_run(folder: Path, console: "Console", everything: bool = False) -> dict[str, Any]:
+    """Print the models, baselines and best trials of a run.
+
+    Returns:
+        the run under the names that programs read.
+
+    Raises:
+        UserError: the folder holds no run or a damaged one.
+    """
+    from rich.table import Table
+
+    with Run.open(folder) as run:
+        content = run.to_json()
+        data = run.setting("data", {})
+        budget = run.budget
+    trials, networks = content["trials"], [*content["models"], *content["baselines"]]
+    done = sum(trial["state"] == "done" for trial in trials)
+    console.print(
+        f"[bold]{folder}[/bold]  {data.get('name', content['run']['config'].get('data'))}, "
+        f"{budget.describe()}; {done} of {tables.number(len(trials), 'trial')} done, "
+        f"seed {content['run']['seed']}"
+    )
+    if networks:
+        console.print(
+            _table(
+                Table,
+                "networks",
+                tables.MODEL_HEADS,
+                [tables.model_row(entry) for entry in networks],
+            )
+        )
+    if trials:
+        shown = tables.best_trials(trials)
+        if not everything:
+            shown = shown[:_SHOWN]
+        title = "trials" if len(shown) == len(trials) else f"best {len(shown)} trials"
+        console.print(
+            _table(Table, title, tables.TRIAL_HEADS, [tables.trial_row(trial) for trial in shown])
+        )
+        if len(shown) < len(trials):
+            console.print(f"{len(trials) - len(shown)} more: --all")
+    if networks or trials:
+        best = (networks or tables.best_trials(trials))[0]["id"]
+        console.print(f"next: gemkit show {folder} {best}   or   gemkit app {folder}")
+    else:
+        console.print(f"no trials yet; next: gemkit search --out {folder} --resume")
+    return content
+
+
+def _table(kind: Any, title: str, heads: Any, rows: Any) -> Any:
+    from rich.box import SIMPLE_HEAD
+    from rich.text import Text
+
+    table = kind(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    for place, head in enumerate(heads):
+        numeric = head not in ("network", "id", "state")
+        table.add_column(head, justify="right" if numeric and place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    return table
+
+
+def find(content: dict[str, Any], id: str, where: Path) -> dict[str, Any]:
+    """The model or else the trial of a run that `id` names; its beginning is enough.
+
+    Raises:
+        UserError: nothing or more than one has that id.
+    """
+    for kind in ("models", "trials"):
+        found = {entry["id"]: entry for entry in content[kind] if entry["id"].startswith(id)}
+        if id in found:
+            return dict(found[id])
+        if len(found) > 1:
+            raise UserError(f"{id!r} could be {' or '.join(sorted(found)[:4])}: write more of it")
+        if found:
+            return dict(next(iter(found.values())))
+    known = [entry["id"] for entry in (content["models"] or content["trials"])][:5]
+    hint = f"; there are {', '.join(known)}" if known else " (it has no trials yet)"
+    raise UserError(f"{where} has no trial or model {id!r}{hint}")
+
+
+def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None) -> dict[str, Any]:
+    """Print a cell's nodes and what it costs, and write its picture.
+
+    Args:
+        out: the picture's place; by default `figures/ID.png` in the run.
+
+    Returns:
+        the model's or trial's values.
+
+    Raises:
+        UserError: no such run or id, or the picture cannot be written.
+    """
+    from rich.table import Table
+
+    from . import figures
+
+    with Run.open(folder) as run:
+        content = run.to_json()
+    entry = find(content, id, folder)
+    cell = Cell.from_json(entry["cell"])
+    path = out or Path(folder) / "figures" / f"{entry['id']}.png"
+    subtitle = describe(entry, cell)
+    figures.save(figures.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
+    console.print(f"[bold]{entry['id']}[/bold]  {subtitle}")
+    console.print(_table(Table, "cost", ("", "value"), cost_rows(entry)))
+    console.print("nodes (what each reads; * feeds the output)")
+    for line in text_drawing(cell):
+        console.print("  " + line, markup=False)
+    console.print(f"picture: {path}")
+    return entry
+
+
+def describe(entry: dict[str, Any], cell: Cell) -> str:
+    """One line about a cell."""
+    return (
+        f"{tables.number(cell.nodes, 'node')}, {tables.number(len(cell.edges), 'edge')}, "
+        f"{len(cell.leaves)} {'leaf' if len(cell.leaves) == 1 else 'leaves'}, {cell.aggregation}; "
+        f"width {entry['width']}"
+    )
+
+
+def cost_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
+    """What a network costs, as pairs of name and text."""
+    rows = [
+        ("accuracy", tables.percent(entry["accuracy"])),
+        ("MACs", f"{entry['macs']:,}"),
+        ("params", f"{entry['params']:,}"),
+        ("peak activation memory", tables.size(entry["peak_memory_bytes"])),
+    ]
+    latency = entry["latency_ms"] or {}
+    rows += [
+        (f"latency {part}", tables.latency(latency, part))
+        for part in sorted(latency)
+        if part.startswith("p")
+    ]
+    return rows
+
+
+def text_drawing(cell: Cell) -> list[str]:
+    """A cell for the terminal: a line per node, sets of consecutive nodes as ranges."""
+    lines = []
+    for node in range(1, len(cell.operations)):
+        mark = "*" if node in cell.leaves else " "
+        reads = ", ".join(_ranges(cell.predecessors[node]))
+        lines.append(f"{node:>3}{mark} {cell.operations[node]:<8} <- {reads}")
+    return lines
+
+
+def _ranges(nodes: tuple[int, ...]) -> list[str]:
+    found: list[list[int]] = []
+    for node in nodes:
+        # The cell input is no node like the others and joins no range.
+        if found and node == found[-1][1] + 1 and found[-1][0] != 0:
+            found[-1][1] = node
+        else:
+            found.append([node, node])
+    return [("in" if a == 0 else str(a)) if a == b else f"{a}-{b}" for a, b in found]

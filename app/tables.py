@@ -1,0 +1,118 @@
+"""What people read of a run as rows of text: the same in the terminal, the report and the page."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gemkit.budget import format_bytes, format_count, format_latency
+
+NONE = "–"
+MODEL_HEADS = (
+    "network",
+    "test accuracy",
+    "MACs",
+    "params",
+    "peak memory",
+    "latency p50",
+    "p90",
+    "p99",
+    "parity",
+    "state",
+)
+TRIAL_HEADS = ("trial", "id", "round", "accuracy", "MACs", "params", "nodes", "width", "state")
+
+
+def percent(fraction: float | None, digits: int = 2) -> str:
+    """A fraction as per cent: 0.98611 -> `98.61 %`."""
+    return NONE if fraction is None else f"{100 * fraction:.{digits}f} %"
+
+
+def count(value: float | None) -> str:
+    """A count or a dash."""
+    return NONE if value is None else format_count(value)
+
+
+def size(value: float | None) -> str:
+    """A number of bytes or a dash."""
+    return NONE if value is None else format_bytes(value)
+
+
+def latency(value: Mapping[str, Any] | None, part: str = "p50") -> str:
+    """One percentile of a latency or a dash."""
+    found = (value or {}).get(part)
+    return NONE if found is None else format_latency(found)
+
+
+def parity(value: float | None) -> str:
+    """The largest difference to PyTorch or a dash."""
+    return NONE if value is None else f"{value:.1e}"
+
+
+def duration(seconds: float) -> str:
+    """A time span for people: `about` precision, from seconds to hours."""
+    if seconds < 1.5:
+        return "1 second"
+    if seconds < 90:
+        return f"{seconds:.0f} seconds"
+    if seconds < 90 * 60:
+        minutes = round(seconds / 60)
+        return "1 minute" if minutes == 1 else f"{minutes} minutes"
+    return f"{seconds / 3600:.1f} hours"
+
+
+def number(amount: int, noun: str) -> str:
+    """`1 trial`, `16 trials`."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+
+
+def interval(accuracy: float, images: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of an accuracy measured on so many images."""
+    z = 1.96
+    centre = (accuracy + z * z / (2 * images)) / (1 + z * z / images)
+    spread = math.sqrt(accuracy * (1 - accuracy) / images + z * z / (4 * images * images))
+    half = z * spread / (1 + z * z / images)
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def model_row(model: Mapping[str, Any]) -> tuple[str, ...]:
+    """A model or baseline of a run's JSON as texts under MODEL_HEADS."""
+    return (
+        str(model["id"]),
+        percent(model["accuracy"]),
+        count(model["macs"]),
+        count(model["params"]),
+        size(model["peak_memory_bytes"]),
+        latency(model["latency_ms"], "p50"),
+        latency(model["latency_ms"], "p90"),
+        latency(model["latency_ms"], "p99"),
+        parity(model["parity_max_abs"]),
+        state(model),
+    )
+
+
+def state(entry: Mapping[str, Any]) -> str:
+    """A trial's or model's state, with the reason when it failed."""
+    return f"failed: {entry['error']}" if entry["state"] == "failed" else str(entry["state"])
+
+
+def trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
+    """A trial of a run's JSON as texts under TRIAL_HEADS."""
+    return (
+        str(trial["index"]),
+        trial["id"],
+        str(trial["round"]),
+        percent(trial["accuracy"]),
+        count(trial["macs"]),
+        count(trial["params"]),
+        str(len(trial["cell"]["operations"]) - 1),
+        str(trial["width"]),
+        state(trial),
+    )
+
+
+def best_trials(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The trials in order of accuracy, the earlier first among equals; failed ones last."""
+    return sorted(
+        trials,
+        key=lambda trial: (trial["accuracy"] is None, -(trial["accuracy"] or 0.0), trial["index"]),
+    )
