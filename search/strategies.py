@@ -200,21 +200,36 @@ Strategy = Callable[[Space, History, int, np.random.Generator], Candidates]
 the space gives no more)."""
 
 
+def _identity(values: FloatArray) -> FloatArray:
+    return values
+
+
 @dataclass(frozen=True)
 class Prediction:
-    """Predicted values of n cells: `mean` and `std` (n,) of a measurement's value, `latent_std`
-    (n,) without the noise of measuring, and `feasible` (n,), the probability not to fail."""
+    """Predicted values of n cells.
+
+    `mean` and `std` (n,) are those of a measurement, in the values' unit. `latent` and `latent_std`
+    (n,) are mean and deviation, without the noise of measuring, on the predictor's own scale, on
+    which they are normal; `scale` maps values onto it and increases. `feasible` (n,) is the
+    probability that the trial does not fail.
+    """
 
     mean: FloatArray
     std: FloatArray
+    latent: FloatArray
     latent_std: FloatArray
     feasible: FloatArray
+    scale: Callable[[FloatArray], FloatArray] = _identity
 
 
 class Fitted(Protocol):
     """A predictor after fitting."""
 
     def predict(self, candidates: Candidates) -> Prediction: ...
+
+    def covariance(self, candidates: Candidates) -> FloatArray:
+        """Covariance (n, n) of the cells' latent values; a batch is spread out with it."""
+        ...
 
 
 Predictor = Callable[[Candidates, FloatArray], Fitted]
@@ -361,7 +376,7 @@ def _most_promising(fitted: Fitted | None, candidates: Candidates) -> Candidates
     if fitted is None or not len(candidates):
         return candidates
     prediction = fitted.predict(candidates)
-    bound = candidates.scores(prediction.mean + prediction.latent_std) * prediction.feasible
+    bound = candidates.scores(prediction.mean + prediction.std) * prediction.feasible
     noted = candidates.noted(
         predicted_mean=prediction.mean, predicted_std=prediction.std, acquisition=bound
     )

@@ -1,0 +1,307 @@
+"""Regression with uncertainty: an exact Gaussian process whose scales are learned.
+
+Features come in named groups (an embedding, path features, counts, ...). The kernel is a sum with
+one Matern-5/2 term a group, each with its own amplitude and length scale, so that the data decide
+how much every group matters. Accuracy and latency are both predicted with it. Needs numpy and scipy
+only. Source: ours.
+
+    process = fit({"embedding": vectors, "counts": counts}, accuracies)
+    mean, std = process.predict({"embedding": new_vectors, "counts": new_counts})
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+FloatArray = NDArray[np.float64]
+Features = Mapping[str, ArrayLike] | ArrayLike
+
+_CHUNK = 8192
+_JITTER = 1e-8
+_ROOT5 = float(np.sqrt(5.0))
+
+# Priors of the logarithms of the learned scales, as (mean, standard deviation). Features are scaled
+# such that two random rows are at distance sqrt(2), targets such that their variance is 1.
+_LENGTH_PRIOR = (0.7, 0.8)
+_AMPLITUDE_PRIOR = (-0.5, 1.2)
+_NOISE_PRIOR = (-3.5, 1.5)
+_SLOPE_PRIOR = (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class _Scaling:
+    """Standardises one group of features: constant columns go, the mean row norm becomes 1."""
+
+    keep: NDArray[np.intp]
+    mean: FloatArray
+    scale: FloatArray
+
+    @staticmethod
+    def of(rows: FloatArray, weights: str) -> _Scaling:
+        spread = rows.std(axis=0)
+        keep = np.flatnonzero(spread > 1e-12 * np.maximum(1.0, np.abs(rows).max(axis=0)))
+        spread = spread[keep]
+        if weights == "common":
+            spread = np.full(len(keep), np.sqrt(np.mean(spread**2))) if len(keep) else spread
+        return _Scaling(keep, rows.mean(axis=0)[keep], spread * np.sqrt(max(1, len(keep))))
+
+    def __call__(self, rows: FloatArray) -> FloatArray:
+        return (rows[:, self.keep] - self.mean) / self.scale
+
+
+@dataclass(frozen=True)
+class Warp:
+    """A monotonic, piecewise linear map of targets onto a scale on which they look normal.
+
+    `knots` (k,) are values, `scores` (k,) what they map to, both increasing. Beyond the outermost
+    knots the map goes on with the slope of its last piece.
+    """
+
+    knots: FloatArray
+    scores: FloatArray
+
+    def __call__(self, values: FloatArray) -> FloatArray:
+        return _piecewise(values, self.knots, self.scores)
+
+    def inverse(self, scores: FloatArray) -> FloatArray:
+        return _piecewise(scores, self.scores, self.knots)
+
+
+def _piecewise(x: FloatArray, from_: FloatArray, to: FloatArray) -> FloatArray:
+    y = np.interp(x, from_, to)
+    low, high = x < from_[0], x > from_[-1]
+    first = (to[1] - to[0]) / (from_[1] - from_[0])
+    last = (to[-1] - to[-2]) / (from_[-1] - from_[-2])
+    y = np.where(low, to[0] + (x - from_[0]) * first, y)
+    return np.asarray(np.where(high, to[-1] + (x - from_[-1]) * last, y))
+
+
+@dataclass(frozen=True)
+class GaussianProcess:
+    """A fitted process; see `fit`."""
+
+    names: tuple[str, ...]
+    scalings: tuple[_Scaling, ...]
+    rows: tuple[FloatArray, ...]
+    amplitudes: FloatArray
+    noise: float
+    weights: FloatArray
+    inverse_factor: FloatArray
+    target_mean: float
+    target_scale: float
+    parameters: FloatArray
+
+    def predict(self, features: Features, noise: bool = True) -> tuple[FloatArray, FloatArray]:
+        """Mean (n,) and standard deviation (n,) at new rows, in the targets' unit.
+
+        With `noise`, the deviation is that of a new measurement; without, that of the function
+        behind the measurements.
+        """
+        groups = _groups(features)
+        missing = [name for name in self.names if name not in groups]
+        if missing:
+            raise ValueError(f"features lack the groups {missing} the process was fitted on")
+        count = len(groups[self.names[0]])
+        mean = np.empty(count)
+        variance = np.empty(count)
+        prior = float(self.amplitudes.sum())
+        for start in range(0, count, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            cross = np.zeros((len(mean[part]), len(self.weights)))
+            for g, name in enumerate(self.names):
+                rows = self.scalings[g](groups[name][part])
+                squared = _squared_distances(rows, self.rows[g])
+                cross += self.amplitudes[g] * _matern(squared)
+            mean[part] = cross @ self.weights
+            solved = cross @ self.inverse_factor.T
+            variance[part] = prior - np.einsum("ij,ij->i", solved, solved)
+        variance = np.maximum(variance, 1e-12) + (self.noise if noise else 0.0)
+        return (
+            self.target_mean + self.target_scale * mean,
+            self.target_scale * np.sqrt(variance),
+        )
+
+
+def _groups(features: Features) -> dict[str, FloatArray]:
+    named = features if isinstance(features, Mapping) else {"features": features}
+    groups = {name: np.asarray(rows, dtype=float) for name, rows in named.items()}
+    lengths = {len(rows) for rows in groups.values()}
+    if not groups or len(lengths) != 1 or any(rows.ndim != 2 for rows in groups.values()):
+        raise ValueError("features must be arrays (n, d) of the same n")
+    return groups
+
+
+def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
+    squared = a @ b.T
+    squared *= -2.0
+    squared += np.einsum("ij,ij->i", a, a)[:, None]
+    squared += np.einsum("ij,ij->i", b, b)[None, :]
+    return np.asarray(np.maximum(squared, 0.0, out=squared))
+
+
+def _matern(squared: FloatArray) -> FloatArray:
+    t = np.sqrt(squared)
+    t *= _ROOT5
+    return np.asarray((1.0 + t + t * t / 3.0) * np.exp(-t))
+
+
+def fit(
+    features: Features,
+    targets: ArrayLike,
+    *,
+    columns: Mapping[str, str] | None = None,
+    traits: Mapping[str, ArrayLike] | None = None,
+    iterations: int = 60,
+) -> GaussianProcess:
+    """Fit a Gaussian process and its scales by maximum marginal likelihood with weak priors.
+
+    Args:
+        features: groups of rows, name -> (n, d), or one array (n, d).
+        targets: (n,), finite.
+        columns: per group "own" (each column gets variance 1; the default) or "common" (columns
+            keep their relative spread, as suits an embedding or rare binary features).
+        traits: per group a matrix (d, q) that describes the columns; the logarithm of a column's
+            weight is then a learned linear function of its traits. With the identity every column
+            has its own length scale; with, say, the operations that occur in a path, few numbers
+            decide which paths matter.
+        iterations: the most steps of the optimiser (L-BFGS).
+
+    Costs O(n^3) a step: about 0.05 s for 100 rows, 1 s for 500 on one core.
+    Raises ValueError for empty, ragged or non-finite input.
+    """
+    from scipy.linalg import cho_factor, solve_triangular
+    from scipy.optimize import minimize
+
+    groups = _groups(features)
+    y = np.asarray(targets, dtype=float)
+    names = tuple(groups)
+    if y.ndim != 1 or len(y) != len(groups[names[0]]) or not len(y):
+        raise ValueError("targets must be one number for every row of the features")
+    if not np.isfinite(y).all() or not all(np.isfinite(rows).all() for rows in groups.values()):
+        raise ValueError("features and targets must be finite")
+    target_mean = float(y.mean())
+    target_scale = float(y.std()) or 1.0
+    y = (y - target_mean) / target_scale
+    columns, traits = columns or {}, traits or {}
+    scalings = [_Scaling.of(groups[name], columns.get(name, "own")) for name in names]
+    rows = [scale(groups[name]) for name, scale in zip(names, scalings, strict=True)]
+    described = []
+    for name, scaling in zip(names, scalings, strict=True):
+        matrix = np.asarray(traits.get(name, np.empty((groups[name].shape[1], 0))), dtype=float)
+        described.append(matrix[scaling.keep])
+    problem = _Problem(rows, described, y)
+    found = minimize(
+        problem,
+        problem.start,
+        jac=True,
+        method="L-BFGS-B",
+        bounds=problem.bounds,
+        options={"maxiter": iterations},
+    )
+    amplitudes, noise, weights = problem.unpack(found.x)
+    kernel = np.zeros((len(y), len(y)))
+    for g in range(len(names)):
+        scalings[g] = replace(scalings[g], scale=scalings[g].scale / weights[g])
+        rows[g] = rows[g] * weights[g]
+        kernel += amplitudes[g] * _matern(_squared_distances(rows[g], rows[g]))
+    kernel[np.diag_indices(len(y))] += noise + _JITTER
+    factor, _ = cho_factor(kernel, lower=True)
+    inverse_factor = solve_triangular(factor, np.eye(len(y)), lower=True)
+    return GaussianProcess(
+        names=names,
+        scalings=tuple(scalings),
+        rows=tuple(rows),
+        amplitudes=amplitudes,
+        noise=noise,
+        weights=inverse_factor.T @ (inverse_factor @ y),
+        inverse_factor=inverse_factor,
+        target_mean=target_mean,
+        target_scale=target_scale,
+        parameters=found.x,
+    )
+
+
+class _Problem:
+    """Minus the logarithm of marginal likelihood times priors, with its gradient.
+
+    The parameters are, in this order, the logarithms of the amplitudes, of the lengths and of the
+    noise variance, then the slopes on each group's traits.
+    """
+
+    def __init__(self, rows: list[FloatArray], traits: list[FloatArray], y: FloatArray) -> None:
+        self.rows, self.traits, self.y = rows, traits, y
+        self.groups = len(rows)
+        slopes = sum(matrix.shape[1] for matrix in traits)
+        amplitude = (_AMPLITUDE_PRIOR[0] - np.log(self.groups), _AMPLITUDE_PRIOR[1])
+        priors = np.array(
+            [amplitude] * self.groups
+            + [_LENGTH_PRIOR] * self.groups
+            + [_NOISE_PRIOR]
+            + [_SLOPE_PRIOR] * slopes
+        )
+        self.start, self.deviations = priors[:, 0].copy(), priors[:, 1]
+        self.means = self.start.copy()
+        self.bounds = (
+            [(-9.0, 4.0)] * self.groups
+            + [(-2.5, 4.0)] * self.groups
+            + [(-12.0, 1.5)]
+            + [(-6.0, 3.0)] * slopes
+        )
+        self.diagonal = np.diag_indices(len(y))
+
+    def unpack(self, theta: FloatArray) -> tuple[FloatArray, float, list[FloatArray]]:
+        """Amplitudes (groups,), noise variance, and the weight of every column of every group."""
+        amplitudes = np.exp(theta[: self.groups])
+        noise = float(np.exp(theta[2 * self.groups]))
+        weights, place = [], 2 * self.groups + 1
+        for g, matrix in enumerate(self.traits):
+            slopes = theta[place : place + matrix.shape[1]]
+            weights.append(np.exp(matrix @ slopes - theta[self.groups + g]))
+            place += matrix.shape[1]
+        return amplitudes, noise, weights
+
+    def __call__(self, theta: FloatArray) -> tuple[float, FloatArray]:
+        from scipy.linalg import LinAlgError
+        from scipy.linalg.lapack import dpotrf, dpotri
+
+        amplitudes, noise, weights = self.unpack(theta)
+        n = len(self.y)
+        kernel = np.zeros((n, n))
+        terms, slopes, scaled = [], [], []
+        for g, rows in enumerate(self.rows):
+            scaled.append(rows * weights[g])
+            t = np.sqrt(_squared_distances(scaled[g], scaled[g])) * _ROOT5
+            decay = np.exp(-t)
+            decay *= amplitudes[g]
+            terms.append((1.0 + t + t * t / 3.0) * decay)
+            slopes.append((1.0 + t) * decay)
+            kernel += terms[g]
+        kernel[self.diagonal] += noise + _JITTER
+        factor, info = dpotrf(kernel, lower=1, clean=1)
+        if info:
+            raise LinAlgError("the kernel matrix is not positive definite")
+        inverse, _ = dpotri(factor, lower=1)
+        inverse += np.tril(inverse, -1).T
+        solved = inverse @ self.y
+        value = 0.5 * float(self.y @ solved) + float(np.log(np.diag(factor)).sum())
+        pull = inverse - np.outer(solved, solved)
+        gradient = np.empty(len(theta))
+        gradient[2 * self.groups] = 0.5 * noise * np.trace(pull)
+        place = 2 * self.groups + 1
+        for g, rows in enumerate(scaled):
+            gradient[g] = 0.5 * np.vdot(pull, terms[g])
+            # d kernel / d squared distance = -5/6 slope; summed over all pairs, per column.
+            force = slopes[g] * pull
+            by_column = (-5.0 / 3.0) * (
+                force.sum(axis=1) @ rows**2 - np.einsum("ij,ij->j", rows, force @ rows)
+            )
+            gradient[self.groups + g] = -by_column.sum()
+            width = self.traits[g].shape[1]
+            gradient[place : place + width] = by_column @ self.traits[g]
+            place += width
+        offset = (theta - self.means) / self.deviations
+        return value + 0.5 * float(offset @ offset), gradient + offset / self.deviations
