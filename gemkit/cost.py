@@ -1,0 +1,546 @@
+"""What an architecture costs: MACs, parameters and peak activation memory, in closed form.
+
+**MACs** are the multiply-accumulates of convolutions and linear layers at batch 1, as fvcore
+counts them. fvcore also counts batch norm and pooling; these are left out, since export folds
+batch norm away. **Params** are the trainable parameters, batch norm's included.
+
+**Peak activation memory** (`peak_memory`) is the largest sum of all live activation tensors over
+the steps of an execution order, at batch 1. The network's input and output are included, weights
+are not. Of a network of ours (`execution_steps`):
+
+- A tensor lives from the step that writes it to the last step that reads it; what no step reads
+  is an output and stays. A convolution's input and output therefore live together.
+- Batch norm and ReLU work in place and are no steps of their own; nor is flattening.
+- A concatenation of two or more tensors is a step that writes a new tensor; a single input is
+  read directly.
+- A sum of two or more tensors is one step. It is accumulated in the first of them that no later
+  step reads; where all are still needed, in one new tensor. The cell's last sum, of leaves and
+  projected cell input, is accumulated in the former.
+- The order is that of the node index; in a cell of sums `entry` comes first; then the leaves'
+  convolution, then the projection of the cell input.
+
+At a given skeleton MACs and params are quadratic polynomials in the width, and memory is the
+largest of a few straight lines. So each cell is reduced to a few numbers once (`CostModel`), from
+which costs at any width and the largest width within a budget follow without a loop over cells.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
+from gemkit.budget import PRECISIONS, Budget
+from gemkit.cell import ABSENT, OPERATIONS, Cell, CellArrays
+
+if TYPE_CHECKING:
+    from torch import nn
+
+IntArray = NDArray[np.int64]
+
+_SEPARABLE = OPERATIONS.index("sep3x3")
+_CHUNK = 4096
+"""Cells reduced at a time: their arrays stay in the processor's cache."""
+_NEVER = -(1 << 14)
+"""Stands for a step that a cell does not have: no step of another kind needs less memory."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of one architecture: counts, and bytes at batch 1."""
+
+    macs: int
+    params: int
+    peak_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Costs of many architectures: int64 arrays (n,)."""
+
+    macs: IntArray
+    params: IntArray
+    peak_memory_bytes: IntArray
+
+
+# ---- Peak memory over an execution order
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of an execution order.
+
+    Attributes:
+        reads: names of the tensors that it reads. What it changes in place stands here only.
+        writes: name and bytes of each new tensor. A network input is written by a first step that
+            reads nothing.
+    """
+
+    reads: tuple[str, ...]
+    writes: tuple[tuple[str, int], ...] = ()
+
+
+def peak_memory(steps: Iterable[Step]) -> int:
+    """Largest sum of live tensors over the steps, in bytes.
+
+    A tensor lives from the step that writes it to the last one that reads it; one that is never
+    read after its writing is an output of the network and lives to the end.
+
+    Raises:
+        ValueError: a step reads what no earlier step wrote, or a name is written twice.
+    """
+    order = list(steps)
+    last = {name: position for position, step in enumerate(order) for name in step.reads}
+    alive: dict[str, int] = {}
+    written: set[str] = set()
+    peak = total = 0
+    for position, step in enumerate(order):
+        for name in step.reads:
+            if name not in alive:
+                raise ValueError(f"step {position} reads {name!r} before it is written")
+        for name, size in step.writes:
+            if name in written:
+                raise ValueError(f"step {position} writes {name!r} a second time")
+            written.add(name)
+            alive[name] = size
+            total += size
+        peak = max(peak, total)
+        for name in set(step.reads):
+            if last[name] == position:
+                total -= alive.pop(name)
+    return peak
+
+
+def execution_steps(architecture: Architecture, precision: str = "fp32") -> list[Step]:
+    """The default execution order of a network at batch 1 (see the module's text).
+
+    Args:
+        precision: element type of all activations.
+    """
+    return list(_network_steps(architecture, PRECISIONS[precision]))
+
+
+def _network_steps(architecture: Architecture, element: int) -> Iterator[Step]:
+    skeleton = architecture.skeleton
+    channels, height, width = skeleton.input_shape
+    name = "image"
+    yield Step((), ((name, channels * height * width * element),))
+    for index, (height, width) in enumerate(skeleton.stem_resolutions):
+        channels = architecture.width
+        new = f"stem{index}"
+        yield Step((name,), ((new, channels * height * width * element),))
+        name = new
+    places = zip(skeleton.stages, architecture.stage_cells, skeleton.resolutions, strict=True)
+    for index, (stage, cell, (height, width)) in enumerate(places):
+        size = height * width * element
+        if index:
+            new = f"pool{index}"
+            yield Step((name,), ((new, channels * size),))
+            name = new
+        for repeat in range(stage.repeats):
+            prefix = f"stage{index}.{repeat}."
+            wide = architecture.width * stage.width_factor
+            yield from _cell_steps(cell, name, prefix, channels * size, wide * size)
+            name, channels = prefix + "output", wide
+    yield Step((name,), (("pooled", channels * element),))
+    yield Step(("pooled",), (("logits", skeleton.classes * element),))
+
+
+def _cell_steps(
+    cell: Cell, cell_input: str, prefix: str, input_size: int, size: int
+) -> Iterator[Step]:
+    """The steps of one cell, from tensor `cell_input` to tensor `prefix` + "output"."""
+    tensors = {0: cell_input} | {
+        node: f"{prefix}node{node}" for node in range(1, len(cell.operations))
+    }
+    sizes = {node: size if node else input_size for node in tensors}
+    if cell.aggregation == "sum" and input_size != size:
+        tensors[0], sizes[0] = f"{prefix}entry", size
+        yield Step((cell_input,), ((tensors[0], size),))
+
+    def join(read: Sequence[int], reader: int) -> tuple[Step | None, str, int]:
+        """The step that joins some nodes, if it takes one; the joined tensor and its size."""
+        names = tuple(tensors[node] for node in read)
+        if len(read) == 1:
+            return None, names[0], sizes[read[0]]
+        new = f"{prefix}joined{reader}"
+        if cell.aggregation == "concat":
+            total = sum(sizes[node] for node in read)
+            return Step(names, ((new, total),)), new, total
+        for node in read:
+            # The projection reads the cell input last, so only its entry can be overwritten.
+            if tensors[node] != cell_input and max(cell.successors[node], default=reader) == reader:
+                return Step(names), tensors[node], size
+        return Step(names, ((new, size),)), new, size
+
+    for node in range(1, len(cell.operations)):
+        step, joined, joined_size = join(cell.predecessors[node], node)
+        if step:
+            yield step
+        if cell.operations[node] == "sep3x3":
+            yield Step((joined,), ((f"{prefix}depthwise{node}", joined_size),))
+            joined = f"{prefix}depthwise{node}"
+        yield Step((joined,), ((tensors[node], size),))
+    step, joined, _ = join(cell.leaves, len(cell.operations))
+    if step:
+        yield step
+    yield Step((joined,), ((f"{prefix}output", size),))
+    yield Step((cell_input,), ((f"{prefix}projection", size),))
+    yield Step((f"{prefix}output", f"{prefix}projection"))
+
+
+# ---- Closed form
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What a cell's costs depend on, for many cells: int64 arrays (n,).
+
+    With "sum" every node has exactly one w-channel input, whatever it reads.
+
+    Attributes:
+        nodes: number of nodes.
+        edges, input_edges: w- and c-channel inputs of all nodes (c: the cell input's channels).
+        separable_edges, separable_input_edges: the same of the separable nodes alone.
+        leaves: w-channel inputs of the output convolution.
+        live: by the number of c-channel tensors alive at a step (1, 2, 3, the cell input is
+            always one), the largest number of w-channel tensors beside them.
+        live_with_entry: as the first of `live`, where c != w and the cell input has an `entry`
+            ("sum" only).
+    """
+
+    nodes: IntArray
+    edges: IntArray
+    input_edges: IntArray
+    separable_edges: IntArray
+    separable_input_edges: IntArray
+    leaves: IntArray
+    live: tuple[IntArray, IntArray, IntArray]
+    live_with_entry: IntArray
+    summed: bool
+
+    def peak(self, channels_in: int, channels: int) -> IntArray:
+        """Largest number of values alive inside the cell, per pixel."""
+        if self.summed:
+            live = self.live[0] if channels_in == channels else self.live_with_entry
+            return np.asarray(channels_in + live * channels)
+        one, two, three = (
+            inputs * channels_in + live * channels for inputs, live in enumerate(self.live, 1)
+        )
+        return np.asarray(np.maximum(np.maximum(one, two), three))
+
+
+def _count(cells: CellArrays) -> _Counts:
+    """Reduce cells to what their costs depend on."""
+    present = cells.operations != ABSENT
+    present[:, 0] = False
+    edges = cells.adjacency.view(np.uint8)
+    places = edges.shape[1]
+    degree = np.add.reduce(edges, axis=1, dtype=np.uint8)
+    if not (degree[present] > 0).all():
+        # In index order a node is reached by the input exactly if it reads a reached one.
+        return _count(cells.pruned())
+    indices = np.arange(places, dtype=np.int16)
+    last = (edges * indices.astype(np.uint8)).max(axis=2)
+    degree = degree.astype(np.int16)
+    separable = cells.operations == _SEPARABLE
+    leaf = present & (last == 0)
+    leaves = leaf.sum(axis=1, dtype=np.int64)
+    nodes = present.sum(axis=1, dtype=np.int64)
+
+    # Nodes alive when each node's turn comes, and those it is the last to read. A leaf's last
+    # reader is the output, which comes after all nodes.
+    rows = np.arange(len(last))[:, None] * places
+    inner = present & ~leaf
+    died = np.bincount((rows + last)[inner], minlength=last.size)
+    dying = died.reshape(last.shape).astype(np.int16)
+    before = np.zeros_like(dying)
+    np.cumsum(dying[:, :-1], axis=1, out=before[:, 1:])
+    alive = indices - 1 - before
+
+    def largest(live: NDArray[np.int16], where: NDArray[np.bool_]) -> IntArray:
+        return np.asarray(np.where(where, live, _NEVER).max(axis=1), dtype=np.int64)
+
+    joins = degree > 1
+    plain = present & ~joins & ~separable  # reads its one input and writes its output
+    if cells.aggregation == "sum":
+        none = np.full(len(last), _NEVER, dtype=np.int64)
+        reads_entry = last[:, :1] >= indices
+        entry_dies = last[:, :1] == indices
+        live = []
+        for here, gone in ((alive, dying), (alive + reads_entry, dying + entry_dies)):
+            peak = np.maximum(here + np.where(joins, gone == 0, 1), here - gone + 2)
+            peak = np.where(plain, here + 1, peak)
+            live.append(np.maximum(largest(peak, present), np.maximum(leaves, 2)))
+        count = separable.sum(axis=1, dtype=np.int64)
+        zero = np.zeros_like(nodes)
+        return _Counts(
+            nodes, nodes, zero, count, zero, zero + 1, (live[0], none, none), live[1], True
+        )
+
+    from_input = cells.adjacency[:, 0, :]
+    inner_degree = degree - from_input
+    # Joined input and the tensors read, or the joined input and the output.
+    wide = alive + inner_degree + (dying == 0)
+    fed = present & from_input & ~plain
+    one = np.maximum(
+        largest(np.where(plain, alive + 1, wide), present & ~fed), np.maximum(2 * leaves, 2)
+    )
+    depthwise = alive - dying + 2 * inner_degree
+    both = separable & joins
+    one = np.maximum(one, largest(depthwise, both & ~from_input))
+    three = largest(depthwise, both & from_input)
+
+    def total(values: NDArray[np.generic]) -> IntArray:
+        return np.asarray(values.sum(axis=1, dtype=np.int64))
+
+    return _Counts(
+        nodes=nodes,
+        edges=total(inner_degree),
+        input_edges=total(from_input),
+        separable_edges=total(inner_degree * separable),
+        separable_input_edges=total(from_input & separable),
+        leaves=leaves,
+        live=(one, largest(wide, fed), three),
+        live_with_entry=one,
+        summed=False,
+    )
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cells in a skeleton, reduced to what their cost at any width follows from.
+
+    Attributes:
+        macs: coefficients of the squared and of the plain width, int64 arrays (n,).
+        params: the same of the trainable parameters, beside one per class.
+        memory: values alive inside the cells, per unit of width, int64 (n,).
+        lines: (slope, constant) of the values alive at all other steps.
+        classes: number of classes.
+    """
+
+    macs: tuple[IntArray, IntArray]
+    params: tuple[IntArray, IntArray]
+    memory: IntArray
+    lines: tuple[tuple[int, int], ...]
+    classes: int
+
+    @classmethod
+    def of(cls, cells: CellArrays | Sequence[CellArrays], skeleton: Skeleton) -> "CostModel":
+        """Reduce cells.
+
+        Args:
+            cells: n cells, each for all stages; or one such batch per stage.
+        """
+        stages = [cells] if isinstance(cells, CellArrays) else list(cells)
+        if len(stages) not in (1, len(skeleton.stages)) or len({len(s) for s in stages}) != 1:
+            raise ValueError("give cells for all stages, or as many for each stage")
+        count = len(stages[0])
+        found = np.zeros((5, count), dtype=np.int64)
+        for start in range(0, count, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            counts = [_count(stage[part]) for stage in stages]
+            found[:, part] = _combine(counts * (len(skeleton.stages) // len(counts)), skeleton)
+        return cls(
+            (found[0], found[1]),
+            (found[2], found[3]),
+            found[4],
+            _skeleton_lines(skeleton),
+            skeleton.classes,
+        )
+
+    def costs(self, widths: ArrayLike, precision: str = "fp32") -> Costs:
+        """Costs at a width, or at one width per cell."""
+        width = np.broadcast_to(np.asarray(widths, dtype=np.int64), self.memory.shape)
+        values = self.memory * width
+        for slope, constant in self.lines:
+            values = np.maximum(values, slope * width + constant)
+        return Costs(
+            (self.macs[0] * width + self.macs[1]) * width,
+            (self.params[0] * width + self.params[1]) * width + self.classes,
+            values * PRECISIONS[precision],
+        )
+
+    def largest_widths(self, budget: Budget) -> IntArray:
+        """The largest width of each cell within the budget's MACs, params and memory.
+
+        Every width below it fits as well. At most MAX_WIDTH; 0 where not even MIN_WIDTH fits.
+        Latency is not looked at.
+        """
+        widths = np.full(self.memory.shape, MAX_WIDTH, dtype=np.int64)
+        if budget.macs is not None:
+            widths = np.minimum(widths, _largest_root(*self.macs, budget.macs))
+        if budget.params is not None:
+            room = budget.params - self.classes
+            widths = np.minimum(widths, _largest_root(*self.params, room))
+        if budget.memory_bytes is not None:
+            values = min(int(budget.memory_bytes), 1 << 62) // PRECISIONS[budget.precision]
+            widths = np.minimum(widths, values // self.memory)
+            for slope, constant in self.lines:
+                widths = np.minimum(widths, (values - constant) // slope)
+        return np.asarray(np.where(widths < MIN_WIDTH, 0, widths))
+
+
+def _largest_root(square: IntArray, plain: IntArray, room: int) -> IntArray:
+    """The largest whole w <= MAX_WIDTH with square * w^2 + plain * w <= room; 0 if there is none.
+
+    `square` is positive and `plain` is not negative.
+    """
+    room = min(int(room), 1 << 62)
+    if room <= 0:
+        return np.zeros_like(square)
+    # This form of the quadratic formula does not cancel digits; rounding is mended exactly.
+    root = 2 * room / (plain + np.sqrt(plain.astype(float) ** 2 + 4.0 * square * room))
+    width = np.minimum(root, MAX_WIDTH).astype(np.int64)
+    width -= (square * width + plain) * width > room
+    width += (square * (width + 1) + plain) * (width + 1) <= room
+    return np.asarray(np.minimum(width, MAX_WIDTH))
+
+
+def _combine(stages: Sequence[_Counts], skeleton: Skeleton) -> IntArray:
+    """Coefficients of width^2 and width of MACs, then of params; and memory's slope: (5, n)."""
+    pixels = [height * width for height, width in skeleton.resolutions]
+    stem = [height * width for height, width in skeleton.stem_resolutions]
+    kernel = 9
+    last = skeleton.stages[-1].width_factor
+    # Stem and classifier; a batch norm has two parameters per channel.
+    square = kernel * sum(stem[1:])
+    plain = kernel * skeleton.input_shape[0] * stem[0] + last * skeleton.classes
+    square_params = kernel * (len(stem) - 1)
+    plain_params = kernel * skeleton.input_shape[0] + 2 * len(stem) + last * skeleton.classes
+    shape = stages[0].nodes.shape
+    macs = [np.full(shape, square, np.int64), np.full(shape, plain, np.int64)]
+    params = [np.full(shape, square_params, np.int64), np.full(shape, plain_params, np.int64)]
+    memory = np.zeros(shape, np.int64)
+    before = 1
+    for stage, counts, area in zip(skeleton.stages, stages, pixels, strict=True):
+        factor = stage.width_factor
+        for c in (before, *(factor,) * (stage.repeats - 1)):
+            entry = counts.summed and c != factor
+            read = counts.edges * factor + counts.input_edges * c
+            depthwise = counts.separable_edges * factor + counts.separable_input_edges * c
+            weights = (read + counts.leaves * factor + c * (1 + entry)) * factor
+            normalised = depthwise + (counts.nodes + 2 + entry) * factor
+            macs[0] += area * weights
+            macs[1] += area * kernel * depthwise
+            params[0] += weights
+            params[1] += kernel * depthwise + 2 * normalised
+            memory = np.maximum(memory, area * counts.peak(c, factor))
+        before = factor
+    return np.stack([*macs, *params, memory])
+
+
+def _skeleton_lines(skeleton: Skeleton) -> tuple[tuple[int, int], ...]:
+    """Values alive at the steps outside the cells: (multiple of the width, constant) of each."""
+    channels, height, width = skeleton.input_shape
+    areas = [height * width for height, width in skeleton.stem_resolutions]
+    lines = [(areas[0], channels * height * width)]
+    lines += [(first + second, 0) for first, second in pairwise(areas)]
+    pixels = [height * width for height, width in skeleton.resolutions]
+    for stage, (first, second) in zip(skeleton.stages, pairwise(pixels), strict=False):
+        lines.append((stage.width_factor * (first + second), 0))
+    last = skeleton.stages[-1].width_factor
+    return (*lines, (last * (pixels[-1] + 1), 0), (last, skeleton.classes))
+
+
+def cost(architecture: Architecture, precision: str = "fp32") -> Cost:
+    """What one architecture costs.
+
+    Args:
+        precision: element type of the activations, for the memory.
+    """
+    cells = [CellArrays.from_cells([cell]) for cell in architecture.cells]
+    found = CostModel.of(cells, architecture.skeleton).costs(architecture.width, precision)
+    return Cost(int(found.macs[0]), int(found.params[0]), int(found.peak_memory_bytes[0]))
+
+
+def costs(
+    cells: CellArrays | Sequence[CellArrays],
+    skeleton: Skeleton,
+    widths: ArrayLike,
+    precision: str = "fp32",
+) -> Costs:
+    """What many cells cost in a skeleton; nodes that the input does not reach cost nothing.
+
+    Args:
+        cells: n cells, each for all stages; or a batch of n per stage.
+        widths: one width for all, or one per cell.
+        precision: element type of the activations, for the memory.
+    """
+    return CostModel.of(cells, skeleton).costs(widths, precision)
+
+
+def largest_widths(
+    cells: CellArrays | Sequence[CellArrays], skeleton: Skeleton, budget: Budget
+) -> IntArray:
+    """The largest width of each cell within a budget's MACs, params and memory, exactly.
+
+    At most MAX_WIDTH; 0 where not even MIN_WIDTH fits. Latency is not looked at. Who needs the
+    costs too saves half of the time with one `CostModel`.
+
+    Args:
+        cells: n cells, each for all stages; or a batch of n per stage.
+    """
+    return CostModel.of(cells, skeleton).largest_widths(budget)
+
+
+def smallest_cost(skeleton: Skeleton, precision: str = "fp32") -> Cost:
+    """The least that a network of a skeleton costs: one 1x1 convolution at MIN_WIDTH."""
+    cell = Cell(("input", "conv1x1"), ((0, 1),))
+    return cost(Architecture((cell,), skeleton, MIN_WIDTH), precision)
+
+
+# ---- The reference
+
+
+def count_with_fvcore(network: "nn.Module", input_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """MACs of convolutions and linear layers as fvcore counts them, and trainable parameters.
+
+    The network may be any; it is left in the mode (training or evaluation) it was in.
+
+    Args:
+        input_shape: channels, height and width of an image.
+    """
+    import warnings
+
+    import torch
+    from fvcore.nn import FlopCountAnalysis
+
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    sample = next(network.parameters())
+    image = torch.zeros(1, *input_shape, dtype=sample.dtype, device=sample.device)
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            analysis = FlopCountAnalysis(network, image)
+            analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
+            found = analysis.by_operator()
+    finally:
+        for module, mode in training.items():
+            module.training = mode
+    macs = int(found.get("conv", 0)) + int(found.get("linear", 0))
+    return macs, sum(parameter.numel() for parameter in parameters)
+
+
+def verify(architecture: Architecture, network: "nn.Module") -> None:
+    """Make sure that the closed form says of a network what fvcore and PyTorch count.
+
+    Raises:
+        RuntimeError: it does not, which would be a fault of gemkit's.
+    """
+    expected = cost(architecture)
+    macs, params = count_with_fvcore(network, architecture.skeleton.input_shape)
+    for what, ours, theirs in (
+        ("MACs", expected.macs, macs),
+        ("params", expected.params, params),
+    ):
+        if ours != theirs:
+            raise RuntimeError(
+                f"the cost model gives {ours} {what} for network {architecture.id}, "
+                f"but its layers have {theirs}"
+            )
