@@ -20,6 +20,10 @@ MAX_WIDTH = 1024
 """Most channels of the first stage: where scaling ends when no budget ends it before."""
 
 
+_MOST = 64
+"""Largest width factor and number of repeats of a stage."""
+
+
 def _is_whole(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
@@ -38,10 +42,10 @@ class Stage:
 
     def __post_init__(self) -> None:
         for name in ("width_factor", "repeats"):
-            if not _is_whole(getattr(self, name)):
+            value = getattr(self, name)
+            if not _is_whole(value) or value > _MOST:
                 raise UserError(
-                    f"a stage's {name} is {getattr(self, name)!r}: it must be a whole number "
-                    "of at least 1"
+                    f"a stage's {name} is {value!r}: it must be a whole number from 1 to {_MOST}"
                 )
 
 

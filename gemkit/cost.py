@@ -44,6 +44,8 @@ IntArray = NDArray[np.int64]
 _SEPARABLE = OPERATIONS.index("sep3x3")
 _CHUNK = 4096
 """Cells reduced at a time: their arrays stay in the processor's cache."""
+_WORD = 32
+"""Bits that hold a set of nodes: room for the cell input and MAX_NODES more."""
 _NEVER = -(1 << 14)
 """Stands for a step that a cell does not have: no step of another kind needs less memory."""
 
@@ -233,70 +235,81 @@ class _Counts:
         return np.asarray(np.maximum(np.maximum(one, two), three))
 
 
+def _last_readers(edges: NDArray[np.uint8]) -> NDArray[np.int16]:
+    """The last node that reads each node, (m, n); -1 where none does. From edges (n, m, m)."""
+    count, places = edges.shape[:2]
+    # One word per node with a bit per reader: its highest bit is its logarithm.
+    padded = np.zeros((count, places, _WORD), dtype=np.uint8)
+    padded[:, :, :places] = edges
+    words = np.packbits(padded.reshape(count, -1), axis=1, bitorder="little").view("<u4")
+    return np.asarray(np.frexp(words.T.astype(np.float64))[1] - 1, dtype=np.int16)
+
+
 def _count(cells: CellArrays) -> _Counts:
     """Reduce cells to what their costs depend on."""
-    present = cells.operations != ABSENT
-    present[:, 0] = False
     edges = cells.adjacency.view(np.uint8)
-    places = edges.shape[1]
-    degree = np.add.reduce(edges, axis=1, dtype=np.uint8)
-    if not (degree[present] > 0).all():
+    count, places = edges.shape[:2]
+    # From here on nodes come first, so that numpy's loops run along the cells.
+    degree = np.ascontiguousarray(np.einsum("nij->jn", edges)).astype(np.int16)
+    operations = np.ascontiguousarray(cells.operations.T)
+    present = operations != ABSENT
+    present[0] = False
+    if (present & (degree == 0)).any():
         # In index order a node is reached by the input exactly if it reads a reached one.
         return _count(cells.pruned())
-    indices = np.arange(places, dtype=np.int16)
-    last = (edges * indices.astype(np.uint8)).max(axis=2)
-    degree = degree.astype(np.int16)
-    separable = cells.operations == _SEPARABLE
-    leaf = present & (last == 0)
-    leaves = leaf.sum(axis=1, dtype=np.int64)
-    nodes = present.sum(axis=1, dtype=np.int64)
+    separable = operations == _SEPARABLE
+    last = _last_readers(edges)
+    leaf = present & (last < 0)
 
-    # Nodes alive when each node's turn comes, and those it is the last to read. A leaf's last
-    # reader is the output, which comes after all nodes.
-    rows = np.arange(len(last))[:, None] * places
-    inner = present & ~leaf
-    died = np.bincount((rows + last)[inner], minlength=last.size)
-    dying = died.reshape(last.shape).astype(np.int16)
-    before = np.zeros_like(dying)
-    np.cumsum(dying[:, :-1], axis=1, out=before[:, 1:])
-    alive = indices - 1 - before
+    def total(values: NDArray[np.generic]) -> IntArray:
+        return np.asarray(values.sum(axis=0, dtype=np.int64))
 
     def largest(live: NDArray[np.int16], where: NDArray[np.bool_]) -> IntArray:
-        return np.asarray(np.where(where, live, _NEVER).max(axis=1), dtype=np.int64)
+        return np.asarray(np.where(where, live, _NEVER).max(axis=0), dtype=np.int64)
 
+    # How many nodes are alive when each node's turn comes, and how many it is the last to read.
+    # The leaves' reader is the output, which comes after all nodes.
+    inner = present & ~leaf
+    read_last = (last * np.int64(count) + np.arange(count))[inner]
+    dying = np.bincount(read_last, minlength=last.size).reshape(last.shape).astype(np.int16)
+    turns = np.arange(places, dtype=np.int16)[:, None]
+    alive = np.zeros_like(dying)
+    for node in range(2, places):
+        alive[node] = alive[node - 1] + 1 - dying[node - 1]
+
+    nodes, leaves = total(present), total(leaf)
     joins = degree > 1
     plain = present & ~joins & ~separable  # reads its one input and writes its output
     if cells.aggregation == "sum":
-        none = np.full(len(last), _NEVER, dtype=np.int64)
-        reads_entry = last[:, :1] >= indices
-        entry_dies = last[:, :1] == indices
         live = []
-        for here, gone in ((alive, dying), (alive + reads_entry, dying + entry_dies)):
-            peak = np.maximum(here + np.where(joins, gone == 0, 1), here - gone + 2)
+        with_entry = (alive + (last[0] >= turns), dying + (last[0] == turns))
+        for here, gone in ((alive, dying), with_entry):
+            peak = np.maximum(here + np.where(joins, gone == 0, True), here - gone + 2)
             peak = np.where(plain, here + 1, peak)
             live.append(np.maximum(largest(peak, present), np.maximum(leaves, 2)))
-        count = separable.sum(axis=1, dtype=np.int64)
         zero = np.zeros_like(nodes)
         return _Counts(
-            nodes, nodes, zero, count, zero, zero + 1, (live[0], none, none), live[1], True
+            nodes=nodes,
+            edges=nodes,
+            input_edges=zero,
+            separable_edges=total(separable),
+            separable_input_edges=zero,
+            leaves=zero + 1,
+            live=(live[0], zero + _NEVER, zero + _NEVER),
+            live_with_entry=live[1],
+            summed=True,
         )
 
-    from_input = cells.adjacency[:, 0, :]
+    from_input = cells.adjacency[:, 0, :].T
     inner_degree = degree - from_input
-    # Joined input and the tensors read, or the joined input and the output.
+    # The joined input beside the tensors it was made of, or beside the output.
     wide = alive + inner_degree + (dying == 0)
     fed = present & from_input & ~plain
-    one = np.maximum(
-        largest(np.where(plain, alive + 1, wide), present & ~fed), np.maximum(2 * leaves, 2)
-    )
-    depthwise = alive - dying + 2 * inner_degree
-    both = separable & joins
-    one = np.maximum(one, largest(depthwise, both & ~from_input))
-    three = largest(depthwise, both & from_input)
-
-    def total(values: NDArray[np.generic]) -> IntArray:
-        return np.asarray(values.sum(axis=1, dtype=np.int64))
-
+    # A joined input and the depthwise convolution's output.
+    twice = alive - dying + 2 * inner_degree
+    depthwise = separable & joins
+    one = np.maximum(largest(np.where(plain, alive + 1, wide), present & ~fed), 2 * leaves)
+    one = np.maximum(one, largest(twice, depthwise & ~from_input))
     return _Counts(
         nodes=nodes,
         edges=total(inner_degree),
@@ -304,7 +317,7 @@ def _count(cells: CellArrays) -> _Counts:
         separable_edges=total(inner_degree * separable),
         separable_input_edges=total(from_input & separable),
         leaves=leaves,
-        live=(one, largest(wide, fed), three),
+        live=(one, largest(wide, fed), largest(twice, depthwise & from_input)),
         live_with_entry=one,
         summed=False,
     )
