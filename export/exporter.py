@@ -1,0 +1,611 @@
+"""From a PyTorch network to a checked ONNX file.
+
+The graph comes from `torch.export` with batch norm folded into the convolutions. What is checked
+is the written file, opened afresh with onnxruntime; it takes its place only when all checks hold.
+Ours, like everything about deployment.
+
+    exported = export_onnx(network, path, input_shape=(3, 32, 32), class_names=names, mean=mean,
+                           std=std, images=x_test)
+    read_info(path)              # what the file says about itself
+    probabilities(path, images)  # uint8 images (n, h, w, c) -> (n, classes)
+
+Without preprocessing in the graph the input `image` is float32 (batch, c, h, w), pixels scaled to
+0..1, less `mean`, divided by `std`; with it, it is uint8 (batch, h, w, c), the pixels themselves.
+The output is `logits` or, with softmax in the graph, `probabilities`.
+"""
+
+import contextlib
+import copy
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit.errors import UserError
+from gemkit.files import replacing
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime as ort
+    from torch import nn
+
+Images = NDArray[np.uint8]
+
+PARITY = 1e-4
+"""Largest difference from PyTorch's output that a delivered fp32 file may have."""
+BATCHES = (1, 3, 17)
+"""Batch sizes at which a file with dynamic batch is compared."""
+OPSETS = range(18, 24)
+"""Versions of ONNX's operator set that can be asked for. PyTorch's exporter writes no older one."""
+DEFAULT_OPSET = 18
+"""The oldest: boards often carry an old onnxruntime (18 needs 1.14 or newer)."""
+_PREFIX = "gemkit."
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What an ONNX file of gemkit's says about itself.
+
+    Attributes:
+        input_shape: channels, height, width.
+        class_names: in the order of the outputs.
+        mean, std: of the training images per channel, of pixels scaled to 0..1.
+        preprocessing: whether the graph itself takes uint8 (batch, h, w, c) and normalises.
+        softmax: whether the outputs are probabilities.
+        precision: fp32, fp16 or int8.
+        more: everything else: `id`, `macs`, `params`, `peak_memory_bytes`, `accuracy`, `budget`,
+            `architecture`, `data`, `version` where they are known.
+    """
+
+    input_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    preprocessing: bool
+    softmax: bool
+    precision: str
+    more: dict[str, Any]
+
+    def normalise(self, images: Images) -> NDArray[np.generic]:
+        """Images uint8 (n, h, w, c) as the file's input wants them."""
+        if self.preprocessing:
+            return images
+        return _normalised(images, self.mean, self.std)
+
+    def to_metadata(self) -> dict[str, str]:
+        """Keys and JSON values as they stand in the file."""
+        values = {
+            "input_shape": list(self.input_shape),
+            "class_names": list(self.class_names),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "preprocessing": self.preprocessing,
+            "softmax": self.softmax,
+            "precision": self.precision,
+            **self.more,
+        }
+        return {_PREFIX + name: json.dumps(value) for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A delivered file and what its checks found.
+
+    Attributes:
+        path: the ONNX file.
+        parity_max_abs: largest difference from PyTorch over all inputs compared.
+        accuracy: of the file, on the test images, where they were given.
+        weights: numbers in the file's convolutions and linear layers. Folding turns the two
+            parameters that batch norm has per channel into one bias, so they are fewer than
+            the network's params.
+        file_bytes, sha256: of the file.
+        opset: version of the operator set.
+        batch: the fixed batch, or None where it is dynamic.
+    """
+
+    path: Path
+    parity_max_abs: float
+    accuracy: float | None
+    weights: int
+    file_bytes: int
+    sha256: str
+    opset: int
+    batch: int | None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "onnx": str(self.path),
+            "parity_max_abs": self.parity_max_abs,
+            "accuracy": self.accuracy,
+            "weights": self.weights,
+            "file_bytes": self.file_bytes,
+            "sha256": self.sha256,
+            "opset": self.opset,
+            "batch": self.batch,
+        }
+
+
+def export_onnx(
+    network: "nn.Module",
+    path: Path | str,
+    *,
+    input_shape: tuple[int, int, int],
+    class_names: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+    images: Images | None = None,
+    test: tuple[Images, NDArray[np.int64]] | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    preprocessing: bool = False,
+    softmax: bool = False,
+    batch: int | None = None,
+    opset: int = DEFAULT_OPSET,
+    seed: int = 0,
+) -> Exported:
+    """Write a network as a checked ONNX file.
+
+    The network may be GEMNet or any module from (batch, c, h, w) to (batch, classes); it is
+    copied, so that neither its mode nor its weights change. Compared with PyTorch: random inputs
+    and `images`, at each of BATCHES (or at the fixed `batch`), and on `test` the predicted class
+    of every image.
+
+    Args:
+        images: real images, uint8 (n, h, w, c), for the comparison; 17 are enough.
+        test: images and labels to take the file's accuracy on.
+        metadata: what else the file shall say about itself (JSON values). The cost and the
+            architecture of a GEMNet are added here.
+        preprocessing: take uint8 (batch, h, w, c) and normalise inside the graph.
+        softmax: deliver probabilities.
+        batch: a fixed batch size, for compilers that need one.
+        opset: one of OPSETS.
+        seed: of the random inputs.
+
+    Raises:
+        UserError: the network's weights or the options are unusable, or the folder cannot be
+            written.
+        RuntimeError: a check failed; nothing was written.
+    """
+    import torch
+
+    if opset not in OPSETS:
+        raise UserError(f"opset {opset} is not supported: use {OPSETS[0]} to {OPSETS[-1]}")
+    if batch is not None and batch < 1:
+        raise UserError(f"batch {batch} is not possible: use 1 or more, or leave it out")
+    path = Path(path)
+    original = copy.deepcopy(network).cpu().float().eval()
+    for name, tensor in [*original.named_parameters(), *original.named_buffers()]:
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise UserError(f"the network's weights are no numbers ({name}): train it again")
+    info = ModelInfo(
+        tuple(input_shape),
+        tuple(class_names),
+        tuple(map(float, mean)),
+        tuple(map(float, std)),
+        preprocessing,
+        softmax,
+        "fp32",
+        _about(network) | dict(metadata or {}),
+    )
+    reference = _with_ends(original, info)
+    with replacing(path) as temporary:
+        with quiet():
+            model = _to_onnx(_with_ends(fold(original), info), info, batch, opset)
+            _describe(model, info)
+            _check_weights(model, original)
+            temporary.write_bytes(model.SerializeToString())
+            _check_file(temporary)
+            session = open_session(temporary)
+            parity = _compare(reference, session, info, images, batch, seed)
+            accuracy = None
+            if test is not None:
+                accuracy = _accuracy(reference, session, info, *test, batch or 250)
+        content = temporary.read_bytes()
+    return Exported(
+        path,
+        parity,
+        accuracy,
+        count_weights(model),
+        len(content),
+        hashlib.sha256(content).hexdigest(),
+        opset,
+        batch,
+    )
+
+
+def read_info(path: Path | str) -> ModelInfo:
+    """What a file of gemkit's says about itself.
+
+    Raises:
+        UserError: the file is missing, no ONNX, or not written by gemkit.
+    """
+    return info_of(load_onnx(path), str(path))
+
+
+def info_of(model: "onnx.ModelProto", where: str) -> ModelInfo:
+    """What a loaded model says about itself; see `read_info`."""
+    found: dict[str, Any] = {}
+    for entry in model.metadata_props:
+        if entry.key.startswith(_PREFIX):
+            try:
+                found[entry.key.removeprefix(_PREFIX)] = json.loads(entry.value)
+            except json.JSONDecodeError:
+                raise UserError(f"{where}: metadata {entry.key!r} is damaged") from None
+    try:
+        return ModelInfo(
+            tuple(found.pop("input_shape")),
+            tuple(found.pop("class_names")),
+            tuple(found.pop("mean")),
+            tuple(found.pop("std")),
+            found.pop("preprocessing"),
+            found.pop("softmax"),
+            found.pop("precision"),
+            found,
+        )
+    except KeyError:
+        raise UserError(
+            f"{where} was not written by gemkit: it names neither its classes nor its input"
+        ) from None
+
+
+def load_onnx(path: Path | str) -> "onnx.ModelProto":
+    """Read an ONNX file with its weights.
+
+    Raises:
+        UserError: the file is missing, damaged or no ONNX, or its external data are missing or
+            lie outside its folder.
+    """
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no file {path}")
+    try:
+        model = onnx.load_model(path, load_external_data=False)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
+    except DecodeError:
+        model = onnx.ModelProto()
+    if not model.graph.node or not model.opset_import:
+        raise UserError(f"{path} is no whole ONNX file: it is damaged, cut short or something else")
+    for tensor in model.graph.initializer:
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
+        target = (path.parent / place).resolve()
+        if Path(place).is_absolute() or not target.is_relative_to(path.parent.resolve()):
+            raise UserError(f"{path} keeps weights outside its folder ({place}): refused")
+        if not target.is_file():
+            raise UserError(f"{path} keeps its weights in {place}, which is missing beside it")
+    try:
+        onnx.load_external_data_for_model(model, str(path.parent))
+    except (onnx.checker.ValidationError, OSError, ValueError):
+        raise UserError(f"{path} keeps weights in another file that cannot be read") from None
+    return model
+
+
+def open_session(
+    path: Path | str, threads: int = 0, providers: Sequence[Any] = ("CPUExecutionProvider",)
+) -> "ort.InferenceSession":
+    """An onnxruntime session without log noise. `threads` 0: as many as there are cores."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    return ort.InferenceSession(str(path), options, providers=list(providers))
+
+
+def run(session: "ort.InferenceSession", inputs: NDArray[Any]) -> NDArray[Any]:
+    """The first output for one input."""
+    name = session.get_inputs()[0].name
+    outputs: NDArray[Any] = session.run(None, {name: inputs})[0]
+    return outputs
+
+
+def fixed_batch(session: "ort.InferenceSession") -> int | None:
+    """The batch that a file's input is fixed to, or None."""
+    size = session.get_inputs()[0].shape[0]
+    return size if isinstance(size, int) else None
+
+
+def run_batched(
+    session: "ort.InferenceSession", inputs: NDArray[Any], batch: int = 250
+) -> NDArray[Any]:
+    """The first output for any number of inputs, whatever the file's batch is."""
+    fixed = fixed_batch(session)
+    batch = fixed or batch
+    found = []
+    for start in range(0, len(inputs), batch):
+        part = inputs[start : start + batch]
+        missing = batch - len(part) if fixed else 0
+        if missing:
+            part = np.concatenate([part, np.repeat(part[-1:], missing, axis=0)])
+        found.append(run(session, part)[: batch - missing])
+    return np.concatenate(found)
+
+
+def probabilities(model: Path | str, images: Images) -> NDArray[np.float32]:
+    """Classify images with a file of gemkit's: uint8 (n, h, w, c) -> (n, classes).
+
+    The images must have the input's size already (`gemkit.data.fit_image`).
+
+    Raises:
+        UserError: the file is none of gemkit's, or the images have another shape.
+    """
+    info = read_info(model)
+    channels, height, width = info.input_shape
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
+        raise UserError(
+            f"{model} takes uint8 images of shape {(height, width, channels)}, "
+            f"not {images.dtype} {images.shape[1:]}"
+        )
+    outputs = run_batched(open_session(model), info.normalise(images)).astype(np.float32)
+    return outputs if info.softmax else _softmax(outputs)
+
+
+def accuracy_of(model: Path | str, images: Images, labels: NDArray[np.int64]) -> float:
+    """Share of images that a file of gemkit's classifies right."""
+    info = read_info(model)
+    outputs = run_batched(open_session(model), info.normalise(images))
+    return float((outputs.argmax(axis=1) == labels).mean())
+
+
+def count_weights(model: "onnx.ModelProto") -> int:
+    """Numbers in the weights and biases of a model's convolutions and linear layers."""
+    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
+    used = {
+        name
+        for node in model.graph.node
+        if node.op_type in ("Conv", "Gemm", "MatMul")
+        for name in node.input[1:]
+    }
+    return sum(sizes.get(name, 0) for name in used)
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep warnings and log lines of the exporting libraries away from the terminal."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+def fold(network: "nn.Module") -> "nn.Module":
+    """A copy for inference whose batch norms are part of the convolutions before them.
+
+    Batch norms that follow their convolution in an `nn.Sequential` are folded here, in double
+    precision, which also makes the export twice as fast; others are folded in the ONNX graph.
+    """
+    from torch import nn
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    folded = copy.deepcopy(network).double().eval()
+    for module in list(folded.modules()):
+        if not isinstance(module, nn.Sequential):
+            continue
+        for index in range(len(module) - 1):
+            first, second = module[index], module[index + 1]
+            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
+                module[index] = fuse_conv_bn_eval(first, second)
+                module[index + 1] = nn.Identity()
+    for parameter in folded.parameters():
+        parameter.requires_grad_(False)  # the exporter would trace a gradient's needs as well
+    return folded.float()
+
+
+def _about(network: "nn.Module") -> dict[str, Any]:
+    """What is known of the network without being told."""
+    from gemkit import __version__
+    from gemkit.architecture import Architecture
+
+    about: dict[str, Any] = {"version": __version__}
+    architecture = getattr(network, "architecture", None)
+    if isinstance(architecture, Architecture):
+        from gemkit.cost import cost
+
+        spent = cost(architecture)
+        about |= {
+            "id": architecture.id,
+            "macs": spent.macs,
+            "params": spent.params,
+            "peak_memory_bytes": spent.peak_memory_bytes,
+            "architecture": architecture.to_json(),
+        }
+    return about
+
+
+def _normalised(images: Images, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
+    scale = 1 / (255 * np.asarray(std))
+    shift = -np.asarray(mean) / np.asarray(std)
+    scaled = images * scale.astype(np.float32) + shift.astype(np.float32)
+    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+
+def _with_ends(network: "nn.Module", info: ModelInfo) -> "nn.Module":
+    """The network with preprocessing before and softmax behind it, as asked for."""
+    if not (info.preprocessing or info.softmax):
+        return network
+    import torch
+    from torch import Tensor, nn
+
+    class WithEnds(nn.Module):
+        scale: Tensor
+        shift: Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+            mean, std = torch.tensor(info.mean).double(), torch.tensor(info.std).double()
+            self.register_buffer("scale", (1 / (255 * std)).float()[:, None, None])
+            self.register_buffer("shift", (-mean / std).float()[:, None, None])
+
+        def forward(self, x: Tensor) -> Tensor:
+            if info.preprocessing:
+                x = x.permute(0, 3, 1, 2).float() * self.scale + self.shift
+            x = self.network(x)
+            return x.softmax(1) if info.softmax else x
+
+    return WithEnds().eval()
+
+
+def _example(info: ModelInfo, count: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Random inputs as the file takes them."""
+    channels, height, width = info.input_shape
+    if info.preprocessing:
+        return rng.integers(0, 256, (count, height, width, channels), dtype=np.uint8)
+    return rng.standard_normal((count, channels, height, width), dtype=np.float32)
+
+
+def _to_onnx(
+    network: "nn.Module", info: ModelInfo, batch: int | None, opset: int
+) -> "onnx.ModelProto":
+    import torch
+
+    example = torch.from_numpy(_example(info, batch or 2, np.random.default_rng(0)))
+    with torch.no_grad():
+        program = torch.onnx.export(
+            network,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=None if batch else ({0: torch.export.Dim("batch")},),
+            input_names=["image"],
+            output_names=["probabilities" if info.softmax else "logits"],
+            opset_version=opset,
+            optimize=True,
+            verbose=False,
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    return model
+
+
+def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
+    """Replace what the exporter says (traces with paths of this machine) by the metadata."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del part.metadata_props[:]
+        part.doc_string = ""
+    for tensor in graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    graph.name = "network"
+    model.producer_name = "gemkit"
+    model.producer_version = str(info.more.get("version", ""))
+    for key, value in info.to_metadata().items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+
+
+def _check_weights(model: "onnx.ModelProto", network: "nn.Module") -> None:
+    """The file must hold exactly the network's weights, batch norm folded."""
+    from torch import nn
+
+    operators = [node.op_type for node in model.graph.node]
+    if "BatchNormalization" in operators:
+        return  # a foreign network with a batch norm that follows no convolution
+    plain = sum(p.numel() for p in network.parameters())
+    # One bias per channel stands for batch norm's two parameters.
+    norms = [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    expected, found = plain - sum(norms), count_weights(model)
+    if hasattr(network, "architecture") and found != expected:
+        raise RuntimeError(f"the ONNX graph holds {found} weights, the network has {expected}")
+    if found > plain:
+        raise RuntimeError(f"the ONNX graph holds {found} weights, the network only {plain}")
+
+
+def _check_file(path: Path) -> None:
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise RuntimeError(f"onnx's checker refuses the exported file: {error}") from error
+
+
+def _compare(
+    reference: "nn.Module",
+    session: "ort.InferenceSession",
+    info: ModelInfo,
+    images: Images | None,
+    batch: int | None,
+    seed: int,
+) -> float:
+    """Largest difference over random and real inputs at several batches."""
+    import torch
+
+    rng = np.random.default_rng(seed)
+    worst = 0.0
+    for size in (batch,) if batch else BATCHES:
+        inputs = [_example(info, size, rng)]
+        if images is not None and len(images):
+            chosen = images[np.resize(rng.permutation(len(images)), size)]
+            inputs.append(info.normalise(chosen))
+        for values in inputs:
+            with torch.no_grad():
+                wanted = reference(torch.from_numpy(values)).numpy()
+            difference = _difference(wanted, run(session, values))
+            worst = max(worst, difference)
+            allowed = _allowed(wanted)
+            if not difference <= allowed:
+                raise RuntimeError(
+                    f"the exported file differs from PyTorch by {difference:.2g} at batch {size} "
+                    f"(at most {allowed:.2g} is allowed); nothing was written"
+                )
+    return worst
+
+
+def _allowed(wanted: NDArray[Any]) -> float:
+    """PARITY; where outputs exceed 100, which fp32 does not carry as exactly, 1e-6 of them."""
+    return max(PARITY, 1e-6 * float(np.abs(wanted).max(initial=0)))
+
+
+def _difference(wanted: NDArray[Any], found: NDArray[Any]) -> float:
+    if wanted.shape != found.shape:
+        raise RuntimeError(
+            f"the exported file's output has shape {found.shape} instead of {wanted.shape}"
+        )
+    return float(np.abs(wanted.astype(np.float64) - found).max(initial=0))
+
+
+def _accuracy(
+    reference: "nn.Module",
+    session: "ort.InferenceSession",
+    info: ModelInfo,
+    images: Images,
+    labels: NDArray[np.int64],
+    batch: int,
+) -> float:
+    """The file's accuracy; every class it predicts must be PyTorch's, ties apart."""
+    import torch
+
+    right = 0
+    for start in range(0, len(images), batch):
+        values = info.normalise(images[start : start + batch])
+        found = run_batched(session, values, batch)
+        with torch.no_grad():
+            wanted = reference(torch.from_numpy(values)).numpy()
+        rows = np.arange(len(wanted))
+        chosen = found.argmax(axis=1)
+        if (wanted.max(axis=1) - wanted[rows, chosen] > 2 * _allowed(wanted)).any():
+            raise RuntimeError("the exported file predicts other classes than PyTorch")
+        right += int((chosen == labels[start : start + batch]).sum())
+    return right / len(images)
