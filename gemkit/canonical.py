@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 _ROUNDS = 4
 _CHUNK = 1024
+_LAST = np.uint64(np.iinfo(np.uint64).max)
+"""Colour of absent places."""
 
 Colours = NDArray[np.uint64]
 
@@ -47,64 +49,99 @@ def _refine(colours: Colours, forward: NDArray[np.float64], rounds: int) -> Colo
     return colours
 
 
-def _form(
-    operations: NDArray[np.int8], adjacency: NDArray[np.bool_], order: NDArray[np.intp]
-) -> bytes:
-    """One graph written down in the given order."""
-    return operations[order].tobytes() + np.packbits(adjacency[np.ix_(order, order)]).tobytes()
+def _coloured(
+    colours: Colours,
+    operations: NDArray[np.int8],
+    adjacency: NDArray[np.bool_],
+    rounds: int = _ROUNDS,
+) -> Colours:
+    """Refine, and give absent places the last colour."""
+    colours = _refine(colours, adjacency.astype(np.float64), rounds)
+    colours[operations < 0] = _LAST
+    return colours
 
 
-def _twins(adjacency: NDArray[np.bool_], first: int, second: int) -> bool:
-    """Whether two nodes have the same neighbours, so that exchanging them changes nothing."""
-    return np.array_equal(adjacency[first], adjacency[second]) and np.array_equal(
-        adjacency[:, first], adjacency[:, second]
-    )
+def _first_ties(
+    colours: Colours, adjacency: NDArray[np.bool_]
+) -> tuple[NDArray[np.intp], Colours, NDArray[np.bool_]]:
+    """Order by colour (n, m), and the first colour that nodes share which are no mere twins.
+
+    Twins have the same neighbours, so that exchanging them changes nothing.
+
+    Returns:
+        The order; that colour (n,); whether there is one (n,).
+    """
+    order = np.argsort(colours, axis=1, kind="stable")
+    ordered = np.take_along_axis(colours, order, axis=1)
+    rows, places = np.nonzero((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] != _LAST))
+    first, second = order[rows, places], order[rows, places + 1]
+    twins = (adjacency[rows, first] == adjacency[rows, second]).all(axis=1) & (
+        adjacency[rows, :, first] == adjacency[rows, :, second]
+    ).all(axis=1)
+    tied, at = np.unique(rows[~twins], return_index=True)
+    shared = np.full(len(order), _LAST)
+    shared[tied] = ordered[tied, places[~twins][at]]
+    return order, shared, shared != _LAST
+
+
+def _individualised(
+    colours: Colours,
+    nodes: NDArray[np.intp],
+    operations: NDArray[np.int8],
+    adjacency: NDArray[np.bool_],
+) -> Colours:
+    """Give one node of every graph a colour of its own and refine."""
+    colours, at = colours.copy(), np.arange(len(nodes))
+    colours[at, nodes] = _mix(colours[at, nodes] + np.uint64(1))
+    return _coloured(colours, operations, adjacency)
+
+
+def _descended(
+    colours: Colours, operations: NDArray[np.int8], adjacency: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """The orders (n, m) that come of telling tied nodes apart by any of them, again and again."""
+    order, shared, tied = _first_ties(colours, adjacency)
+    rows = np.flatnonzero(tied)
+    while len(rows):
+        here, graphs = operations[rows], adjacency[rows]
+        nodes = np.argmax(colours[rows] == shared[rows, None], axis=1)
+        refined = _individualised(colours[rows], nodes, here, graphs)
+        colours[rows] = refined
+        order[rows], shared[rows], tied = _first_ties(refined, graphs)
+        rows = rows[tied]
+    return order
 
 
 def _untie(
     operations: NDArray[np.int8], adjacency: NDArray[np.bool_], colours: Colours
 ) -> NDArray[np.intp]:
-    """Canonical order of one graph whose colours are not all different.
+    """Canonical orders (n, m) of graphs whose colours are not all different.
 
     Branches over the members of the first class of equal nodes that are no mere twins, and takes
-    the order with the smallest written form. Members whose first descent ends in the same form
+    the order with the smallest written form. Branches whose first descent ends in the same form
     are images of one another, so one of them stands for all: that keeps symmetric graphs cheap.
+    All graphs take their steps together.
     """
-    forward = adjacency.astype(np.float64)[None]
-
-    def tied(colours: Colours) -> list[int]:
-        order = np.argsort(colours, kind="stable")
-        start = 0
-        for end in range(1, len(order) + 1):
-            if end == len(order) or colours[order[end]] != colours[order[start]]:
-                group = order[start:end]
-                if any(not _twins(adjacency, group[0], other) for other in group[1:]):
-                    return [int(node) for node in group]
-                start = end
-        return []
-
-    def individualised(colours: Colours, node: int) -> Colours:
-        colours = colours.copy()
-        colours[node] = _mix(colours[node : node + 1] + np.uint64(1))[0]
-        return _refine(colours[None], forward, _ROUNDS)[0]
-
-    def descend(colours: Colours) -> bytes:
-        while group := tied(colours):
-            colours = individualised(colours, group[0])
-        return _form(operations, adjacency, np.argsort(colours, kind="stable"))
-
-    def best(colours: Colours) -> tuple[bytes, NDArray[np.intp]]:
-        group = tied(colours)
-        if not group:
-            order = np.argsort(colours, kind="stable")
-            return _form(operations, adjacency, order), order
-        branches: dict[bytes, Colours] = {}
-        for node in group:
-            branch = individualised(colours, node)
-            branches.setdefault(descend(branch), branch)
-        return min((best(branch) for branch in branches.values()), key=lambda found: found[0])
-
-    return best(colours)[1]
+    found: dict[int, tuple[bytes, NDArray[np.intp]]] = {}
+    graph = np.arange(len(operations))
+    _, shared, _ = _first_ties(colours, adjacency)
+    while len(graph):
+        branch, node = np.nonzero(colours == shared[:, None])
+        graph = graph[branch]
+        here, edges = operations[graph], adjacency[graph]
+        colours = _individualised(colours[branch], node, here, edges)
+        order, shared, tied = _first_ties(colours, edges)
+        descended = _descended(colours.copy(), here, edges)
+        labels, bits = _written(here, edges, descended)
+        kept: dict[tuple[int, bytes], int] = {}
+        for row, owner in enumerate(graph.tolist()):
+            form = labels[row].tobytes() + bits[row].tobytes()
+            kept.setdefault((owner, form), row)
+            if not tied[row] and (owner not in found or form < found[owner][0]):
+                found[owner] = form, order[row]
+        rows = np.array([row for row in kept.values() if tied[row]], dtype=np.intp)
+        graph, colours, shared = graph[rows], colours[rows], shared[rows]
+    return np.array([found[owner][1] for owner in range(len(operations))])
 
 
 def orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArray[np.intp]:
@@ -126,24 +163,16 @@ def orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArra
 
 def _orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArray[np.intp]:
     colours = _mix(operations.astype(np.uint64) + np.uint64(2))
-    colours = _refine(colours, adjacency.astype(np.float64), _ROUNDS)
-    absent = operations < 0
-    colours[absent] = np.iinfo(np.uint64).max
-    order = np.argsort(colours, axis=1, kind="stable")
-    ordered = np.take_along_axis(colours, order, axis=1)
-    tie = (ordered[:, 1:] == ordered[:, :-1]) & ~np.take_along_axis(absent, order, axis=1)[:, 1:]
-    rows, places = np.nonzero(tie)
-    first, second = order[rows, places], order[rows, places + 1]
-    same = (adjacency[rows, first] == adjacency[rows, second]).all(axis=1) & (
-        adjacency[rows, :, first] == adjacency[rows, :, second]
-    ).all(axis=1)
-    for row in np.unique(rows[~same]):
-        present = int((~absent[row]).sum())
-        order[row, :present] = _untie(
-            operations[row, :present],
-            adjacency[row, :present, :present],
-            colours[row, :present],
-        )
+    colours = _coloured(colours, operations, adjacency)
+    order, _, tied = _first_ties(colours, adjacency)
+    rows = np.flatnonzero(tied)
+    if len(rows):
+        # Long thin graphs only need more rounds; what stays tied after them is symmetric.
+        here, edges = operations[rows], adjacency[rows]
+        colours = _coloured(colours[rows], here, edges, rounds=operations.shape[1])
+        order[rows], _, tied = _first_ties(colours, edges)
+        if tied.any():
+            order[rows[tied]] = _untie(here[tied], edges[tied], colours[tied])
     return order
 
 
@@ -160,7 +189,8 @@ def keys(
     found: list[str] = []
     for start in range(0, len(operations), _CHUNK):
         part = slice(start, start + _CHUNK)
-        labels, rows = _written(operations[part], adjacency[part])
+        order = _orders(operations[part], adjacency[part])
+        labels, rows = _written(operations[part], adjacency[part], order)
         for row, count in enumerate((labels >= 0).sum(axis=1).tolist()):
             form = prefix + labels[row, :count].tobytes() + rows[row, :count].tobytes()
             found.append(hashlib.blake2b(form, digest_size=16).hexdigest())
@@ -168,10 +198,9 @@ def keys(
 
 
 def _written(
-    operations: NDArray[np.int8], adjacency: NDArray[np.bool_]
+    operations: NDArray[np.int8], adjacency: NDArray[np.bool_], order: NDArray[np.intp]
 ) -> tuple[NDArray[np.int8], NDArray[np.uint64]]:
-    """Labels (n, m) in canonical order, and every node's successors there as bits (n, m)."""
-    order = _orders(operations, adjacency)
+    """Labels (n, m) in an order, and every node's successors in that order as bits (n, m)."""
     rank = np.argsort(order, axis=1)
     # Sums of different powers of two below 2**53 are exact in float64.
     bits = np.matmul(adjacency.astype(np.float64), np.exp2(rank)[:, :, None])[:, :, 0]
