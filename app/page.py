@@ -33,7 +33,7 @@ _FILES = (
 _MAX_UPLOAD = "10mb"
 _CSS = """
 .gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-#cell img, #tradeoff img { background: white; border-radius: 8px; }
+#cell img, .figure img { background: white; border-radius: 8px; }
 """
 
 
@@ -153,9 +153,9 @@ def classify(shown: Shown, id: str, image: "Image | None") -> tuple[dict[str, fl
     probabilities, milliseconds = classifier.classify(image)
     note = (
         f"{milliseconds:.2f} ms in onnxruntime; the image was brought to "
-        f"{' x '.join(map(str, classifier.input_shape[1:]))} pixels"
+        f"{' x '.join(map(str, classifier.info.input_shape[1:]))} pixels"
     )
-    return dict(zip(classifier.class_names, probabilities.tolist(), strict=True)), note
+    return dict(zip(classifier.info.class_names, probabilities.tolist(), strict=True)), note
 
 
 def layout_of(shown: Shown) -> "gradio.Blocks":
@@ -203,9 +203,14 @@ def layout_of(shown: Shown) -> "gradio.Blocks":
                 facts = gr.Markdown(shown.facts(first), elem_id="facts")
                 picture = gr.Image(
                     shown.picture(first),
-                    label="its cell: every line carries a node's output to those who read it",
+                    show_label=False,
                     interactive=False,
+                    buttons=["download", "fullscreen"],
                     elem_id="cell",
+                )
+                gr.Markdown(
+                    "The cell that the network repeats: each line carries a node's output to "
+                    "the nodes that read it."
                 )
             with gr.Column(scale=2):
                 files = gr.File(
@@ -234,7 +239,13 @@ def layout_of(shown: Shown) -> "gradio.Blocks":
         with gr.Row():
             for path in (shown.figure("latency", "macs"), shown.figure("progress")):
                 if path:
-                    gr.Image(path, show_label=False, interactive=False, elem_id="tradeoff")
+                    gr.Image(
+                        path,
+                        show_label=False,
+                        interactive=False,
+                        buttons=["download", "fullscreen"],
+                        elem_classes="figure",
+                    )
         chosen.change(select, [chosen], [facts, picture, files])
         listing.select(clicked, None, [chosen])
         button.click(try_it, [chosen, image], [answer, took], concurrency_limit=2)
