@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROUNDS = 4
+_MORE_ROUNDS = 32
+"""Fixed, since the key must not depend on the number of absent places."""
 _CHUNK = 1024
 _LAST = np.uint64(np.iinfo(np.uint64).max)
 """Colour of absent places."""
@@ -169,7 +171,7 @@ def _orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArr
     if len(rows):
         # Long thin graphs only need more rounds; what stays tied after them is symmetric.
         here, edges = operations[rows], adjacency[rows]
-        colours = _coloured(colours[rows], here, edges, rounds=operations.shape[1])
+        colours = _coloured(colours[rows], here, edges, rounds=_MORE_ROUNDS)
         order[rows], _, tied = _first_ties(colours, edges)
         if tied.any():
             order[rows[tied]] = _untie(here[tied], edges[tied], colours[tied])
