@@ -520,7 +520,6 @@ def count_with_fvcore(network: "nn.Module", input_shape: tuple[int, int, int]) -
     import warnings
 
     import torch
-    from fvcore.nn import FlopCountAnalysis
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     sample = next(network.parameters())
@@ -529,7 +528,9 @@ def count_with_fvcore(network: "nn.Module", input_shape: tuple[int, int, int]) -
     network.eval()
     try:
         with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore")  # fvcore uses what torch calls deprecated
+            from fvcore.nn import FlopCountAnalysis
+
             analysis = FlopCountAnalysis(network, image)
             analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
             found = analysis.by_operator()
