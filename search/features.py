@@ -18,7 +18,7 @@ from .strategies import FloatArray, Graphs, IntArray
 
 PATHS_UP_TO = 10
 """Graphs with more places than this are described by short walks instead of whole paths."""
-WALK_LENGTH = 3
+_DIGIT = 64
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,47 @@ class Roles:
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Sparse counts: graph `rows[i]` holds the thing `codes[i]` `counts[i]` times."""
+    """Sparse counts: graph i holds `codes[k]` `numbers[k]` times, k in starts[i]..starts[i + 1]."""
 
-    size: int
-    rows: IntArray
+    starts: IntArray
     codes: IntArray
-    counts: IntArray
+    numbers: IntArray
+
+    @staticmethod
+    def tally(size: int, rows: IntArray, codes: IntArray, numbers: IntArray | None) -> Occurrences:
+        """Sum up (row, code, number) triples; without numbers each counts once."""
+        words, word = np.unique(codes, return_inverse=True)
+        pairs, place = np.unique(rows * max(1, len(words)) + word, return_inverse=True)
+        numbers = np.bincount(place, numbers, minlength=len(pairs)).astype(np.int64)
+        starts = np.searchsorted(pairs, np.arange(size + 1) * max(1, len(words)))
+        return Occurrences(starts, words[pairs % max(1, len(words))], numbers)
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def rows(self) -> IntArray:
+        return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    def take(self, rows: IntArray) -> Occurrences:
+        """The graphs at these positions."""
+        sizes = np.diff(self.starts)[rows]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        place = np.repeat(self.starts[rows] - starts[:-1], sizes) + np.arange(starts[-1])
+        return Occurrences(starts, self.codes[place], self.numbers[place])
+
+    def recoded(self, words: IntArray, replacement: IntArray) -> Occurrences:
+        """The same with `words` (sorted, all codes that occur) replaced and summed up."""
+        codes = replacement[np.searchsorted(words, self.codes)]
+        return Occurrences.tally(len(self), self.rows, codes, self.numbers)
 
     def dense(self, vocabulary: IntArray) -> FloatArray:
-        """Counts (size, len(vocabulary)) of the codes in a sorted vocabulary; others are left."""
-        table = np.zeros((self.size, len(vocabulary)))
+        """Counts (n, len(vocabulary)) of the codes in a sorted vocabulary; others are left out."""
+        table = np.zeros((len(self), len(vocabulary)))
         if len(vocabulary):
             place = np.minimum(np.searchsorted(vocabulary, self.codes), len(vocabulary) - 1)
             known = vocabulary[place] == self.codes
-            table[self.rows[known], place[known]] = self.counts[known]
+            table[self.rows[known], place[known]] = self.numbers[known]
         return table
 
 
@@ -97,62 +124,75 @@ def shape(graphs: Graphs, live: NDArray[np.bool_]) -> FloatArray:
     ).astype(float)
 
 
-def paths(graphs: Graphs, live: NDArray[np.bool_], roles: Roles, labels: int) -> Occurrences:
+def paths(graphs: Graphs, live: NDArray[np.bool_], roles: Roles) -> Occurrences:
     """Label sequences of all live paths from the first node to a sink, wires passed over.
 
-    A sequence's code has its labels plus one as digits to the base labels + 1, first label first.
-    The number of paths grows exponentially with the nodes: meant for at most PATHS_UP_TO of them.
+    A sequence's code has its labels plus one as digits to the base 64, first label first. The
+    number of paths grows exponentially with the nodes: for at most PATHS_UP_TO places.
     """
-    wide = labels + 1
-    sinks = ~graphs.adjacency.any(axis=2)
+    labels, adjacency = graphs.labels.astype(np.int64), graphs.adjacency
+    sinks = ~adjacency.any(axis=2)
+    wire = np.isin(labels, list(roles.wires))
     found: list[tuple[IntArray, IntArray]] = []
 
     def extend(last: int, rows: IntArray, codes: IntArray) -> None:
         ends = sinks[rows, last]
         if ends.any():
             found.append((rows[ends], codes[ends]))
-        for j in range(last + 1, graphs.labels.shape[1]):
-            on = graphs.adjacency[rows, last, j] & live[rows, j]
+        for j in range(last + 1, labels.shape[1]):
+            on = adjacency[rows, last, j] & live[rows, j]
             if on.any():
-                further, label = rows[on], graphs.labels[rows[on], j].astype(np.int64)
-                kept = codes[on]
-                if roles.wires:
-                    passed = np.isin(label, list(roles.wires))
-                    kept = np.where(passed, kept, kept * wide + label + 1)
-                else:
-                    kept = kept * wide + label + 1
-                extend(j, further, kept)
+                further, kept = rows[on], codes[on]
+                extended = kept * _DIGIT + labels[further, j] + 1
+                extend(j, further, np.where(wire[further, j], kept, extended))
 
     start = np.flatnonzero(live[:, 0])
     extend(0, start, np.zeros(len(start), dtype=np.int64))
-    return _tally(len(graphs), found)
+    rows, codes = (np.concatenate(part) for part in zip(*found, strict=True)) if found else (
+        np.empty(0, dtype=np.int64),
+        np.empty(0, dtype=np.int64),
+    )
+    return Occurrences.tally(len(graphs), rows, codes, None)
 
 
-def _tally(size: int, found: list[tuple[IntArray, IntArray]]) -> Occurrences:
-    if not found:
-        none = np.empty(0, dtype=np.int64)
-        return Occurrences(size, none, none, none)
-    rows = np.concatenate([part[0] for part in found])
-    codes = np.concatenate([part[1] for part in found])
-    words, word = np.unique(codes, return_inverse=True)
-    pairs, number = np.unique(rows * len(words) + word, return_counts=True)
-    return Occurrences(size, pairs // len(words), words[pairs % len(words)], number)
-
-
-def spell(codes: IntArray, labels: int, ordered: bool = False) -> tuple[FloatArray, IntArray]:
-    """How often each label occurs in each code (k, labels), and the code without its order."""
-    wide = labels + 1
-    rest = codes.copy()
+def spell(codes: IntArray, labels: int) -> FloatArray:
+    """How often each label occurs in the sequence behind each code (k, labels)."""
     table = np.zeros((len(codes), labels))
+    rest = codes.copy()
     while rest.any():
-        digit = rest % wide
-        some = np.flatnonzero(digit)
-        np.add.at(table, (some, digit[some] - 1), 1.0)
-        rest //= wide
-    bag = np.zeros(len(codes), dtype=np.int64)
-    for label in range(labels):
-        bag = bag * 64 + table[:, label].astype(np.int64)
-    return table, bag
+        digit = rest % _DIGIT
+        some = np.flatnonzero((digit > 0) & (digit <= labels))
+        table[some, digit[some] - 1] += 1.0
+        rest = rest // _DIGIT
+    return table
+
+
+def bags(found: Occurrences) -> Occurrences:
+    """Paths without the order of their labels: codes are hashes of the multiset."""
+    words = np.unique(found.codes)
+    table = spell(words, _DIGIT - 1).astype(np.int64)
+    key = np.random.default_rng(0).integers(1, 2**40, size=_DIGIT - 1)
+    return found.recoded(words, table @ key)
+
+
+def reduced(graphs: Graphs, roles: Roles) -> Graphs:
+    """The graphs left when dead operations are removed and wires replaced by edges."""
+    if not roles.dead and not roles.wires:
+        return graphs
+    live = live_nodes(graphs, roles)
+    edges = graphs.adjacency & live[:, :, None] & live[:, None, :]
+    places = edges.shape[1]
+    wire = np.isin(graphs.labels, list(roles.wires)) & live
+    for j in range(places):
+        through = edges[:, :, j : j + 1] & edges[:, j : j + 1, :]
+        edges = edges | (through & wire[:, j][:, None, None])
+    keep = live & ~wire
+    order = np.argsort(~keep, axis=1, kind="stable")
+    labels = np.take_along_axis(np.where(keep, graphs.labels, -1), order, axis=1)
+    edges = edges & keep[:, :, None] & keep[:, None, :]
+    edges = np.take_along_axis(edges, order[:, :, None], axis=1)
+    edges = np.take_along_axis(edges, order[:, None, :], axis=2)
+    return Graphs(labels.astype(np.int8), edges)
 
 
 def walks(graphs: Graphs, live: NDArray[np.bool_], labels: int) -> FloatArray:

@@ -181,8 +181,8 @@ class Nasgem:
         offered = fresh_sample(space, history, max(30 * count, 300), rng)
         if len(offered) <= count:
             return offered
-        vectors = np.asarray(self.embedding(offered), dtype=float)
-        seen = None if history.candidates is None else self.embedding(history.candidates)
+        vectors = np.asarray(self.embedding(offered.graphs), dtype=float)
+        seen = None if history.candidates is None else self.embedding(history.candidates.graphs)
         return offered[spread(vectors, count, rng, seen)]
 
 

@@ -9,8 +9,9 @@ rest ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,46 +23,61 @@ from .features import (
     PATHS_UP_TO,
     Occurrences,
     Roles,
+    bags,
     counts,
     live_nodes,
     paths,
+    reduced,
     shape,
     spell,
     walks,
 )
-from .strategies import (
-    Candidates,
-    Embedding,
-    Fitted,
-    FloatArray,
-    Graphs,
-    IntArray,
-    Prediction,
-    Predictor,
-)
+from .strategies import Candidates, Embedding, FloatArray, Graphs, IntArray, Prediction
 
-GROUPS = ("counts", "shape", "paths", "bags", "walks", "embedding", "flat")
-"""Groups of features: live nodes per label; size and depth; label sequences of paths, with and
-without their order (small graphs only); short walks (large graphs only); the encoder's vector;
+STRUCTURE = ("counts", "paths", "bags", "walks")
+GROUPS = (*STRUCTURE, "shape", "embedding", "flat")
+"""Groups of features: live nodes per label; label sequences of paths, with and without their order
+(small graphs only); short walks (large graphs only); size and depth; the encoder's vector;
 adjacency and labels as they stand."""
-
-ROLE_GAIN = 2.0
-"""Evidence (nats) that a hypothesis about an operation's role must bring."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Descriptions of graphs under one hypothesis, before a vocabulary is chosen."""
+    """Descriptions of n graphs under one hypothesis about roles, before a vocabulary is chosen."""
 
-    dense: Mapping[str, FloatArray]
-    paths: Occurrences | None
+    dense: Mapping[str, NDArray[Any]]
+    paths: Occurrences | None = None
+    bags: Occurrences | None = None
+
+    def take(self, rows: IntArray) -> Raw:
+        return Raw(
+            {name: table[rows] for name, table in self.dense.items()},
+            None if self.paths is None else self.paths.take(rows),
+            None if self.bags is None else self.bags.take(rows),
+        )
 
 
-def describe(graphs: Graphs, roles: Roles, labels: int, groups: tuple[str, ...]) -> Raw:
-    """Everything the groups need from graphs alone (all groups but "embedding")."""
+Memo = Callable[[Candidates, Hashable, Callable[[Graphs], Raw]], Raw]
+"""(cells, what is computed, how) -> descriptions of the cells. A table computes them for all its
+rows once and looks them up; a space too large for that computes them each time (`compute`)."""
+
+
+def compute(candidates: Candidates, key: Hashable, how: Callable[[Graphs], Raw]) -> Raw:
+    """The memo that remembers nothing."""
+    return how(candidates.graphs)
+
+
+def describe(
+    graphs: Graphs,
+    roles: Roles,
+    labels: int,
+    groups: tuple[str, ...],
+    embedding: Embedding | None = None,
+) -> Raw:
+    """All that the groups need, from graphs with labels below `labels`."""
     live = live_nodes(graphs, roles)
     small = graphs.labels.shape[1] <= PATHS_UP_TO
-    dense: dict[str, FloatArray] = {}
+    dense: dict[str, NDArray[Any]] = {}
     if "counts" in groups:
         dense["counts"] = counts(graphs, live, labels)
     if "shape" in groups:
@@ -72,17 +88,240 @@ def describe(graphs: Graphs, roles: Roles, labels: int, groups: tuple[str, ...])
         upper = np.triu_indices(graphs.labels.shape[1], 1)
         one_hot = (graphs.labels[:, :, None] == np.arange(labels)).reshape(len(graphs), -1)
         dense["flat"] = np.concatenate([graphs.adjacency[:, upper[0], upper[1]], one_hot], axis=1)
-    found = None
-    if small and {"paths", "bags"} & set(groups):
-        found = paths(graphs, live, roles, labels)
-    return Raw(dense, found)
+    if "embedding" in groups and embedding is not None:
+        dense["embedding"] = embedding(reduced(graphs, roles))
+    if not small or not {"paths", "bags"} & set(groups):
+        return Raw(dense)
+    found = paths(graphs, live, roles)
+    return Raw(dense, found, bags(found) if "bags" in groups else None)
 
 
-Describe = Callable[[Candidates, Roles, int, tuple[str, ...]], Raw]
-"""`describe` for candidates; a table replaces it by a look-up."""
+@dataclass(frozen=True)
+class _Vocabulary:
+    """Which paths and bags are columns: those of the measured cells."""
+
+    paths: IntArray | None
+    bags: IntArray | None
+    labels: int
+
+    @staticmethod
+    def of(raw: Raw, labels: int) -> _Vocabulary:
+        return _Vocabulary(
+            None if raw.paths is None else np.unique(raw.paths.codes),
+            None if raw.bags is None else np.unique(raw.bags.codes),
+            labels,
+        )
+
+    def features(self, raw: Raw, groups: tuple[str, ...]) -> dict[str, NDArray[Any]]:
+        found = {name: raw.dense[name] for name in groups if name in raw.dense}
+        if "paths" in groups and raw.paths is not None and self.paths is not None:
+            found["paths"] = raw.paths.dense(self.paths)
+        if raw.bags is not None and self.bags is not None:
+            found["bags"] = raw.bags.dense(self.bags)
+        return found
+
+    def traits(self) -> dict[str, FloatArray]:
+        """What the weight of a column may depend on: its label; a path's labels and length."""
+        traits = {"counts": np.eye(self.labels)}
+        if self.paths is not None:
+            table = spell(self.paths, self.labels)
+            lengths = np.minimum(table.sum(axis=1), _LENGTHS - 1)
+            traits["paths"] = np.concatenate(
+                [table, lengths[:, None] == np.arange(_LENGTHS)], axis=1
+            )
+        return traits
 
 
-def describe_candidates(
-    candidates: Candidates, roles: Roles, labels: int, groups: tuple[str, ...]
-) -> Raw:
-    return describe(candidates.graphs, roles, labels, groups)
+_LENGTHS = 6
+_COLUMNS = {name: "common" for name in GROUPS if name != "shape"}
+
+
+@dataclass(frozen=True)
+class FittedPredictor:
+    """A predictor after fitting; see `GraphPredictor`."""
+
+    settings: GraphPredictor
+    process: GaussianProcess
+    roles: Roles
+    vocabulary: _Vocabulary
+    survival: GaussianProcess | None
+
+    def predict(self, candidates: Candidates) -> Prediction:
+        features = self._features(candidates)
+        latent, latent_std = self.process.latent(features)
+        noise = self.process.noise * self.process.target_scale**2
+        mean, std = self.process.in_units(latent, np.sqrt(latent_std**2 + noise))
+        feasible = np.ones(len(candidates))
+        if self.survival is not None:
+            feasible = np.clip(self.survival.predict(features)[0], 0.01, 1.0)
+        return Prediction(mean, std, latent, latent_std, feasible, self.process.warp)
+
+    def covariance(self, candidates: Candidates) -> FloatArray:
+        return self.process.covariance(self._features(candidates))
+
+    def _features(self, candidates: Candidates) -> dict[str, NDArray[Any]]:
+        raw = self.settings.raw(candidates, self.roles, self.vocabulary.labels, remember=True)
+        return self.vocabulary.features(raw, self.settings.groups)
+
+
+@dataclass(frozen=True)
+class GraphPredictor:
+    """A Gaussian process on groups of features of graphs; a `Predictor`.
+
+    Attributes:
+        groups: see GROUPS; those that do not apply to a graph's size are left out.
+        embedding: needed by the group "embedding".
+        memo: see `Memo`.
+        roles: whether to learn operations' roles.
+        warp: see `gemkit.regression.fit`.
+        stage: roles, warp and starting scales are learned anew whenever the number of trials
+            reaches a multiple of this, and from those trials alone, so that a search that is
+            resumed finds the same ones.
+        role_gain: evidence (nats) that a hypothesis about an operation must bring.
+    """
+
+    groups: tuple[str, ...] = (*STRUCTURE, "embedding")
+    embedding: Embedding | None = None
+    memo: Memo = compute
+    roles: bool = True
+    warp: str | tuple[str, float] = ("left", 0.3)
+    stage: int = 10
+    role_gain: float = 2.0
+    iterations: int = 60
+    learned: dict[bytes, Any] = field(default_factory=dict, compare=False, repr=False)
+
+    def __call__(self, candidates: Candidates, values: FloatArray) -> FittedPredictor:
+        """Fit to measured values (n,), nan where a trial failed. At least two must be finite."""
+        values = np.asarray(values, dtype=float)
+        done = np.flatnonzero(np.isfinite(values))
+        if len(done) < 2:
+            raise ValueError("a predictor needs at least two successful trials")
+        labels = int(candidates.graphs.labels.max()) + 1
+        staged = len(done) - len(done) % self.stage if len(done) > self.stage else len(done)
+        early = done[:staged]
+        roles, start, warp = self._learned(candidates[early], values[early], labels)
+        process, vocabulary = self._fit(
+            candidates[done],
+            values[done],
+            labels,
+            roles,
+            warp,
+            start,
+            self.iterations // 4 if staged < len(done) or start is not None else self.iterations,
+        )
+        survival = None
+        if len(done) < len(values):
+            raw = self.raw(candidates, roles, labels)
+            survival = regression.fit(
+                vocabulary.features(raw, self.groups),
+                np.isfinite(values).astype(float),
+                columns=_COLUMNS,
+                traits=vocabulary.traits(),
+            )
+        return FittedPredictor(self, process, roles, vocabulary, survival)
+
+    def raw(
+        self, candidates: Candidates, roles: Roles, labels: int, remember: bool = False
+    ) -> Raw:
+        def how(graphs: Graphs) -> Raw:
+            return describe(graphs, roles, labels, self.groups, self.embedding)
+
+        key = (roles, labels, self.groups)
+        return (self.memo if remember else compute)(candidates, key, how)
+
+    def _fit(
+        self,
+        candidates: Candidates,
+        values: FloatArray,
+        labels: int,
+        roles: Roles,
+        warp: Any,
+        start: FloatArray | None,
+        iterations: int,
+    ) -> tuple[GaussianProcess, _Vocabulary]:
+        raw = self.raw(candidates, roles, labels)
+        vocabulary = _Vocabulary.of(raw, labels)
+        process = regression.fit(
+            vocabulary.features(raw, self.groups),
+            values,
+            columns=_COLUMNS,
+            traits=vocabulary.traits(),
+            warp=warp,
+            start=start,
+            iterations=iterations,
+        )
+        return process, vocabulary
+
+    def _learned(
+        self, candidates: Candidates, values: FloatArray, labels: int
+    ) -> tuple[Roles, FloatArray, Any]:
+        """Roles, scales and warp for these trials, remembered."""
+        key = np.ascontiguousarray(candidates.keys).tobytes() + values.tobytes()
+        if key not in self.learned:
+            if len(self.learned) > 8:
+                self.learned.clear()
+            self.learned[key] = self._learn(candidates, values, labels)
+        found: tuple[Roles, FloatArray, Any] = self.learned[key]
+        return found
+
+    def _learn(
+        self, candidates: Candidates, values: FloatArray, labels: int
+    ) -> tuple[Roles, FloatArray, Any]:
+        def fitted(roles: Roles, start: FloatArray | None, iterations: int) -> GaussianProcess:
+            return self._fit(candidates, values, labels, roles, warp, start, iterations)[0]
+
+        warp: Any = ("left", 0.3) if self.warp == "auto" else self.warp
+        roles = Roles()
+        best = fitted(roles, None, self.iterations)
+        while self.roles:
+            trials = [
+                (fitted(other, best.parameters, self.iterations // 4), other)
+                for other in _neighbours(roles, candidates.graphs)
+            ]
+            if not trials:
+                break
+            process, other = max(trials, key=lambda pair: pair[0].evidence)
+            if process.evidence < best.evidence + self.role_gain:
+                break
+            roles, best = other, fitted(other, None, self.iterations)
+            best = max(best, process, key=lambda one: one.evidence)
+        if self.warp == "auto":
+            warps = []
+            for warp in regression.WARPS:
+                warps.append((fitted(roles, best.parameters, self.iterations // 2), warp))
+            best, warp = max(warps, key=lambda pair: pair[0].evidence)
+        return roles, best.parameters, warp
+
+
+def _neighbours(roles: Roles, graphs: Graphs) -> list[Roles]:
+    """Hypotheses that say otherwise about one label. The first node's label has no other role,
+    nor has a label that only stands at the end."""
+    labels = graphs.labels
+    inner = (labels >= 0) & graphs.adjacency.any(axis=2)
+    inner[:, 0] = False
+    found = []
+    for label in sorted(set(labels[inner].tolist()) - set(labels[:, 0].tolist())):
+        for dead, wire in ((False, False), (True, False), (False, True)):
+            other = Roles(
+                roles.dead - {label} | ({label} if dead else set()),
+                roles.wires - {label} | ({label} if wire else set()),
+            )
+            if other != roles:
+                found.append(other)
+    return found
+
+
+def nasgem_predictor(embedding: Embedding | None, memo: Memo = compute) -> GraphPredictor:
+    """NASGEM's predictor: structure and embedding, or structure alone without an embedding."""
+    groups = (*STRUCTURE, "embedding") if embedding is not None else STRUCTURE
+    return GraphPredictor(groups, embedding, memo)
+
+
+def embedding_predictor(embedding: Embedding, memo: Memo = compute) -> GraphPredictor:
+    """The embedding alone, for other strategies `+embedding`."""
+    return GraphPredictor(("embedding",), embedding, memo, roles=False)
+
+
+def flat_predictor(memo: Memo = compute) -> GraphPredictor:
+    """Adjacency and labels as they stand: the encoding of plain Bayesian optimisation."""
+    return GraphPredictor(("flat",), None, memo, roles=False)

@@ -192,8 +192,8 @@ class History:
         return candidates[keep]
 
 
-Embedding = Callable[[Candidates], NDArray[Any]]
-"""Cells to vectors (n, d). `embedding_of_graphs` makes one from a function of graphs."""
+Embedding = Callable[[Graphs], NDArray[Any]]
+"""Graphs to vectors (n, d), such as a trained encoder's."""
 
 Strategy = Callable[[Space, History, int, np.random.Generator], Candidates]
 """(space, history, count, rng) -> at most `count` distinct cells not yet evaluated (fewer only when
@@ -234,13 +234,6 @@ class Fitted(Protocol):
 
 Predictor = Callable[[Candidates, FloatArray], Fitted]
 """(cells, values with nan for failures) -> fitted predictor."""
-
-
-def embedding_of_graphs(
-    embed: Callable[[NDArray[np.int8], NDArray[np.bool_]], NDArray[Any]],
-) -> Embedding:
-    """An embedding of candidates from a function of (labels, adjacency), such as an encoder's."""
-    return lambda candidates: embed(candidates.graphs.labels, candidates.graphs.adjacency)
 
 
 def efficiency_factor(macs: ArrayLike, reference: float, weight: float = -0.07) -> FloatArray:
