@@ -1,0 +1,265 @@
+"""Weisfeiler-Lehman subtree features of many labelled directed graphs at once.
+
+Every round gives each node a new label that stands for its old label and the multiset of its
+neighbours' old labels; a graph's features are the counts of all its labels (Shervashidze et al.
+2011). Labels are shared by all graphs of one call.
+
+A new label is found by hashing, and then checked: all nodes that got one label are compared, label
+by label, with the first of them. A collision of hashes is therefore found with certainty, and the
+round repeated with another hash.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Direction = Literal["successors", "predecessors", "both"]
+"""Which neighbours a node looks at; "both" keeps them apart."""
+
+Labels = NDArray[np.int32]
+
+_CHUNK = 1024
+_ATTEMPTS = 16
+_COMMON = 0.02
+
+
+@dataclass(frozen=True)
+class Features:
+    """WL features of n graphs.
+
+    Attributes:
+        counts: for every round, from 0, how often each label that occurs in two graphs or more
+            occurs in each graph: sparse (n, number of such labels) float32.
+        own: (rounds + 1, n), each graph's kernel value with itself by round, labels that occur in
+            no other graph included.
+    """
+
+    counts: "tuple[csr_matrix, ...]"
+    own: NDArray[np.float64]
+
+    def __len__(self) -> int:
+        return int(self.own.shape[1])
+
+
+def refine(
+    labels: NDArray[Any],
+    adjacency: NDArray[np.bool_],
+    rounds: int,
+    direction: Direction = "successors",
+) -> list[Labels]:
+    """Labels of all nodes after 0 to `rounds` rounds of refinement.
+
+    Args:
+        labels: (n, m) integer labels, negative where there is no node.
+        adjacency: (n, m, m) bool, [b, i, j] an edge i -> j; none at absent places.
+        rounds: number of refinements, at least 0.
+
+    Returns:
+        rounds + 1 arrays (n, m) of labels 0, 1, ..., -1 where there is no node. Equal numbers in
+        one array mean equal labels, whatever graph they are in.
+    """
+    present = labels >= 0
+    numbered = np.full(labels.shape, -1, dtype=np.int32)
+    numbered[present] = np.unique(labels[present], return_inverse=True)[1]
+    found = [numbered]
+    for _ in range(rounds):
+        found.append(_refined(found[-1], present, adjacency, direction))
+    return found
+
+
+def _refined(
+    labels: Labels, present: NDArray[np.bool_], adjacency: NDArray[np.bool_], direction: Direction
+) -> Labels:
+    """One round. Few labels are counted; many are hashed, and the result is checked."""
+    kinds = int(labels.max(initial=-1)) + 1
+    sides = 2 if direction == "both" else 1
+    bits = int(labels.shape[1]).bit_length()  # enough for the count of one label
+    exact = (sides * kinds * bits) + kinds.bit_length() <= 52
+    new = np.full(labels.shape, -1, dtype=np.int32)
+    for attempt in range(_ATTEMPTS):
+        if exact:  # own label and all counts side by side in one number below 2 ** 52
+            codes = np.exp2(np.arange(kinds) * bits)
+            signatures = labels.astype(np.uint64)
+            for sums in _sums(labels, codes, adjacency, direction):
+                signatures = (signatures << np.uint64(kinds * bits)) + sums
+        else:
+            signatures = _mix(labels.astype(np.uint64) + np.uint64(attempt << 32))
+            codes = _hash(kinds, attempt).astype(np.float64)
+            for sums in _sums(labels, codes, adjacency, direction):
+                signatures = _mix(signatures * np.uint64(5) + sums)
+        _, first, new[present] = np.unique(
+            signatures[present], return_index=True, return_inverse=True
+        )
+        if exact or _agree(labels, adjacency, direction, new, np.flatnonzero(present)[first]):
+            return new
+    raise RuntimeError("every hash tried gave one number to different labels")
+
+
+def _sums(
+    labels: Labels, codes: NDArray[np.float64], adjacency: NDArray[np.bool_], direction: Direction
+) -> Iterator[NDArray[np.uint64]]:
+    """For each side looked at, the sum of the neighbours' codes (n, m).
+
+    Codes below 2 ** 46 make sums of up to 64 neighbours exact in float64, so that a matrix
+    product can add them.
+    """
+    values = np.append(codes, 0.0)[labels][:, :, None]  # an absent place (-1) has code 0
+    for side in ("successors", "predecessors"):
+        if direction not in (side, "both"):
+            continue
+        sums = np.empty(labels.shape)
+        for start in range(0, len(labels), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            edges = adjacency[part].astype(np.float64)
+            if side == "predecessors":
+                edges = edges.transpose(0, 2, 1)
+            np.matmul(edges, values[part], out=sums[part, :, None])
+        yield sums.astype(np.uint64)
+
+
+def _agree(
+    labels: Labels,
+    adjacency: NDArray[np.bool_],
+    direction: Direction,
+    new: Labels,
+    first: NDArray[np.intp],
+) -> bool:
+    """Whether all nodes with one new label have the same old label and neighbours' old labels.
+
+    Args:
+        new: the labels to check.
+        first: for each new label a node that has it, as flat position.
+    """
+    flat = new.ravel()
+    shared = np.bincount(flat[flat >= 0], minlength=len(first)) > 1
+    nodes = np.flatnonzero((flat >= 0) & shared[flat])
+    compared = first[flat[nodes]]
+    old = labels.ravel()
+    if not np.array_equal(old[nodes], old[compared]):
+        return False
+    numbers = np.cumsum(shared) - 1
+    for side in ("successors", "predecessors"):
+        if direction in (side, "both"):
+            expected = _neighbours(labels, adjacency, side, first[shared])
+            for start in range(0, len(nodes), _CHUNK * 32):
+                part = nodes[start : start + _CHUNK * 32]
+                around = _neighbours(labels, adjacency, side, part)
+                if not np.array_equal(around, expected[numbers[flat[part]]]):
+                    return False
+    return True
+
+
+def _neighbours(
+    labels: Labels, adjacency: NDArray[np.bool_], side: str, nodes: NDArray[np.intp]
+) -> Labels:
+    """Old labels of each node's neighbours in ascending order, (len(nodes), m), filled with -1."""
+    graphs, places = np.divmod(nodes, labels.shape[1])
+    edges = adjacency[graphs, places] if side == "successors" else adjacency[graphs, :, places]
+    return np.sort(np.where(edges, labels[graphs], np.int32(-1)), axis=1)
+
+
+def _hash(kinds: int, attempt: int) -> NDArray[np.uint64]:
+    """Codes of 46 bits for the labels 0 to kinds - 1, others at each attempt."""
+    return _mix(np.arange(kinds, dtype=np.uint64) + np.uint64((attempt + 1) << 32)) >> np.uint64(18)
+
+
+def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Scramble 64-bit words (the finaliser of splitmix64, Steele et al. 2014)."""
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def features(
+    labels: NDArray[Any],
+    adjacency: NDArray[np.bool_],
+    rounds: int,
+    direction: Direction = "successors",
+) -> Features:
+    """WL features of many graphs; arguments as for `refine`."""
+    return count(refine(labels, adjacency, rounds, direction))
+
+
+def count(refined: Sequence[Labels]) -> Features:
+    """Count in each graph the labels of each round; `refined` as from `refine`."""
+    from scipy.sparse import csr_matrix
+
+    counts, own = [], []
+    for labels in refined:
+        graphs, places = np.nonzero(labels >= 0)
+        kinds = int(labels.max(initial=-1)) + 1
+        # Equal (graph, label) pairs become one entry with their number.
+        pairs, times = np.unique(
+            graphs * np.int64(kinds) + labels[graphs, places], return_counts=True
+        )
+        rows, columns = np.divmod(pairs, max(kinds, 1))
+        own.append(np.bincount(rows, weights=times.astype(float) ** 2, minlength=len(labels)))
+        shared = np.bincount(columns, minlength=kinds) > 1
+        kept = shared[columns]
+        numbers = (np.cumsum(shared) - 1)[columns[kept]]
+        counts.append(
+            csr_matrix(
+                (times[kept].astype(np.float32), (rows[kept], numbers)),
+                shape=(len(labels), int(shared.sum())),
+            )
+        )
+    return Features(tuple(counts), np.array(own))
+
+
+def gram(
+    features: Features, weights: Sequence[float] | None = None, normalise: bool = False
+) -> NDArray[np.float64]:
+    """Kernel values of all pairs of graphs, (n, n).
+
+    Args:
+        weights: a factor for each round, from round 0; all 1 by default (the plain kernel).
+        normalise: divide each value by the root of both graphs' values with themselves.
+    """
+    weighted, counts, own = _weighted(features, weights)
+    # Labels that many graphs share are multiplied faster densely.
+    graphs = np.bincount(counts.indices, minlength=counts.shape[1])
+    often = graphs > _COMMON * len(features)
+    common, rare = np.flatnonzero(often), np.flatnonzero(~often)
+    found = (weighted[:, rare] @ counts[:, rare].T).toarray().astype(np.float64)
+    found += weighted[:, common].toarray() @ counts[:, common].toarray().T
+    np.fill_diagonal(found, own)
+    if normalise:
+        found /= np.sqrt(own[:, None] * own)
+    return found
+
+
+def pairwise(
+    features: Features,
+    first: NDArray[np.integer],
+    second: NDArray[np.integer],
+    weights: Sequence[float] | None = None,
+    normalise: bool = False,
+) -> NDArray[np.float64]:
+    """Kernel values of the pairs (first[k], second[k]) of graphs, (k,); arguments as `gram`."""
+    weighted, counts, own = _weighted(features, weights)
+    found = np.asarray(weighted[first].multiply(counts[second]).sum(axis=1), dtype=np.float64)
+    found = np.where(first == second, own[first], found.ravel())
+    if normalise:
+        found /= np.sqrt(own[first] * own[second])
+    return found
+
+
+def _weighted(
+    features: Features, weights: Sequence[float] | None
+) -> "tuple[csr_matrix, csr_matrix, NDArray[np.float64]]":
+    """Counts of all rounds side by side, with and without weights, and values with themselves."""
+    from scipy.sparse import diags, hstack
+
+    counts = hstack(features.counts, format="csr")
+    if weights is None:
+        return counts, counts, features.own.sum(axis=0)
+    if len(weights) != len(features.counts):
+        raise ValueError(f"{len(weights)} weights for {len(features.counts)} rounds of labels")
+    scale = np.repeat(np.asarray(weights, float), [part.shape[1] for part in features.counts])
+    return counts @ diags(scale, format="csr"), counts, weights @ features.own
