@@ -109,17 +109,17 @@ def latency_ms(
 
 def _files(models: Sequence[str], folder: Path) -> dict[str, Path]:
     """The file of each model; names of networks are exported to `folder`."""
-    from gemkit.baselines import BASELINES
-
     named = [model for model in models if not _is_file(model)]
-    for name in named:
-        if name not in BASELINES:
-            raise UserError(
-                f"{name!r} is neither an ONNX file nor a network known by name: "
-                f"those are {', '.join(BASELINES)}"
-            )
     shape, classes = IMAGENET_SHAPE, IMAGENET_CLASSES
     if named:
+        from gemkit.baselines import BASELINES
+
+        for name in named:
+            if name not in BASELINES:
+                raise UserError(
+                    f"{name!r} is neither an ONNX file nor a network known by name: "
+                    f"those are {', '.join(BASELINES)}"
+                )
         for model in models:
             info = _info(Path(model)) if model not in named else None
             if info is not None:
