@@ -267,7 +267,10 @@ def cli(context: click.Context) -> None:
 def _console(json_file: str | None) -> "Console":
     from rich.console import Console
 
-    return Console(stderr=json_file == "-", highlight=False, soft_wrap=True)
+    console = Console(stderr=json_file == "-", highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = 140  # a file or a pipe has room for whole tables
+    return console
 
 
 def _deliver_json(value: object, json_file: str | None) -> None:

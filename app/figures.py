@@ -346,11 +346,11 @@ def tradeoff_figure(
                 label=label,
                 zorder=3,
             )
-    _spread_labels(axes, [*models, *baselines], {p.name for p in baselines})
     axes.margins(0.08, 0.12)
     axes.autoscale_view()
     if limit is not None:
         _budget_line(axes, *limit)
+    _spread_labels(axes, [*models, *baselines], {p.name for p in baselines})
     _titled(axes, title, x_label, "accuracy")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     if trials or models or baselines:
@@ -361,25 +361,28 @@ def tradeoff_figure(
 
 
 def _spread_labels(axes: Axes, points: Sequence[Point], second: set[str]) -> None:
-    """Name the points, each label pushed up or down until it is clear of those before it."""
-    axes.margins(0.08, 0.12)
-    axes.autoscale_view()
-    transform = axes.transData
-    taken: list[tuple[float, float]] = []
+    """Name the points: to the left in the right half, and clear of the names before."""
+    low, high = axes.get_xlim()
+    taken: list[tuple[bool, float, float]] = []
     for point in sorted(points, key=lambda point: -point.accuracy):
-        x, y = transform.transform((point.cost, point.accuracy))
+        x, y = axes.transData.transform((point.cost, point.accuracy))
+        right = point.cost < low + 0.6 * (high - low)
         offset = 0.0
         for step in (0, -13, 13, -26, 26, -39, 39):
             offset = step
-            if all(abs(y + step - other) > 12 or abs(x - left) > 110 for left, other in taken):
+            if all(
+                side != right or abs(y + step - other) > 12 or abs(x - place) > 110
+                for side, place, other in taken
+            ):
                 break
-        taken.append((x, y + offset))
+        taken.append((right, x, y + offset))
         axes.annotate(
             point.name,
             (point.cost, point.accuracy),
-            xytext=(7, offset * 0.72),
+            xytext=(7 if right else -7, offset * 0.72),
             textcoords="offset points",
             fontsize=8,
+            ha="left" if right else "right",
             va="center",
             color=BASELINE if point.name in second else FOUND,
             zorder=4,
@@ -441,9 +444,9 @@ def progress_figure(
 
 
 def predicted_figure(
-    measured: ArrayLike, mean: ArrayLike, deviation: ArrayLike, title: str, unit: str
+    measured: ArrayLike, mean: ArrayLike, deviation: ArrayLike, title: str
 ) -> Figure:
-    """Predicted against measured values with 90 % intervals; perfect ones lie on the diagonal."""
+    """Predicted against measured accuracies with 90 % intervals, beside the diagonal."""
     measured, mean, deviation = (
         np.asarray(values, dtype=float) for values in (measured, mean, deviation)
     )
@@ -460,6 +463,8 @@ def predicted_figure(
         markeredgecolor="white",
         markeredgewidth=0.5,
     )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     low, high = min(measured.min(), mean.min()), max(measured.max(), mean.max())
     margin = (high - low) * 0.06 or 0.01
     axes.plot(
@@ -470,7 +475,7 @@ def predicted_figure(
         linestyle=(0, (5, 3)),
     )
     inside = float(np.mean(np.abs(measured - mean) <= 1.645 * deviation))
-    _titled(axes, title, f"measured {unit}", f"predicted {unit}, before it was measured")
+    _titled(axes, title, "measured accuracy", "predicted accuracy, before it was measured")
     axes.annotate(
         f"{100 * inside:.0f} % of {len(measured)} inside their 90 % interval",
         (0.02, 0.97),

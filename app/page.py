@@ -212,6 +212,15 @@ def layout_of(shown: Shown) -> "gradio.Blocks":
                     "The cell that the network repeats: each line carries a node's output to "
                     "the nodes that read it."
                 )
+                for path in (shown.figure("latency", "macs"), shown.figure("progress")):
+                    if path:
+                        gr.Image(
+                            path,
+                            show_label=False,
+                            interactive=False,
+                            buttons=["download", "fullscreen"],
+                            elem_classes="figure",
+                        )
             with gr.Column(scale=2):
                 files = gr.File(
                     shown.files(first),
@@ -235,16 +244,6 @@ def layout_of(shown: Shown) -> "gradio.Blocks":
                         [[path] for path in shown.examples()],
                         [image],
                         label="images of the test set",
-                    )
-        with gr.Row():
-            for path in (shown.figure("latency", "macs"), shown.figure("progress")):
-                if path:
-                    gr.Image(
-                        path,
-                        show_label=False,
-                        interactive=False,
-                        buttons=["download", "fullscreen"],
-                        elem_classes="figure",
                     )
         chosen.change(select, [chosen], [facts, picture, files])
         listing.select(clicked, None, [chosen])

@@ -134,7 +134,6 @@ def draw(run: Run) -> dict[str, str]:
             figures.predicted_figure(
                 *np.array(predicted).T,
                 title="Predicted and measured accuracy of the trials",
-                unit="accuracy",
             ),
         )
     embedding = _embedding(run)

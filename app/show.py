@@ -1,5 +1,6 @@
 """`gemkit show`: a run as tables, or one of its cells as text and picture."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOWN = 20
+_HEADS = ("network", "accuracy", "MACs", "params", "memory", "p50", "p90", "p99", "parity", "state")
+
+
+def _networks(entries: Sequence[Mapping[str, Any]], width: int) -> tuple[Any, Any]:
+    """Heads and rows of the networks, with as many columns as the terminal has room for."""
+    left_out = {"p90"} if width >= 90 else {"p90", "parity"}
+    if all(entry["state"] == "done" for entry in entries):
+        left_out.add("state")
+    kept = [place for place, head in enumerate(_HEADS) if head not in left_out]
+    rows = [[tables.model_row(entry)[place] for place in kept] for entry in entries]
+    return [_HEADS[place] for place in kept], rows
 
 
 def show_run(folder: Path, console: "Console", everything: bool = False) -> dict[str, Any]:
@@ -38,14 +50,8 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
         f"seed {content['run']['seed']}"
     )
     if networks:
-        console.print(
-            _table(
-                Table,
-                "networks",
-                tables.MODEL_HEADS,
-                [tables.model_row(entry) for entry in networks],
-            )
-        )
+        heads, rows = _networks(networks, console.width)
+        console.print(_table(Table, "networks", heads, rows))
     if trials:
         shown = tables.best_trials(trials)
         if not everything:
@@ -68,13 +74,49 @@ def _table(kind: Any, title: str, heads: Any, rows: Any) -> Any:
     from rich.box import SIMPLE_HEAD
     from rich.text import Text
 
-    table = kind(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD)
+    table = kind(
+        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
+    )
     for place, head in enumerate(heads):
-        numeric = head not in ("network", "id", "state")
+        numeric = head not in ("network", "id", "state", "model", "provider", "precision")
         table.add_column(head, justify="right" if numeric and place else "left", no_wrap=True)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table
+
+
+def measurement_table(found: Sequence[Mapping[str, Any]]) -> Any:
+    """Measurements as a table for the terminal."""
+    from rich.table import Table
+
+    heads = (
+        "model",
+        "provider",
+        "precision",
+        "threads",
+        "batch",
+        "p50",
+        "p90",
+        "p99",
+        "images/s",
+        "load",
+        "size",
+    )
+    rows = [
+        (
+            one["model"],
+            one["provider"].removesuffix("ExecutionProvider"),
+            one["precision"],
+            str(one["threads"]),
+            str(one["batch"]),
+            *(tables.latency(one["latency_ms"], part) for part in ("p50", "p90", "p99")),
+            f"{one['throughput']:,.0f}",
+            f"{one['load_ms']:.1f} ms",
+            tables.size(one["file_bytes"]),
+        )
+        for one in found
+    ]
+    return _table(Table, "latency", heads, rows)
 
 
 def find(content: dict[str, Any], id: str, where: Path) -> dict[str, Any]:

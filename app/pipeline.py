@@ -1,0 +1,748 @@
+"""The steps from data to measured ONNX files, as functions.
+
+    run = search("digits", Budget(macs=3_000_000, params=100_000), out="runs/first")
+    models = train(run)
+    export(run)
+    bench(run)
+
+or all of them by `run`. Each step works on what the one before left in the run's folder, and can
+be repeated: what is done already is left alone.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from gemkit import __version__
+from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton, skeleton_for
+from gemkit.budget import Budget, check_feasible, format_latency
+from gemkit.cell import Cell
+from gemkit.cost import cost, count_with_fvcore
+from gemkit.data import Dataset, load
+from gemkit.errors import UserError
+from gemkit.files import write_bytes, write_json
+from gemkit.machine import usable_cores
+from gemkit.store import Run, Trial, is_run
+
+from . import tables
+from .final import Job, Outcome, restored, train_all
+from .progress import bar, default_console
+
+if TYPE_CHECKING:
+    from gemkit.train import Recipe
+
+DEFAULT_TRIALS = 24
+TOP = 3
+RECIPE = "standard"
+_EXAMPLES = 8
+_TOLERANCE = 0.03
+"""A network is planned to take so much less than a latency budget, for the noise of measuring."""
+
+
+def default_budget(skeleton: Skeleton) -> Budget:
+    """What is aimed for when no limit is given, by the size of the images."""
+    side = min(skeleton.input_shape[1:])
+    if side <= 12:
+        return Budget(macs=3_000_000, params=100_000)
+    if side <= 96:
+        return Budget(macs=20_000_000, params=500_000)
+    return Budget(macs=300_000_000, params=3_000_000)
+
+
+def default_out(data: str, resume: bool) -> Path:
+    """`runs/DATA`, or the next free `runs/DATA-2` and so on; the last one there to resume."""
+    name = data.partition("@")[0].rstrip("/").partition(":")
+    stem = Path(name[2]).stem if name[2] else name[0]
+    first = Path("runs") / (stem or "run")
+    path, number = first, 1
+    while is_run(path):
+        number += 1
+        following = first.with_name(f"{first.name}-{number}")
+        if resume and not is_run(following):
+            break
+        path = following
+    return path
+
+
+def _opened(run: Run | Path | str) -> Run:
+    """The run, open for writing; a run that is open for reading is opened a second time."""
+    return Run.open(run.path if isinstance(run, Run) else run, write=True)
+
+
+# ---- search
+
+
+def search(
+    data: str = "digits",
+    budget: Budget | None = None,
+    *,
+    out: Path | str | None = None,
+    nodes: int = 30,
+    aggregation: str = "concat",
+    trials: int | None = None,
+    time_limit: float | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
+    strategy: str = "nasgem",
+    encoder: Path | str | None = None,
+    epochs: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    console: Console | None = None,
+    command: str | None = None,
+) -> Run:
+    """Search for cells that fit a budget; everything found is in the run's folder.
+
+    Args:
+        data: as `gemkit.data.load` takes it.
+        budget: hard limits; without any, `default_budget`.
+        out: the run's folder, by default `default_out`.
+        nodes: of the complete graph whose sub-graphs are candidates.
+        trials: networks trained on the proxy task.
+        time_limit: seconds after which no new trial is started.
+        workers: processes; by default one per core.
+        dask: address of a Dask scheduler that runs the trials instead.
+        encoder: a graph encoder's file; by default the one that comes with gemkit.
+        epochs: of a trial; by default those of the proxy recipe.
+        resume: continue the run in `out`.
+        command: what to write into the report as the way to repeat this.
+
+    Returns:
+        the run, open for reading.
+
+    Raises:
+        UserError: an input is unusable or no network fits the budget; nothing was written then.
+    """
+    console = console or default_console()
+    path = Path(out) if out is not None else default_out(data, resume)
+    if is_run(path) and not resume:
+        raise UserError(
+            f"{path} already holds a run: continue it with --resume or choose another --out"
+        )
+    dataset = load(data)
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
+    given = budget or Budget()
+    budget = given
+    if not any((given.macs, given.params, given.latency_ms, given.memory_bytes)):
+        budget = replace(default_budget(skeleton), precision=given.precision)
+    check_feasible(budget, skeleton)
+    if budget.latency_ms is not None:
+        smallest = Architecture((Cell(("input", "conv1x1"), ((0, 1),)),), skeleton, MIN_WIDTH)
+        check_feasible(budget, skeleton, _measured(smallest))
+    raise NotImplementedError
+
+
+# ---- latency
+
+
+def _measured(architecture: Architecture, rounds: int = 5) -> float:
+    """Milliseconds of an architecture here: p50, batch 1, one thread; its weights do not matter."""
+    return _measured_all([architecture], rounds)[0]
+
+
+def _measured_all(architectures: Sequence[Architecture], rounds: int = 5) -> list[float]:
+    from gemkit.export.benchmark import latency_ms
+
+    with tempfile.TemporaryDirectory(prefix="gemkit-") as folder:
+        paths = []
+        for index, architecture in enumerate(architectures):
+            paths.append(Path(folder) / f"{index}.onnx")
+            _export_plain(architecture, paths[-1])
+        return latency_ms(paths, rounds=rounds)
+
+
+def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | None, float]:
+    """The architecture at the largest width, at most its own, that is measured inside a limit.
+
+    Returns:
+        the architecture, None when even the smallest width is too slow, and its milliseconds.
+    """
+    aim = limit * (1 - _TOLERANCE)
+    found = _measured(architecture)
+    if found <= aim:
+        return architecture, found
+    low, high = MIN_WIDTH - 1, architecture.width  # inside (or none), outside
+    best: tuple[Architecture | None, float] = None, found
+    while high - low > 1:
+        # Latency grows about linearly with the width; halving protects from a bad guess.
+        guess = int(high * aim / found) if best[0] is None else (low + high) // 2
+        width = min(max(guess, low + 1), high - 1)
+        candidate = replace(architecture, width=width)
+        milliseconds = _measured(candidate)
+        if milliseconds <= aim:
+            low, best = width, (candidate, milliseconds)
+        else:
+            high, found = width, milliseconds
+    return best
+
+
+# ---- train
+
+
+def train(
+    run: Run | Path | str,
+    ids: Sequence[str] = (),
+    *,
+    top: int = TOP,
+    recipe: str = RECIPE,
+    epochs: int | None = None,
+    data: str | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Train networks of a run on all training data and take their test accuracy, once.
+
+    The networks are the `ids`, or the `top` best trials in the search's own order. Where the run
+    has a latency budget each is first measured and, if need be, narrowed until it fits; one that
+    fits at no width, or whose training fails, is replaced by the next best. One torchvision
+    network of about the first one's size is trained beside them under the same recipe. Networks
+    that are trained already are left alone.
+
+    Args:
+        recipe: a name in `gemkit.train.RECIPES`.
+        epochs: instead of the recipe's.
+        data: other data of the same shape and number of classes.
+
+    Returns:
+        the models trained, under the names that programs read.
+
+    Raises:
+        UserError: no run, no such id, or data of another shape.
+    """
+    from gemkit.train import RECIPES
+
+    console = console or default_console()
+    with _opened(run) as opened:
+        dataset = load(data or opened.config["data"])
+        skeleton = _skeleton(opened)
+        if (dataset.input_shape, dataset.classes) != (skeleton.input_shape, skeleton.classes):
+            raise UserError(
+                f"{data} has {dataset.classes} classes of {dataset.input_shape} images, but "
+                f"{opened.path} was searched for {skeleton.classes} of {skeleton.input_shape}"
+            )
+        chosen = _chosen_trials(opened, ids)
+        schedule = RECIPES[recipe] if epochs is None else RECIPES[recipe].with_epochs(epochs)
+        wanted = len(ids) or min(top, len(chosen))
+        opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
+        _train_models(opened, dataset, chosen, wanted, schedule, device, workers, console)
+        _keep_examples(opened.path, dataset)
+        models = [model for model in opened.models() if model["accuracy"] is not None]
+        console.print(f"next: gemkit export {opened.path}")
+        return models
+
+
+def _skeleton(run: Run) -> Skeleton:
+    return Skeleton.from_json(run.setting("skeleton"), where=f"{run.path}: skeleton")
+
+
+def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
+    """The trials to train in full: those named, or all that are done, the best first."""
+    from . import show
+
+    trials = run.trials()
+    if ids:
+        content = {"models": [], "trials": [trial.to_json() for trial in trials]}
+        named = [show.find(content, id, run.path)["id"] for id in dict.fromkeys(ids)]
+        by_id = {trial.id: trial for trial in trials}
+        return [by_id[id] for id in named]
+    done = [trial for trial in trials if trial.accuracy is not None]
+    if not done:
+        raise UserError(
+            f"{run.path} has no finished trial: run `gemkit search --out {run.path} --resume` first"
+        )
+    return ranked(done)
+
+
+def ranked(trials: Sequence[Trial]) -> list[Trial]:
+    """Finished trials by accuracy on the validation part; fewer MACs first among equals."""
+    return sorted(trials, key=lambda trial: (-(trial.accuracy or 0.0), trial.macs, trial.index))
+
+
+def _train_models(
+    run: Run,
+    dataset: Dataset,
+    chosen: Sequence[Trial],
+    wanted: int,
+    recipe: "Recipe",
+    device: str,
+    workers: int | None,
+    console: Console,
+) -> None:
+    """Train until `wanted` of the chosen are trained (or none is left), and the baseline."""
+    waiting = list(chosen)
+    while True:
+        models = {model["id"]: model for model in run.models()}
+        good = [t for t in chosen if models.get(t.id, {}).get("state") == "done"]
+        missing = wanted - len(good)
+        jobs: list[Job] = []
+        while waiting and len(jobs) < missing:
+            trial = waiting.pop(0)
+            known = models.get(trial.id)
+            if known and known["state"] in ("done", "failed"):
+                continue
+            job = _planned(run, trial, known, console)
+            if job is not None:
+                jobs.append(job)
+        baseline = _planned_baseline(run, dataset)
+        if baseline is not None:
+            jobs.append(baseline)
+        if not jobs:
+            break
+        _run_jobs(run, dataset, jobs, recipe, device, workers or usable_cores(), console)
+
+
+def _planned(
+    run: Run, trial: Trial, known: Mapping[str, Any] | None, console: Console
+) -> Job | None:
+    """A trial's network as a job, narrowed to the latency budget; None when it cannot fit."""
+    skeleton = _skeleton(run)
+    architecture = Architecture((trial.cell,), skeleton, trial.width)
+    extra: dict[str, Any] = {"trial": trial.index, "validation_accuracy": trial.accuracy}
+    limit = run.budget.latency_ms
+    if known and known["width"]:  # decided before an interruption
+        architecture = replace(architecture, width=known["width"])
+    elif limit is not None:
+        fitting, milliseconds = narrowed(architecture, limit)
+        if fitting is None:
+            run.put_model(
+                trial.id,
+                cell=trial.cell.to_json(),
+                state="failed",
+                error=f"measured {format_latency(milliseconds)} even at the smallest width",
+            )
+            console.print(f"  {trial.id} fits {format_latency(limit)} at no width: next one taken")
+            return None
+        if fitting.width < trial.width:
+            console.print(
+                f"  {trial.id} narrowed from width {trial.width} to {fitting.width} to stay "
+                f"within {format_latency(limit)} (measured {format_latency(milliseconds)})"
+            )
+        architecture = fitting
+        extra["measured_before_training_ms"] = milliseconds
+    price = cost(architecture, run.budget.precision)
+    run.put_model(
+        trial.id,
+        cell=architecture.cells[0].to_json(),
+        width=architecture.width,
+        macs=price.macs,
+        params=price.params,
+        peak_memory_bytes=price.peak_memory_bytes,
+        seed=trial.seed,
+        state="queued",
+        extra=extra,
+    )
+    return Job(trial.id, architecture, {}, trial.seed, run.path / "models" / trial.id)
+
+
+def _run_jobs(
+    run: Run,
+    dataset: Dataset,
+    jobs: Sequence[Job],
+    recipe: "Recipe",
+    device: str,
+    workers: int,
+    console: Console,
+) -> None:
+    console.print(
+        f"training {tables.number(len(jobs), 'network')} "
+        f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
+        f"{len(dataset.y_train):,} images, {tables.number(min(workers, len(jobs)), 'worker')}"
+    )
+    epochs = dict.fromkeys((job.name for job in jobs), 0)
+    with bar(console, "epochs", recipe.epochs * len(jobs)) as advance:
+
+        def tell(name: str, done: int, total: int) -> None:
+            epochs[name] = done
+            advance(completed=sum(epochs.values()))
+
+        for job in jobs:
+            _put(run, job, state="running")
+        for job, outcome in train_all(jobs, dataset, recipe, device, workers, tell):
+            _finish(run, job, outcome)
+            text = (
+                f"failed: {outcome.error}"
+                if outcome.accuracy is None
+                else f"{tables.percent(outcome.accuracy)} on {len(dataset.y_test):,} test images"
+            )
+            console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
+
+
+def _put(run: Run, job: Job, **values: Any) -> None:
+    (run.put_baseline if job.architecture is None else run.put_model)(job.name, **values)
+
+
+def _finish(run: Run, job: Job, outcome: Outcome) -> None:
+    entries = run.baselines() if job.architecture is None else run.models()
+    extra = next((entry["extra"] for entry in entries if entry["id"] == job.name), None) or {}
+    _put(
+        run,
+        job,
+        state="failed" if outcome.accuracy is None else "done",
+        error=outcome.error,
+        accuracy=outcome.accuracy,
+        seconds=outcome.seconds,
+        epochs=outcome.epochs,
+        extra={
+            **extra,
+            "curve": outcome.curve,
+            "images_per_second": outcome.images_per_second,
+        },
+    )
+    if job.architecture is not None and outcome.accuracy is not None:
+        write_json(job.folder / "cell.json", job.architecture.cells[0].to_json())
+
+
+def _planned_baseline(run: Run, dataset: Dataset) -> Job | None:
+    """The torchvision network of about the size of the first model; None when it is trained."""
+    from gemkit.baselines import nearest_baseline
+
+    known = run.baselines()
+    if any(entry["state"] in ("done", "failed") for entry in known):
+        return None
+    if known:
+        return _baseline_job(run, known[0])
+    models = [model for model in run.models() if model["macs"] is not None]
+    if not models:
+        return None
+    first = models[0]
+    price = cost(_architecture(run, first), run.budget.precision)
+    name, network = nearest_baseline(dataset.input_shape, dataset.classes, price)
+    macs, params = count_with_fvcore(network, dataset.input_shape)
+    limits = {"max_macs": price.macs, "max_params": price.params}
+    run.put_baseline(
+        name, macs=macs, params=params, seed=run.seed, state="queued", extra={"limits": limits}
+    )
+    return _baseline_job(run, run.baselines()[0])
+
+
+def _baseline_job(run: Run, entry: Mapping[str, Any]) -> Job:
+    limits = (entry["extra"] or {}).get("limits", {})
+    return Job(entry["id"], None, limits, entry["seed"], run.path / "baselines" / entry["id"])
+
+
+def _architecture(run: Run, model: Mapping[str, Any]) -> Architecture:
+    where = f"{run.path}: model {model['id']}"
+    return Architecture((Cell.from_json(model["cell"], where),), _skeleton(run), model["width"])
+
+
+def _model_job(run: Run, model: Mapping[str, Any]) -> Job:
+    folder = run.path / "models" / model["id"]
+    return Job(model["id"], _architecture(run, model), {}, model["seed"], folder)
+
+
+def _keep_examples(folder: Path, dataset: Dataset) -> None:
+    """A few test images as files, for `predict` and the page to be tried with."""
+    import io
+
+    from PIL import Image
+
+    if dataset.input_shape[0] not in (1, 3) or (folder / "examples").is_dir():
+        return
+    for index in np.linspace(0, len(dataset.y_test) - 1, _EXAMPLES).astype(int):
+        pixels = dataset.x_test[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        label = "".join(
+            c if c.isalnum() else "-" for c in dataset.class_names[dataset.y_test[index]]
+        )
+        write_bytes(folder / "examples" / f"{index:05d}-{label}.png", buffer.getvalue())
+
+
+# ---- export
+
+
+def export(
+    run: Run | Path | str,
+    ids: Sequence[str] = (),
+    *,
+    out: Path | str | None = None,
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Write the trained networks of a run as ONNX files that were checked and fit the budget.
+
+    Each file is compared with PyTorch, its network counted by fvcore and, where the budget limits
+    latency, measured; what does not hold is not delivered. Files that are there are left alone.
+
+    Args:
+        ids: only these models.
+        out: also copy the files to this folder, as `ID.onnx`.
+
+    Returns:
+        the models, under the names that programs read.
+
+    Raises:
+        UserError: no run, no such model, or nothing trained yet.
+    """
+    console = console or default_console()
+    with _opened(run) as opened:
+        models = _chosen_models(opened, ids)
+        dataset = load(opened.config["data"])
+        jobs = [_model_job(opened, model) for model in models]
+        entries = [
+            (job, model)
+            for job, model in zip(jobs, models, strict=True)
+            if not (model["onnx"] and (opened.path / model["onnx"]).is_file())
+        ]
+        for entry in opened.baselines():
+            path = entry["onnx"]
+            if entry["accuracy"] is not None and not (path and (opened.path / path).is_file()):
+                entries.append((_baseline_job(opened, entry), entry))
+        with bar(console, "networks exported", len(entries)) as advance:
+            for index, (job, entry) in enumerate(entries):
+                _export_one(opened, job, entry, dataset, console)
+                advance(completed=index + 1)
+        chosen = {model["id"] for model in models}
+        delivered = [model for model in opened.models() if model["id"] in chosen]
+        if out is not None:
+            for model in delivered:
+                if model["onnx"]:
+                    content = (opened.path / model["onnx"]).read_bytes()
+                    write_bytes(Path(out) / f"{model['id']}.onnx", content)
+        console.print(f"next: gemkit bench {opened.path}")
+        return delivered
+
+
+def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
+    from . import show
+
+    trained = [model for model in run.models() if model["accuracy"] is not None]
+    if not trained:
+        raise UserError(f"{run.path} has no trained network: run `gemkit train {run.path}` first")
+    if not ids:
+        return [model for model in trained if model["state"] == "done"]
+    content = {"models": trained, "trials": []}
+    return [show.find(content, id, run.path) for id in dict.fromkeys(ids)]
+
+
+def _export_one(
+    run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, console: Console
+) -> None:
+    from gemkit.export.benchmark import latency_ms
+    from gemkit.export.exporter import export_onnx
+
+    network = restored(job, dataset)
+    budget = run.budget
+    macs, params = count_with_fvcore(network, dataset.input_shape)
+    if job.architecture is not None:
+        for what, limit, found in (("MACs", budget.macs, macs), ("params", budget.params, params)):
+            if limit is not None and found > limit:
+                raise RuntimeError(f"{job.name} has {found} {what}, the budget is {limit}")
+    path = job.folder / "model.onnx"
+    exported = export_onnx(
+        network,
+        path,
+        input_shape=dataset.input_shape,
+        class_names=dataset.class_names,
+        mean=dataset.mean,
+        std=dataset.std,
+        images=dataset.x_test[:64],
+        test=(dataset.x_test, dataset.y_test),
+        metadata={
+            "id": job.name,
+            "accuracy": entry["accuracy"],
+            "budget": budget.to_json(),
+            "data": dataset.name,
+            "macs": macs,
+            "params": params,
+            "version": __version__,
+        },
+        seed=run.seed,
+    )
+    values: dict[str, Any] = {
+        "onnx": str(path.relative_to(run.path)),
+        "parity_max_abs": exported.parity_max_abs,
+    }
+    text = (
+        f"  {job.name}: {exported.file_bytes / 1000:.0f} kB, parity "
+        f"{exported.parity_max_abs:.1e}, accuracy of the file {tables.percent(exported.accuracy)}"
+    )
+    if job.architecture is not None and budget.latency_ms is not None:
+        milliseconds = latency_ms([path], rounds=7)[0]
+        text += f", {format_latency(milliseconds)}"
+        if milliseconds > budget.latency_ms:
+            path.unlink()
+            reason = f"measured {format_latency(milliseconds)} when it was exported"
+            values = {"onnx": None, "state": "failed", "error": reason}
+            text += ": over the budget, not delivered"
+    _put(run, job, **values)
+    if job.architecture is not None:
+        _draw(run, job, entry)
+    console.print(text)
+
+
+def _draw(run: Run, job: Job, entry: Mapping[str, Any]) -> None:
+    from . import figures, show
+
+    assert job.architecture is not None
+    cell = job.architecture.cells[0]
+    figure = figures.cell_figure(cell, f"Cell {job.name}", show.describe(dict(entry), cell))
+    figures.save(figure, job.folder / "cell.png")
+
+
+def _export_plain(architecture: Architecture, path: Path) -> None:
+    """Export an untrained architecture, to measure its latency."""
+    import torch
+    from gemkit.export.exporter import export_onnx
+    from torch import nn
+
+    from gemkit.network import build
+
+    network = build(architecture)
+    # Fresh batch norms are all alike, and the exporter would share their biases.
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.bias, std=0.1)
+            nn.init.normal_(module.running_mean, std=0.1)
+    channels = architecture.skeleton.input_shape[0]
+    with torch.random.fork_rng():
+        export_onnx(
+            network,
+            path,
+            input_shape=architecture.skeleton.input_shape,
+            class_names=[str(index) for index in range(architecture.skeleton.classes)],
+            mean=[0.5] * channels,
+            std=[0.25] * channels,
+        )
+
+
+# ---- bench
+
+
+def bench(
+    *what: Run | Path | str,
+    threads: Sequence[int] = (1,),
+    batch: Sequence[int] = (1,),
+    provider: Sequence[str] = ("cpu",),
+    console: Console | None = None,
+) -> list[dict[str, Any]]:
+    """Measure a run's ONNX files and baselines, or any files and networks by name.
+
+    A run's measurements are stored in it, and its report is written anew.
+
+    Args:
+        what: one run, or ONNX files and names in `gemkit.baselines.BASELINES`.
+
+    Returns:
+        the measurements, under the names that programs read.
+
+    Raises:
+        UserError: something cannot be measured.
+    """
+    from gemkit.export.benchmark import benchmark
+
+    console = console or default_console()
+    runs = [item for item in what if isinstance(item, Run) or Path(item).is_dir()]
+    if runs and len(what) > 1:
+        raise UserError("give one run alone, or ONNX files and names of networks without a run")
+    options: dict[str, Any] = {"threads": threads, "batches": batch, "providers": provider}
+    if not runs:
+        models = [str(item) for item in what]
+        with bar(console, "measuring", 100) as advance:
+            found = benchmark(models, progress=lambda share: advance(int(100 * share)), **options)
+        _print_measurements(found, console)
+        return found
+    with _opened(runs[0]) as opened:
+        content = opened.to_json()
+        entries = [
+            (kind, entry)
+            for kind in ("models", "baselines")
+            for entry in content[kind]
+            if entry["onnx"] and (opened.path / entry["onnx"]).is_file()
+        ]
+        if not any(kind == "models" for kind, _ in entries):
+            raise UserError(
+                f"{opened.path} has no ONNX file to measure: run `gemkit export {opened.path}` "
+                "first"
+            )
+        console.print(
+            f"measuring {tables.number(len(entries), 'ONNX file')} side by side, in rounds"
+        )
+        paths = [str(opened.path / entry["onnx"]) for _, entry in entries]
+        with bar(console, "measuring", 100) as advance:
+            found = benchmark(paths, progress=lambda share: advance(int(100 * share)), **options)
+        for (kind, entry), path in zip(entries, paths, strict=True):
+            own = [
+                {**one, "model": entry["id"], "id": entry["id"], "onnx": entry["onnx"]}
+                for one in found
+                if one["model"] == path
+            ]
+            _keep_measurements(opened, kind, entry, own)
+        named = dict(zip(paths, (entry["id"] for _, entry in entries), strict=True))
+        found = [{**one, "model": named[one["model"]]} for one in found]
+        _print_measurements(found, console)
+        _finish_report(opened)
+        console.print(f"report: {opened.path / 'report.md'}")
+        console.print(f"next: gemkit app {opened.path}")
+    return found
+
+
+def _keep_measurements(
+    run: Run, kind: str, entry: Mapping[str, Any], own: Sequence[dict[str, Any]]
+) -> None:
+    """Store measurements; those of the same conditions replace older ones."""
+    conditions = ("provider", "precision", "threads", "batch")
+    known = {tuple(one[name] for name in conditions): one for one in entry["measurements"] or []}
+    known |= {tuple(one[name] for name in conditions): one for one in own}
+    values: dict[str, Any] = {"measurements": list(known.values())}
+    plain = known.get(("CPUExecutionProvider", "fp32", 1, 1))
+    if plain is not None:
+        values["latency_ms"] = plain["latency_ms"]
+    (run.put_model if kind == "models" else run.put_baseline)(entry["id"], **values)
+    write_json(run.path / kind / entry["id"] / "bench.json", values["measurements"])
+
+
+def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) -> None:
+    from .show import measurement_table
+
+    console.print(measurement_table(found))
+    for one in found:
+        for note in one.get("notes", ()):
+            console.print(f"  {one['model']}: {note}", markup=False)
+
+
+def _finish_report(run: Run) -> None:
+    from . import report
+
+    report.write(run)
+
+
+# ---- all
+
+
+def run(
+    data: str = "digits",
+    budget: Budget | None = None,
+    *,
+    top: int = TOP,
+    recipe: str = RECIPE,
+    epochs: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    **options: Any,
+) -> Run:
+    """All steps: search, train the best, export, measure, report. Arguments as theirs."""
+    console = console or default_console()
+    found = search(
+        data,
+        budget,
+        epochs=epochs,
+        device=device,
+        workers=workers,
+        resume=resume,
+        console=console,
+        **options,
+    )
+    path = found.path
+    found.close()
+    quiet = Console(quiet=True)
+    raise NotImplementedError

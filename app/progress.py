@@ -1,0 +1,48 @@
+"""What a person sees while a step runs: sentences, and a bar where there is a terminal."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+Advance = Callable[..., None]
+"""Called with `completed=N` or `text=...` (or both) to move a bar."""
+
+
+def default_console() -> Console:
+    """Where the Python functions report when nobody says where: a terminal's standard error."""
+    return Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
+
+
+@contextmanager
+def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
+    """A progress bar with the time left; without a terminal it prints nothing."""
+    progress = Progress(
+        TextColumn("  {task.description}"),
+        BarColumn(bar_width=28),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with progress:
+        task = progress.add_task(text, total=total, note="")
+
+        def advance(completed: int | None = None, note: str | None = None) -> None:
+            values = {} if note is None else {"note": note}
+            progress.update(task, completed=completed, **values)
+
+        yield advance
