@@ -81,7 +81,9 @@ class Warp:
         sign = 1.0 if self.side == "left" else -1.0
         gap = sign * (self.edge - values) / self.spread
         curved = -np.log(np.maximum(gap, 0.0) + self.offset)
-        return np.asarray(sign * np.where(gap < 0, -np.log(self.offset) - gap / self.offset, curved))
+        return np.asarray(
+            sign * np.where(gap < 0, -np.log(self.offset) - gap / self.offset, curved)
+        )
 
     def inverse(self, scores: FloatArray) -> FloatArray:
         if self.side == "none":
@@ -89,9 +91,7 @@ class Warp:
         sign = 1.0 if self.side == "left" else -1.0
         z = sign * scores
         top = -np.log(self.offset)
-        gap = np.where(
-            z > top, (top - z) * self.offset, np.exp(-np.minimum(z, top)) - self.offset
-        )
+        gap = np.where(z > top, (top - z) * self.offset, np.exp(-np.minimum(z, top)) - self.offset)
         return np.asarray(self.edge - sign * gap * self.spread)
 
     def log_slope(self, targets: FloatArray) -> float:
@@ -102,7 +102,15 @@ class Warp:
         return float(-np.log((gap + self.offset) * self.spread).sum())
 
 
-WARPS = (("none", 1.0), ("left", 0.1), ("left", 0.3), ("left", 1.0), ("right", 0.1), ("right", 0.3), ("right", 1.0))
+WARPS = (
+    ("none", 1.0),
+    ("left", 0.1),
+    ("left", 0.3),
+    ("left", 1.0),
+    ("right", 0.1),
+    ("right", 0.3),
+    ("right", 1.0),
+)
 """What `fit(..., warp="auto")` chooses from, as (side, offset)."""
 
 

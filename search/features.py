@@ -9,6 +9,7 @@ hypothesis holds is decided by evidence in `predictor`. Source: ours; paths afte
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,15 @@ class Occurrences:
     @property
     def rows(self) -> IntArray:
         return np.repeat(np.arange(len(self)), np.diff(self.starts))
+
+    @staticmethod
+    def concatenate(parts: Sequence[Occurrences]) -> Occurrences:
+        sizes = np.concatenate([np.diff(part.starts) for part in parts])
+        return Occurrences(
+            np.concatenate([[0], np.cumsum(sizes)]),
+            np.concatenate([part.codes for part in parts]),
+            np.concatenate([part.numbers for part in parts]),
+        )
 
     def take(self, rows: IntArray) -> Occurrences:
         """The graphs at these positions."""
@@ -148,9 +158,13 @@ def paths(graphs: Graphs, live: NDArray[np.bool_], roles: Roles) -> Occurrences:
 
     start = np.flatnonzero(live[:, 0])
     extend(0, start, np.zeros(len(start), dtype=np.int64))
-    rows, codes = (np.concatenate(part) for part in zip(*found, strict=True)) if found else (
-        np.empty(0, dtype=np.int64),
-        np.empty(0, dtype=np.int64),
+    rows, codes = (
+        (np.concatenate(part) for part in zip(*found, strict=True))
+        if found
+        else (
+            np.empty(0, dtype=np.int64),
+            np.empty(0, dtype=np.int64),
+        )
     )
     return Occurrences.tally(len(graphs), rows, codes, None)
 
@@ -186,13 +200,16 @@ def reduced(graphs: Graphs, roles: Roles) -> Graphs:
     for j in range(places):
         through = edges[:, :, j : j + 1] & edges[:, j : j + 1, :]
         edges = edges | (through & wire[:, j][:, None, None])
-    keep = live & ~wire
+    return compacted(Graphs(graphs.labels, edges), live & ~wire)
+
+
+def compacted(graphs: Graphs, keep: NDArray[np.bool_]) -> Graphs:
+    """The graphs with only the nodes (n, m) in `keep`, absent places last."""
     order = np.argsort(~keep, axis=1, kind="stable")
     labels = np.take_along_axis(np.where(keep, graphs.labels, -1), order, axis=1)
-    edges = edges & keep[:, :, None] & keep[:, None, :]
+    edges = graphs.adjacency & keep[:, :, None] & keep[:, None, :]
     edges = np.take_along_axis(edges, order[:, :, None], axis=1)
-    edges = np.take_along_axis(edges, order[:, None, :], axis=2)
-    return Graphs(labels.astype(np.int8), edges)
+    return Graphs(labels.astype(np.int8), np.take_along_axis(edges, order[:, None, :], axis=2))
 
 
 def walks(graphs: Graphs, live: NDArray[np.bool_], labels: int) -> FloatArray:

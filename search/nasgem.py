@@ -105,7 +105,9 @@ class Nasgem:
         if not len(pool):
             return filled(space, history, pool, count, rng)
         prediction = fitted.predict(pool)
-        threshold = prediction.scale(np.full(len(pool), history.best) / pool.scores(np.ones(len(pool))))
+        threshold = prediction.scale(
+            np.full(len(pool), history.best) / pool.scores(np.ones(len(pool)))
+        )
         desirable = self._acquire(prediction.latent, prediction.latent_std, threshold)
         desirable = desirable + np.log(np.maximum(prediction.feasible, 1e-12))
         pool = pool.noted(
@@ -160,7 +162,10 @@ class Nasgem:
             return np.array([np.argmax(desirable)] * count, dtype=np.int64)
         short = np.argsort(-desirable, kind="stable")[: max(self.shortlist, 4 * count)]
         covariance = fitted.covariance(pool[short])
-        mean, feasible = prediction.latent[short], np.log(np.maximum(prediction.feasible[short], 1e-12))
+        mean, feasible = (
+            prediction.latent[short],
+            np.log(np.maximum(prediction.feasible[short], 1e-12)),
+        )
         taken: list[int] = []
         for _ in range(min(count, len(short))):
             std = np.sqrt(np.maximum(np.diag(covariance), 1e-12))

@@ -9,7 +9,7 @@ rest ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +54,18 @@ class Raw:
             {name: table[rows] for name, table in self.dense.items()},
             None if self.paths is None else self.paths.take(rows),
             None if self.bags is None else self.bags.take(rows),
+        )
+
+    @staticmethod
+    def concatenate(parts: Sequence[Raw]) -> Raw:
+        def joined(found: list[Occurrences | None]) -> Occurrences | None:
+            known = [one for one in found if one is not None]
+            return Occurrences.concatenate(known) if known else None
+
+        return Raw(
+            {name: np.concatenate([part.dense[name] for part in parts]) for name in parts[0].dense},
+            joined([part.paths for part in parts]),
+            joined([part.bags for part in parts]),
         )
 
 
@@ -220,9 +232,7 @@ class GraphPredictor:
             )
         return FittedPredictor(self, process, roles, vocabulary, survival)
 
-    def raw(
-        self, candidates: Candidates, roles: Roles, labels: int, remember: bool = False
-    ) -> Raw:
+    def raw(self, candidates: Candidates, roles: Roles, labels: int, remember: bool = False) -> Raw:
         def how(graphs: Graphs) -> Raw:
             return describe(graphs, roles, labels, self.groups, self.embedding)
 

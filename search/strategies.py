@@ -349,9 +349,7 @@ class LocalSearch:
         failures = 0
         for position, score in enumerate(scores):
             restart = position >= self.initial and failures >= self.patience
-            if np.isfinite(score) and (
-                incumbent is None or restart or score > scores[incumbent]
-            ):
+            if np.isfinite(score) and (incumbent is None or restart or score > scores[incumbent]):
                 incumbent, failures = position, 0
             elif position >= self.initial:
                 failures += 1
@@ -399,13 +397,15 @@ def strategy(
     *,
     initial: int | None = None,
     predictor: Predictor | None = None,
+    memo: Any = None,
     **options: Any,
 ) -> Strategy:
     """The strategy of that name (one of STRATEGIES).
 
     `embedding` is needed by `nasgem` and by every `...+embedding`; `initial` is the number of cells
     before the first decision that uses results (default: each strategy's own); `predictor` replaces
-    the one that belongs to the name; `options` are fields of `Nasgem`, `Evolution` or
+    the one that belongs to the name; `memo` is how cells are described (`predictor.Memo`, for
+    tables `TableSpace.memo`); `options` are fields of `Nasgem`, `Evolution` or
     `LocalSearch`. Raises UserError for an unknown name, ValueError for a missing embedding.
 
     `bo` is Gaussian-process Bayesian optimisation on the flat encoding (adjacency and operations):
@@ -420,6 +420,7 @@ def strategy(
         raise UserError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
     if initial is not None:
         options["initial"] = initial
+    remember = memo or predictors.compute
     base, _, with_embedding = name.partition("+")
     if with_embedding or base == "nasgem":
         if embedding is None and predictor is None:
@@ -427,20 +428,20 @@ def strategy(
     if name == "random":
         return random_search
     if base == "nasgem":
-        chosen = predictor or predictors.nasgem_predictor(embedding)
+        chosen = predictor or predictors.nasgem_predictor(embedding, remember)
         return nasgem_module.Nasgem(predictor=chosen, embedding=embedding, **options)
     if base == "bo":
         chosen = predictor or (
-            predictors.embedding_predictor(embedding)
+            predictors.embedding_predictor(embedding, remember)
             if embedding is not None and with_embedding
-            else predictors.flat_predictor()
+            else predictors.flat_predictor(remember)
         )
         return nasgem_module.Nasgem(
             predictor=chosen, embedding=embedding if with_embedding else None, **options
         )
     if with_embedding and predictor is None:
         assert embedding is not None
-        predictor = predictors.embedding_predictor(embedding)
+        predictor = predictors.embedding_predictor(embedding, remember)
     if base == "evolution":
         return Evolution(predictor=predictor, **options)
     return LocalSearch(predictor=predictor, **options)
