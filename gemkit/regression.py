@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 FloatArray = NDArray[np.float64]
 Features = Mapping[str, ArrayLike] | ArrayLike
 
-_CHUNK = 8192
+_CHUNK = 2048
 _JITTER = 1e-8
 _QUANTILES = np.array([-1.64, -1.04, -0.67, -0.39, -0.13, 0.13, 0.39, 0.67, 1.04, 1.64])
 """Ten equally probable values of a standard normal variable."""
@@ -162,11 +163,12 @@ class GaussianProcess:
         count = len(groups[self.names[0]])
         mean = np.empty(count)
         variance = np.empty(count)
+        inverse_factor = self.inverse_factor.T.astype(np.float32)
         for start in range(0, count, _CHUNK):
             part = slice(start, start + _CHUNK)
             cross = self._cross({name: groups[name][part] for name in self.names})
             mean[part] = cross @ self.weights
-            solved = cross @ self.inverse_factor.T
+            solved = cross @ inverse_factor
             variance[part] = self.amplitudes.sum() - np.einsum("ij,ij->i", solved, solved)
         variance = np.maximum(variance, 1e-12) + (self.noise if noise else 0.0)
         return (
@@ -184,11 +186,15 @@ class GaussianProcess:
         solved = self._cross(groups) @ self.inverse_factor.T
         return np.asarray(self.target_scale**2 * (prior - solved @ solved.T))
 
-    def _cross(self, groups: Mapping[str, FloatArray]) -> FloatArray:
-        cross: FloatArray = np.zeros((len(groups[self.names[0]]), len(self.weights)))
+    def _cross(self, groups: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
+        """Covariance of new rows with the fitted ones, (n, fitted); in single precision, which is
+        several times faster and far more exact than any measurement."""
+        count = len(groups[self.names[0]])
+        cross: NDArray[np.float32] = np.zeros((count, len(self.weights)), dtype=np.float32)
         for g, name in enumerate(self.names):
-            squared = _squared_distances(self.scalings[g](groups[name]), self.rows[g])
-            cross += self.amplitudes[g] * _matern(squared)
+            rows = self.scalings[g](groups[name]).astype(np.float32)
+            squared = _squared_distances(rows, self.rows[g].astype(np.float32))
+            cross += np.float32(self.amplitudes[g]) * _matern(squared)
         return cross
 
 
@@ -201,7 +207,7 @@ def _groups(features: Features) -> dict[str, FloatArray]:
     return groups
 
 
-def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
+def _squared_distances(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     squared = a @ b.T
     squared *= -2.0
     squared += np.einsum("ij,ij->i", a, a)[:, None]
@@ -209,10 +215,15 @@ def _squared_distances(a: FloatArray, b: FloatArray) -> FloatArray:
     return np.asarray(np.maximum(squared, 0.0, out=squared))
 
 
-def _matern(squared: FloatArray) -> FloatArray:
-    t = np.sqrt(squared)
+def _matern(squared: NDArray[Any]) -> NDArray[Any]:
+    """Matern-5/2 of squared distances, which are overwritten."""
+    t = np.sqrt(squared, out=squared)
     t *= _ROOT5
-    return np.asarray((1.0 + t + t * t / 3.0) * np.exp(-t))
+    decay = np.exp(-t)
+    t *= t / 3.0 + 1.0
+    t += 1.0
+    t *= decay
+    return t
 
 
 def fit(
@@ -345,7 +356,7 @@ class _Problem:
         self.bounds = (
             [(-9.0, 4.0)] * self.groups
             + [(-2.5, 4.0)] * self.groups
-            + [(-12.0, 1.5)]
+            + [(-8.0, 1.5)]
             + [(-6.0, 3.0)] * slopes
         )
         self.diagonal = np.diag_indices(len(y))

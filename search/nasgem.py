@@ -105,9 +105,8 @@ class Nasgem:
         if not len(pool):
             return filled(space, history, pool, count, rng)
         prediction = fitted.predict(pool)
-        threshold = prediction.scale(
-            np.full(len(pool), history.best) / pool.scores(np.ones(len(pool)))
-        )
+        equal = np.full(len(pool), history.best) / pool.scores(np.ones(len(pool)))
+        threshold = prediction.scale(equal)
         desirable = self._acquire(prediction.latent, prediction.latent_std, threshold)
         desirable = desirable + np.log(np.maximum(prediction.feasible, 1e-12))
         pool = pool.noted(
@@ -142,6 +141,8 @@ class Nasgem:
         assert history.candidates is not None
         best = history.candidates[history.ranking()[: self.parents]]
         parts = [space.sample(rng, self.random)]
+        if len(parts[0]) < self.random:
+            return history.fresh(parts[0])  # That is the whole space.
         if self.mutants:
             parts.append(space.mutate(rng, best, self.mutants))
         if self.crossovers and len(best) > 1:

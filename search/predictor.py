@@ -180,15 +180,15 @@ class FittedPredictor:
 class GraphPredictor:
     """A Gaussian process on groups of features of graphs; a `Predictor`.
 
+    Roles, warp and the scales to start from are learned anew at certain numbers of trials only
+    (`_stage`), and from those first trials alone, so that a resumed search finds the same ones.
+
     Attributes:
         groups: see GROUPS; those that do not apply to a graph's size are left out.
         embedding: needed by the group "embedding".
         memo: see `Memo`.
         roles: whether to learn operations' roles.
         warp: see `gemkit.regression.fit`.
-        stage: roles, warp and starting scales are learned anew whenever the number of trials
-            reaches a multiple of this, and from those trials alone, so that a search that is
-            resumed finds the same ones.
         role_gain: evidence (nats) that a hypothesis about an operation must bring.
     """
 
@@ -197,7 +197,6 @@ class GraphPredictor:
     memo: Memo = compute
     roles: bool = True
     warp: str | tuple[str, float] = ("left", 0.3)
-    stage: int = 10
     role_gain: float = 2.0
     iterations: int = 60
     learned: dict[bytes, Any] = field(default_factory=dict, compare=False, repr=False)
@@ -209,7 +208,7 @@ class GraphPredictor:
         if len(done) < 2:
             raise ValueError("a predictor needs at least two successful trials")
         labels = int(candidates.graphs.labels.max()) + 1
-        staged = len(done) - len(done) % self.stage if len(done) > self.stage else len(done)
+        staged = _stage(len(done))
         early = done[:staged]
         roles, start, warp = self._learned(candidates[early], values[early], labels)
         process, vocabulary = self._fit(
@@ -293,14 +292,19 @@ class GraphPredictor:
             process, other = max(trials, key=lambda pair: pair[0].evidence)
             if process.evidence < best.evidence + self.role_gain:
                 break
-            roles, best = other, fitted(other, None, self.iterations)
-            best = max(best, process, key=lambda one: one.evidence)
+            roles, best = other, fitted(other, process.parameters, self.iterations // 2)
         if self.warp == "auto":
             warps = []
             for warp in regression.WARPS:
                 warps.append((fitted(roles, best.parameters, self.iterations // 2), warp))
             best, warp = max(warps, key=lambda pair: pair[0].evidence)
         return roles, best.parameters, warp
+
+
+def _stage(done: int) -> int:
+    """How many of the first trials roles, warp and starting scales are learned from."""
+    step = 10 if done < 50 else 25 if done < 150 else 50
+    return done - done % step if done >= step else done
 
 
 def _neighbours(roles: Roles, graphs: Graphs) -> list[Roles]:

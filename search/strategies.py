@@ -183,12 +183,14 @@ class History:
 
     def fresh(self, candidates: Candidates) -> Candidates:
         """Those of the candidates neither evaluated nor busy, without repetitions, in order."""
-        _, first = np.unique(candidates.keys, return_index=True)
-        keep = np.zeros(len(candidates), dtype=bool)
-        keep[first] = True
-        for seen in (None if self.candidates is None else self.candidates.keys, self.busy):
-            if seen is not None and len(seen):
-                keep &= ~np.isin(candidates.keys, seen)
+        seen: set[bytes] = set()
+        for keys in (None if self.candidates is None else self.candidates.keys, self.busy):
+            if keys is not None:
+                seen.update(keys.tolist())
+        keep = np.empty(len(candidates), dtype=bool)
+        for place, key in enumerate(candidates.keys.tolist()):
+            keep[place] = key not in seen
+            seen.add(key)
         return candidates[keep]
 
 
@@ -422,9 +424,8 @@ def strategy(
         options["initial"] = initial
     remember = memo or predictors.compute
     base, _, with_embedding = name.partition("+")
-    if with_embedding or base == "nasgem":
-        if embedding is None and predictor is None:
-            raise ValueError(f"strategy {name!r} needs an embedding")
+    if (with_embedding or base == "nasgem") and embedding is None and predictor is None:
+        raise ValueError(f"strategy {name!r} needs an embedding")
     if name == "random":
         return random_search
     if base == "nasgem":

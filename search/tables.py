@@ -264,9 +264,7 @@ def _on_edges(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Path) 
             f"but there are only {len(names)} operations"
         )
     metrics, runs = _metrics(arrays, len(ops))
-    codes = np.zeros(len(ops), dtype=np.int64)
-    for column in ops.astype(np.int64).T:
-        codes = codes * len(names) + column
+    codes = _mixed(ops, len(names))
     table = Table(
         path=path,
         graphs=_edge_graphs(ops, edges),
@@ -278,6 +276,14 @@ def _on_edges(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Path) 
         edges=edges,
     )
     return _without_repetitions(table, table.keys)
+
+
+def _mixed(ops: NDArray[Any], base: int) -> IntArray:
+    """Every row of codes as one number."""
+    number = np.zeros(len(ops), dtype=np.int64)
+    for column in ops.astype(np.int64).T:
+        number = number * base + column
+    return number
 
 
 def _edge_graphs(ops: NDArray[Any], edges: tuple[tuple[int, int], ...]) -> Graphs:
@@ -607,9 +613,8 @@ def read_nasbench101(
     owner, trained, numbers = array("q"), array("q"), array("d")
     for k, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
         try:
-            digest, epochs, edges, operations, metrics = json.loads(
-                bytes(raw[start : start + size])
-            )
+            record = json.loads(bytes(raw[start : start + size]))
+            digest, epochs, edges, operations, metrics = record
             found, count = _evaluations(base64.b64decode(metrics, validate=True))
             if len(found) != 3 or not isinstance(digest, str):
                 raise ValueError("not three evaluations")
@@ -688,6 +693,10 @@ class TableSpace:
         self.labels = len(table.label_names)
         self._ops = table.ops
         self._codes = None if table.ops is None else len(table.label_names) - 2
+        if table.ops is not None:
+            code = _mixed(table.ops, len(table.label_names) - 2)
+            self._code_row = np.argsort(code)
+            self._code = code[self._code_row]
         self._order = np.argsort(table.keys)
         self._sorted = table.keys[self._order]
         self._remembered: dict[Hashable, Raw] = {}
@@ -757,10 +766,9 @@ class TableSpace:
             step = rng.integers(1, self._codes, size=count)
             here = np.arange(count)
             ops[here, edge] = (ops[here, edge] + step) % self._codes
-        code = np.zeros(count, dtype=np.int64)
-        for column in ops.T:
-            code = code * self._codes + column
-        return self.rows_of(np.char.mod("%d", code).astype("S32"))
+        code = _mixed(ops, self._codes)
+        place = np.minimum(np.searchsorted(self._code, code), len(self) - 1)
+        return np.where(self._code[place] == code, self._code_row[place], -1)
 
     def _bred_on_nodes(
         self, rng: np.random.Generator, rows: IntArray, count: int, crossed: bool
