@@ -360,29 +360,34 @@ class Run:
         """Put a trial back into the queue, to be trained for `epochs`."""
         self._update_trial(index, extra, state="queued", accuracy=None, epochs=epochs)
 
+    def trial_restored(self, index: int, epochs: int, accuracy: float) -> None:
+        """Return a trial that was queued again to the result it had before."""
+        self._update_trial(index, state="done", accuracy=accuracy, epochs=epochs)
+
+    def remove_trial(self, index: int) -> None:
+        """Forget a trial that was never run."""
+        with _explained(self.path), self._connection:
+            self._connection.execute('DELETE FROM trials WHERE "index" = ?', (index,))
+
     def note_trials(self, extras: Mapping[int, Mapping[str, Any]]) -> None:
         """Add to the extra of several trials, by index, in one transaction."""
-        for index, extra in extras.items():
-            self._update_trial(index, extra, commit=False)
-        with _explained(self.path):
-            self._connection.commit()
+        with _explained(self.path), self._connection:
+            for index, extra in extras.items():
+                self._write_trial(index, {"extra": {**self._one_trial(index).extra, **extra}})
 
     def _update_trial(
-        self,
-        index: int,
-        extra: Mapping[str, Any] | None = None,
-        commit: bool = True,
-        **values: Any,
+        self, index: int, extra: Mapping[str, Any] | None = None, **values: Any
     ) -> None:
         if extra:
             values["extra"] = {**self._one_trial(index).extra, **extra}
-        with _explained(self.path):
-            self._connection.execute(
-                f'UPDATE trials SET {_assignments(values)} WHERE "index" = :index',
-                {name: _encoded(name, value) for name, value in values.items()} | {"index": index},
-            )
-            if commit:
-                self._connection.commit()
+        with _explained(self.path), self._connection:
+            self._write_trial(index, values)
+
+    def _write_trial(self, index: int, values: Mapping[str, Any]) -> None:
+        self._connection.execute(
+            f'UPDATE trials SET {_assignments(values)} WHERE "index" = :index',
+            {name: _encoded(name, value) for name, value in values.items()} | {"index": index},
+        )
 
     def _one_trial(self, index: int) -> Trial:
         return self._trial(self._rows("trials", 'WHERE "index" = ?', (index,))[0])
