@@ -295,3 +295,34 @@ def crossover(rng: np.random.Generator, first: CellArrays, second: CellArrays) -
         np.where(from_first[:, None, :], one.adjacency, two.adjacency),
         first.aggregation,
     )
+
+
+def reshuffled(rng: np.random.Generator, cells: CellArrays) -> CellArrays:
+    """For every cell a random one with as many nodes, edges and nodes of each operation.
+
+    Operations are permuted; every node draws one predecessor and the remaining edges are uniform
+    among the remaining pairs. Such pairs differ in topology alone, which is what tells whether a
+    similarity or an embedding sees more than counts.
+
+    Args:
+        cells: pruned cells.
+    """
+    operations = np.empty_like(cells.operations)
+    adjacency = np.empty_like(cells.adjacency)
+    for start in range(0, len(cells), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        given, count = cells.operations[part], len(cells.operations[part])
+        places = given.shape[1]
+        present = given != ABSENT
+        order = np.where(present, rng.random(given.shape), 2.0)
+        order[:, 0] = -1.0
+        operations[part] = np.take_along_axis(given, np.argsort(order, axis=1), axis=1)
+        pairs = present[:, None, :] & np.triu(np.ones((places, places), dtype=bool), 1)
+        draws = np.where(pairs, rng.random(pairs.shape), -1.0)
+        rows, targets = np.nonzero(present[:, 1:])
+        draws[rows, _below(rng, targets + 1), targets + 1] = 2.0
+        draws = draws.reshape(count, -1)
+        edges = cells.adjacency[part].sum(axis=(1, 2))
+        least = np.sort(draws, axis=1)[np.arange(count), draws.shape[1] - edges]
+        adjacency[part] = (draws >= least[:, None]).reshape(pairs.shape)
+    return CellArrays(operations, adjacency, cells.aggregation)

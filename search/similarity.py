@@ -1,0 +1,188 @@
+"""How similar two labelled graphs are: the target that the graph encoder learns.
+
+Each form is a map from graphs to feature vectors of length 1; the similarity of two graphs is the
+product of their vectors, 0 to 1. All of them come from Weisfeiler-Lehman refinement (the paper's
+guide for its encoder); which form is the default, and that the plain kernel is not, is ours and
+measured: `docs/embedding.md`, rebuilt by
+
+    python -m gemkit.search.similarity
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from . import wl
+
+if TYPE_CHECKING:
+    from scipy.sparse import csr_matrix
+
+Similarity = Callable[[NDArray[np.int8], NDArray[np.bool_], int], Any]
+"""(labels (n, m), adjacency (n, m, m), number of kinds of labels) -> unit rows (n, d), dense or
+sparse. Vectors of one call can be multiplied with each other; those of the continuous form also
+with those of another call."""
+
+_CHUNK = 512
+
+
+def plain(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
+    """The normalised WL subtree kernel of depth 3 along the edges (Shervashidze et al. 2011)."""
+    return _unit(_histograms(wl.refine(labels, adjacency, 3), [1, 1, 1, 1]))
+
+
+def weighted(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
+    """WL along and against the edges; the first refinement counts most, operations little."""
+    return _unit(_histograms(wl.refine(labels, adjacency, 2, "both"), [0.1, 1, 0.5]))
+
+
+def first_refinement(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
+    """Labels after one refinement along and against the edges, nothing else."""
+    return _unit(_histograms(wl.refine(labels, adjacency, 1, "both"), [0, 1]))
+
+
+def coarse(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
+    """One refinement whose counts of neighbours are rounded down to powers of two."""
+    return _unit(_histograms([_coarse_labels(labels, adjacency, kinds)], [1]))
+
+
+def assignment(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
+    """WL optimal assignment (Kriege et al. 2016), depth 2, along and against the edges."""
+    return _unit(_histograms(wl.refine(labels, adjacency, 2, "both"), [1, 1, 1], unary=True))
+
+
+def coarse_assignment(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
+    """Optimal assignment over operations and over coarse labels."""
+    refined = [wl.refine(labels, adjacency, 0)[0], _coarse_labels(labels, adjacency, kinds)]
+    return _unit(_histograms(refined, [1, 1], unary=True))
+
+
+def continuous(
+    labels: NDArray[Any],
+    adjacency: NDArray[np.bool_],
+    kinds: int,
+    widths: Sequence[tuple[int, float]] = ((1, 0.5), (2, 0.7)),
+    frequencies: int = 128,
+) -> NDArray[np.float32]:
+    """Continuous WL: nodes are compared by a smooth kernel instead of by equal labels.
+
+    A node's vector after t rounds is its label (one-hot) beside the sums of its successors' and of
+    its predecessors' vectors after t - 1 rounds, each divided by the root of one more than their
+    number. Two nodes are as similar as a Gaussian of the distance of their vectors, two graphs as
+    the mean over all pairs of nodes, normalised. Wide Gaussians see counts only, narrow ones only
+    equal labels (the plain kernel). Ours, after Togninalli et al. 2019 (continuous WL) and
+    Rahimi and Recht 2007 (the random frequencies that make the Gaussian a product of vectors; they
+    are drawn from a fixed seed and are part of the definition).
+
+    Args:
+        kinds: number of labels of the vocabulary, whether they occur or not.
+        widths: (rounds, standard deviation of the Gaussian); their vectors count equally.
+        frequencies: per entry of `widths`; each gives two components of the result.
+
+    Returns:
+        (n, 2 * frequencies * len(widths)) float32, rows of length 1.
+    """
+    deepest = max(rounds for rounds, _ in widths)
+    drawn = [
+        np.random.default_rng([rounds, kinds]).normal(
+            size=(kinds * (2 ** (rounds + 1) - 1), frequencies)
+        )
+        / width
+        for rounds, width in widths
+    ]
+    found = np.empty((len(labels), len(widths), 2 * frequencies), dtype=np.float32)
+    for start in range(0, len(labels), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        nodes = _node_vectors(labels[part], adjacency[part], kinds, deepest)
+        present = labels[part] >= 0
+        begins = np.cumsum(np.append(0, present.sum(axis=1)[:-1]))
+        for index, ((rounds, _), projection) in enumerate(zip(widths, drawn, strict=True)):
+            phases = nodes[rounds][present] @ projection.astype(np.float32)
+            waves = np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
+            found[part, index] = np.add.reduceat(waves, begins, axis=0)
+    found /= np.linalg.norm(found, axis=2, keepdims=True) * np.float32(np.sqrt(len(widths)))
+    return found.reshape(len(labels), -1)
+
+
+SIMILARITIES: Mapping[str, Similarity] = {
+    "continuous": continuous,
+    "plain": plain,
+    "weighted": weighted,
+    "first-refinement": first_refinement,
+    "coarse": coarse,
+    "assignment": assignment,
+    "coarse-assignment": coarse_assignment,
+}
+"""All forms by name, the default first."""
+DEFAULT = "continuous"
+
+
+def products(vectors: Any, first: NDArray[np.integer], second: NDArray[np.integer]) -> Any:
+    """Similarities (k,) of the pairs (first[k], second[k]) of rows."""
+    if isinstance(vectors, np.ndarray):
+        return np.einsum("kd,kd->k", vectors[first], vectors[second])
+    return np.asarray(vectors[first].multiply(vectors[second]).sum(axis=1)).ravel()
+
+
+def _node_vectors(
+    labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int, rounds: int
+) -> list[NDArray[np.float32]]:
+    """Continuous WL vectors of all nodes after 0 to `rounds` rounds, (n, m, d) each."""
+    own = (labels[:, :, None] == np.arange(kinds)).astype(np.float32)
+    forward = adjacency.astype(np.float32)
+    backward = forward.transpose(0, 2, 1)
+    sides = [(side, np.sqrt(1 + side.sum(axis=2, keepdims=True))) for side in (forward, backward)]
+    found = [own]
+    for _ in range(rounds):
+        sums = [np.matmul(side, found[-1]) / scale for side, scale in sides]
+        found.append(np.concatenate([own, *sums], axis=2))
+    return found
+
+
+def _coarse_labels(
+    labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int
+) -> NDArray[np.int32]:
+    """Each node's label with floor(log2(1 + number)) of neighbours of each kind and side."""
+    own = (labels[:, :, None] == np.arange(kinds)).astype(np.float32)
+    forward = adjacency.astype(np.float32)
+    present = labels >= 0
+    sides = [np.matmul(side, own) for side in (forward, forward.transpose(0, 2, 1))]
+    levels = np.log2(1 + np.concatenate(sides, axis=2)[present]).astype(np.int8)
+    rows = np.concatenate([labels[present][:, None].astype(np.int8), levels], axis=1)
+    found = np.full(labels.shape, -1, dtype=np.int32)
+    found[present] = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
+    return found
+
+
+def _histograms(
+    refined: Sequence[NDArray[np.int32]], weights: Sequence[float], unary: bool = False
+) -> "csr_matrix":
+    """Counts of labels by round, weighted; `unary` writes a count c as c ones.
+
+    The product of two unary counts is the smaller of both: histogram intersection.
+    """
+    from scipy.sparse import csr_matrix, hstack
+
+    parts = []
+    for labels, weight in zip(refined, weights, strict=True):
+        graphs, places = np.nonzero(labels >= 0)
+        columns = labels[graphs, places].astype(np.int64)
+        if unary:
+            # Number the occurrences of one label in one graph.
+            order = np.lexsort((columns, graphs))
+            graphs, columns = graphs[order], columns[order]
+            new = np.append(True, (np.diff(graphs) != 0) | (np.diff(columns) != 0))
+            begins = np.flatnonzero(new)
+            columns = columns * labels.shape[1] + (np.arange(len(new)) - begins[np.cumsum(new) - 1])
+        kinds = int(columns.max(initial=0)) + 1
+        ones = np.full(len(graphs), np.sqrt(weight), dtype=np.float32)
+        parts.append(csr_matrix((ones, (graphs, columns)), shape=(len(labels), kinds)))
+    return hstack(parts, format="csr")
+
+
+def _unit(vectors: "csr_matrix") -> "csr_matrix":
+    from scipy.sparse import diags
+
+    lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
+    return diags(1 / lengths, dtype=np.float32) @ vectors
