@@ -1,0 +1,657 @@
+"""Training: one loop for the short trials of the search and for the final networks.
+
+    trained = train(network, x, y, x_test, y_test, recipe=RECIPES["standard"],
+                    mean=dataset.mean, std=dataset.std, seed=0)
+
+SGD with Nesterov momentum, a learning rate that warms up and then falls as a cosine, decoupled
+weight decay on weights but not on biases and norms (Loshchilov & Hutter 2019), label smoothing,
+and an exponential moving average of the weights, which is what the network holds at the end.
+Images stay uint8 until a batch is taken; augmentation is a few tensor operations a batch on the
+device. Networks run channels-last everywhere and with bfloat16 on CUDA.
+
+Every random number of an epoch follows from the seed and the epoch's number, so a training that
+was killed continues from its checkpoint to the same weights (on the CPU, with equal threads).
+"""
+
+import hashlib
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from gemkit.errors import UserError
+from gemkit.files import read_json, replacing, write_json
+
+logger = logging.getLogger("gemkit")
+
+_EVALUATION_BATCH = 256
+_CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
+_ON_DEVICE_BYTES = 4 * 2**30  # larger data sets go to the GPU batch by batch
+
+
+class TrainingFailed(Exception):
+    """A training that cannot go on, such as one whose loss is no longer finite; says why."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: its highest value.
+        warmup: share of the steps over which the learning rate rises.
+        momentum: of SGD (Nesterov).
+        weight_decay: share of a weight lost a step, times the learning rate.
+        label_smoothing: share of the target spread over all classes.
+        ema: length of the moving average of the weights, as a share of all steps; 0 for none.
+        crop: images are shifted by up to this share of their side, reflected at the border.
+        flip: whether images are mirrored left to right at random; None: colour images are.
+        cutout: side of the square that is blanked, as a share of the image's side.
+        mixup: alpha of the Beta distribution images are mixed with (Zhang et al. 2018); 0: never.
+        drop_path: probability of leaving out a cell in a step, for networks that offer it.
+    """
+
+    epochs: int
+    batch_size: int = 32
+    learning_rate: float = 0.1
+    warmup: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-3
+    label_smoothing: float = 0.1
+    ema: float = 0.05
+    crop: float = 0.125
+    flip: bool | None = None
+    cutout: float = 0.0
+    mixup: float = 0.0
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"recipe: {name} is {value}, it must be a whole number >= {least}")
+        if not (_is_number(self.learning_rate) and 0 < self.learning_rate < math.inf):
+            raise UserError(f"recipe: learning_rate is {self.learning_rate}, it must be above 0")
+        for name in ("warmup", "momentum", "label_smoothing", "ema", "crop", "cutout", "drop_path"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < 1):
+                raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
+        for name in ("weight_decay", "mixup"):
+            value = getattr(self, name)
+            if not (_is_number(value) and 0 <= value < math.inf):
+                raise UserError(f"recipe: {name} is {value}, it must not be negative")
+        if not (self.flip is None or isinstance(self.flip, bool)):
+            raise UserError(f"recipe: flip is {self.flip!r}, it must be true, false or null")
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """The same recipe over another number of epochs."""
+        return replace(self, epochs=epochs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as in a run's configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "recipe") -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: `value` is no recipe; the sentence begins with `where`.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, dict) or "epochs" not in value:
+            raise UserError(f"{where}: a recipe is a JSON object with at least epochs")
+        for name in value:
+            if name not in names:
+                raise UserError(f"{where}: unknown setting {name!r}; use {', '.join(names)}")
+        try:
+            return cls(**value)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+RECIPES = {
+    "proxy": Recipe(epochs=4),
+    "standard": Recipe(epochs=20),
+    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.2, cutout=0.25, drop_path=0.1),
+}
+"""`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
+`full`: what a network to be published is trained with, hours on a CPU."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands; what its `progress` callback is given.
+
+    Attributes:
+        epoch: the epoch in progress, from 1.
+        epochs: how many there are.
+        step, steps: the same in steps of the whole training.
+        loss: mean over the epoch so far.
+        images_per_second: over this call of `train`, evaluation not counted.
+        seconds_left: until the last step, at this rate.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What came of a training.
+
+    Attributes:
+        accuracy: share of the evaluation images classified rightly, measured once, at the end.
+        curve: one entry an epoch: `epoch`, `loss`, `learning_rate` (at its end), `seconds`.
+        images_per_second: training images a second.
+        seconds: training time, without evaluation; that before a kill included.
+        epochs: passes over the training images.
+    """
+
+    accuracy: float
+    curve: list[dict[str, float]]
+    images_per_second: float
+    seconds: float
+    epochs: int
+
+
+def train(
+    network: nn.Module,
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+    x_eval: NDArray[np.uint8],
+    y_eval: NDArray[np.int64],
+    *,
+    recipe: Recipe,
+    mean: Sequence[float],
+    std: Sequence[float],
+    seed: int,
+    device: str = "auto",
+    progress: Callable[[Progress], None] | None = None,
+    checkpoint: Path | None = None,
+) -> Trained:
+    """Train a network in place and evaluate it once, at the end.
+
+    Args:
+        network: images (batch, channels, h, w) float -> logits (batch, classes); comes back on
+            the CPU, in evaluation mode, with the averaged weights.
+        x, x_eval: (n, h, w, channels) uint8.
+        y, y_eval: (n,) int64.
+        mean, std: one value a channel, of images scaled to 0..1.
+        seed: of the order of the images, augmentation and drop-path. Initial weights are the
+            caller's.
+        device: `auto` (CUDA if there is any), `cpu`, `cuda` or `cuda:N`.
+        progress: called every few steps and at the end of every epoch.
+        checkpoint: folder that keeps the state after each epoch. A training that finds its own
+            state there goes on from it.
+
+    Raises:
+        TrainingFailed: the loss is not finite any more.
+        UserError: the network does not suit the data, a checkpoint of another training, or
+            memory that does not suffice.
+    """
+    place = _device(device)
+    batch = min(recipe.batch_size, len(x))
+    if batch < 2:
+        raise UserError(f"{len(x)} training images are too few: at least two are needed")
+    _check_outputs(network, x, y, y_eval)
+    network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    steps = len(x) // batch
+    optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
+    curve: list[dict[str, float]] = []
+    keeper = None
+    if checkpoint is not None:
+        keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
+        curve = keeper.load(optimiser)
+    batches = _Batches(x, y, recipe, mean, std, place)
+    autocast = torch.autocast("cuda", torch.bfloat16) if place.type == "cuda" else nullcontext()
+    earlier, done, start = sum(entry["seconds"] for entry in curve), 0, time.perf_counter()
+
+    def report(epoch: int, step: int, loss: float) -> None:
+        if progress is not None:
+            rate = done * batch / max(time.perf_counter() - start, 1e-9)
+            at = (epoch - 1) * steps + step
+            total = steps * recipe.epochs
+            left = (total - at) * batch / rate
+            progress(Progress(epoch, recipe.epochs, at, total, loss, rate, left))
+
+    with _seeded(place), _drop_path(network, recipe.drop_path), _memory_explained(batch):
+        for epoch in range(len(curve) + 1, recipe.epochs + 1):
+            torch.manual_seed(_derived(seed, epoch))
+            network.train()
+            began, total = time.perf_counter(), torch.zeros((), device=place)
+            for step, (images, targets) in enumerate(batches.epoch(batch, steps), start=1):
+                with autocast:
+                    outputs = network(images)
+                loss = F.cross_entropy(
+                    outputs.float(), targets, label_smoothing=recipe.label_smoothing
+                )
+                loss.backward()
+                optimiser.step()
+                total += loss.detach()
+                done += 1
+                if step % _CHECKED_EVERY == 0 or step == steps:
+                    mean_loss = total.item() / step
+                    if not math.isfinite(mean_loss):
+                        raise TrainingFailed(
+                            f"the loss became {mean_loss} in epoch {epoch}: "
+                            f"the learning rate {recipe.learning_rate} may be too high"
+                        )
+                    report(epoch, step, mean_loss)
+            curve.append(
+                {
+                    "epoch": epoch,
+                    "loss": mean_loss,
+                    "learning_rate": optimiser.learning_rate,
+                    "seconds": time.perf_counter() - began,
+                }
+            )
+            if keeper is not None:
+                keeper.save(optimiser, curve)
+        optimiser.finish()
+        seconds = sum(entry["seconds"] for entry in curve)
+        rate = recipe.epochs * steps * batch / max(seconds, 1e-9)
+        outputs = logits(network, x_eval, mean, std, str(place))
+    network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    if not np.isfinite(outputs).all():
+        raise TrainingFailed("the trained network's outputs are not finite")
+    accuracy = float((outputs.argmax(1) == y_eval).mean())
+    return Trained(accuracy, curve, rate, max(seconds, earlier), recipe.epochs)
+
+
+def logits(
+    network: nn.Module,
+    x: NDArray[np.uint8],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str = "auto",
+) -> NDArray[np.float32]:
+    """The network's outputs, (n, classes), for images (n, h, w, channels) uint8; in fp32.
+
+    The network is moved to the device and left in evaluation mode.
+    """
+    place = _device(device)
+    network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.eval()
+    normalise = _Normalisation(mean, std, place)
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(x), _EVALUATION_BATCH):
+            images = torch.from_numpy(np.array(x[start : start + _EVALUATION_BATCH])).to(place)
+            found.append(network(normalise(images)).float().cpu().numpy())
+    return np.concatenate(found)
+
+
+def evaluate(
+    network: nn.Module,
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+    mean: Sequence[float],
+    std: Sequence[float],
+    device: str = "auto",
+) -> float:
+    """The share of images that the network classifies rightly; arguments as in `logits`."""
+    return float((logits(network, x, mean, std, device).argmax(1) == y).mean())
+
+
+# ----------------------------------------------------------------------------- device, data
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise UserError(f"unknown device {name!r}: use auto, cpu or cuda")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"device {name} is not there: use --device cpu")
+    return device
+
+
+def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> None:
+    """Make sure that the network takes the images and tells as many classes as there are."""
+    weight = next(network.parameters())
+    image = torch.zeros(1, x.shape[3], *x.shape[1:3], device=weight.device)
+    was_training = network.training
+    network.eval()
+    with torch.inference_mode():
+        outputs = network(image)
+    network.train(was_training)
+    largest = max(int(label.max()) for label in labels)
+    if outputs.shape[1] <= largest:
+        raise UserError(
+            f"the network tells {outputs.shape[1]} classes apart, the labels go up to {largest}"
+        )
+
+
+class _Normalisation:
+    """uint8 images (n, h, w, c) -> normalised float images (n, c, h, w), channels last."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], device: torch.device) -> None:
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device) * 255
+        self._scale = 1 / (torch.tensor(std, dtype=torch.float32, device=device) * 255)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return ((images.float() - self._mean) * self._scale).permute(0, 3, 1, 2)
+
+
+class _Batches:
+    """Shuffled, augmented batches; all random numbers are PyTorch's global generator's."""
+
+    def __init__(
+        self,
+        x: NDArray[np.uint8],
+        y: NDArray[np.int64],
+        recipe: Recipe,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+    ) -> None:
+        self._recipe, self._device = recipe, device
+        self._normalise = _Normalisation(mean, std, device)
+        self._array = x
+        self._images: Tensor | None = None
+        if device.type == "cuda" and x.nbytes <= _ON_DEVICE_BYTES:
+            self._images = torch.from_numpy(np.array(x)).to(device)
+        self._labels = torch.from_numpy(np.array(y)).to(device)
+        self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
+        self._classes = int(y.max()) + 1
+
+    def epoch(self, batch: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`steps` batches of different images; what does not fill a batch is left out."""
+        order = torch.randperm(len(self._labels))
+        for step in range(steps):
+            rows = order[step * batch : (step + 1) * batch]
+            if self._images is None:
+                images = torch.from_numpy(self._array[rows.numpy()]).to(self._device)
+                rows = rows.to(self._device)
+            else:
+                rows = rows.to(self._device)
+                images = self._images[rows]
+            yield self._mixed(self._normalise(self._moved(images)), self._labels[rows])
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """Shift and mirror by choosing, for every image, which rows and columns it shows."""
+        count, height, width = images.shape[:3]
+        down, across = (round(self._recipe.crop * side) for side in (height, width))
+        if not (down or across or self._flip):
+            return images
+        rows = self._shifted(count, height, down)
+        columns = self._shifted(count, width, across)
+        if self._flip:
+            mirrored = torch.rand(count, 1, device=self._device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        each = torch.arange(count, device=self._device)[:, None, None]
+        return images[each, rows[:, :, None], columns[:, None, :]]
+
+    def _shifted(self, count: int, side: int, most: int) -> Tensor:
+        shift = torch.randint(-most, most + 1, (count, 1), device=self._device)
+        places = (torch.arange(side, device=self._device) + shift).abs()
+        return (side - 1) - ((side - 1) - places).abs()  # reflected at both ends
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        count, _, height, width = images.shape
+        square = round(self._recipe.cutout * min(height, width))
+        if square:
+            covered = [
+                (torch.arange(side, device=self._device) - corner).abs_() * 2 < square
+                for side, corner in (
+                    (height, torch.randint(height, (count, 1), device=self._device)),
+                    (width, torch.randint(width, (count, 1), device=self._device)),
+                )
+            ]
+            images = images.masked_fill(
+                (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0
+            )
+        if not self._recipe.mixup:
+            return images, labels
+        share = torch.distributions.Beta(self._recipe.mixup, self._recipe.mixup).sample()
+        share = share.to(self._device)
+        targets = F.one_hot(labels, self._classes).float()
+        mixed = torch.lerp(images.roll(1, 0), images, share)
+        return mixed, torch.lerp(targets.roll(1, 0), targets, share)
+
+
+# ------------------------------------------------------------------------------ optimiser
+
+
+class _Optimiser:
+    """SGD with its schedule, weight decay and averaged weights, as few operations a step."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe, steps: int) -> None:
+        self._recipe, self._steps, self.done = recipe, steps, 0
+        self.learning_rate = 0.0
+        named = [
+            (name, weight) for name, weight in network.named_parameters() if weight.requires_grad
+        ]
+        self._weights = dict(named)
+        self._decayed = [weight for _, weight in named if weight.ndim > 1]
+        self._sgd = torch.optim.SGD(
+            [weight for _, weight in named],
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            nesterov=recipe.momentum > 0,
+            fused=True,
+        )
+        self.state = network.state_dict(keep_vars=False)
+        floating = [name for name, value in self.state.items() if value.is_floating_point()]
+        self._live = [self.state[name] for name in floating]
+        self._averaged = {name: self.state[name].clone() for name in floating} if recipe.ema else {}
+
+    def step(self) -> None:
+        """Take the gradients that lie at the weights, and clear them."""
+        self.learning_rate = self._scheduled(self.done)
+        for group in self._sgd.param_groups:
+            group["lr"] = self.learning_rate
+        with torch.no_grad():
+            if self._recipe.weight_decay:
+                kept = 1 - self.learning_rate * self._recipe.weight_decay
+                torch._foreach_mul_(self._decayed, kept)
+            self._sgd.step()
+            self._sgd.zero_grad(set_to_none=True)
+            self.done += 1
+            if self._averaged:
+                # A young average forgets faster, or it would keep the initial weights.
+                length = self._recipe.ema * self._steps
+                share = max(1 - math.exp(-1 / length), 9 / (9 + self.done))
+                torch._foreach_lerp_(list(self._averaged.values()), self._live, share)
+
+    def _scheduled(self, step: int) -> float:
+        warm = self._recipe.warmup * self._steps
+        if step < warm:
+            return self._recipe.learning_rate * (step + 1) / (warm + 1)
+        fallen = (step - warm) / max(self._steps - warm, 1)
+        return self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
+
+    def finish(self) -> None:
+        """Give the network its averaged weights."""
+        with torch.no_grad():
+            for name, value in self._averaged.items():
+                self.state[name].copy_(value)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint needs, by name."""
+        found = {f"network/{name}": value for name, value in self.state.items()}
+        found |= {f"average/{name}": value for name, value in self._averaged.items()}
+        for name, weight in self._weights.items():
+            buffer = self._sgd.state[weight].get("momentum_buffer")
+            if buffer is not None:
+                found[f"momentum/{name}"] = buffer
+        return found
+
+    def restore(self, tensors: dict[str, Tensor], done: int) -> None:
+        """Take back what `tensors` gave."""
+        with torch.no_grad():
+            for name, value in self.state.items():
+                value.copy_(tensors[f"network/{name}"])
+            for name, value in self._averaged.items():
+                value.copy_(tensors[f"average/{name}"])
+            for name, weight in self._weights.items():
+                kept = tensors.get(f"momentum/{name}")
+                if kept is not None:
+                    buffer = torch.empty_like(weight, memory_format=torch.preserve_format)
+                    self._sgd.state[weight]["momentum_buffer"] = buffer.copy_(kept)
+        self.done = done
+
+
+@contextmanager
+def _seeded(device: torch.device) -> Iterator[None]:
+    """Leave the caller's random state as it was."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+
+
+def _derived(seed: int, epoch: int) -> int:
+    """A seed for every epoch."""
+    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+
+
+@contextmanager
+def _drop_path(network: nn.Module, probability: float) -> Iterator[None]:
+    """Set `network.drop_path` for a while, where the network has it."""
+    if not probability or not hasattr(network, "drop_path"):
+        yield
+        return
+    before = network.drop_path
+    network.drop_path = probability  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        network.drop_path = before
+
+
+@contextmanager
+def _memory_explained(batch: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        if short and batch > 2:
+            raise UserError(
+                f"the memory does not suffice for batches of {batch} images: "
+                f"use a batch size of {batch // 2}"
+            ) from None
+        raise
+
+
+# ----------------------------------------------------------------------------- checkpoints
+
+
+def _fingerprint(
+    network: nn.Module, recipe: Recipe, seed: int, x: NDArray[np.uint8], y: NDArray[np.int64]
+) -> dict[str, Any]:
+    """What two trainings must share for one to continue the other."""
+    shapes = [(name, list(value.shape)) for name, value in network.state_dict().items()]
+    shown = hashlib.blake2b(np.ascontiguousarray(y).tobytes(), digest_size=16)
+    shown.update(repr(x.shape).encode())
+    shown.update(np.ascontiguousarray(x[:: max(1, len(x) // 1000)]).tobytes())
+    return {
+        "recipe": recipe.to_json(),
+        "seed": seed,
+        "network": hashlib.blake2b(json.dumps(shapes).encode(), digest_size=16).hexdigest(),
+        "images": shown.hexdigest(),
+    }
+
+
+class _Checkpoints:
+    """The states of the last two epochs: `epoch-N.safetensors` and `epoch-N.json` in a folder.
+
+    The JSON is written last and carries the tensors' digest, so a state counts only if it is
+    whole.
+    """
+
+    def __init__(self, folder: Path, fingerprint: dict[str, Any]) -> None:
+        self._folder, self._fingerprint = folder, fingerprint
+
+    def save(self, optimiser: _Optimiser, curve: list[dict[str, float]]) -> None:
+        from safetensors.torch import save
+
+        tensors = {
+            name: value.detach().cpu().contiguous() for name, value in optimiser.tensors().items()
+        }
+        content = save(tensors)
+        epoch = len(curve)
+        with replacing(self._folder / f"epoch-{epoch}.safetensors") as temporary:
+            temporary.write_bytes(content)
+        write_json(
+            self._folder / f"epoch-{epoch}.json",
+            {
+                **self._fingerprint,
+                "epoch": epoch,
+                "steps": optimiser.done,
+                "threads": torch.get_num_threads(),
+                "digest": hashlib.blake2b(content, digest_size=16).hexdigest(),
+                "curve": curve,
+            },
+        )
+        for number in self._numbers()[2:]:
+            (self._folder / f"epoch-{number}.json").unlink(missing_ok=True)
+            (self._folder / f"epoch-{number}.safetensors").unlink(missing_ok=True)
+
+    def load(self, optimiser: _Optimiser) -> list[dict[str, float]]:
+        """Restore the newest whole state; the curve so far, empty if there is none.
+
+        Raises:
+            UserError: the state is of another training.
+        """
+        for number in self._numbers():
+            found = self._read(number)
+            if found is None:
+                continue
+            state, tensors = found
+            for name, value in self._fingerprint.items():
+                if state.get(name) != value:
+                    raise UserError(
+                        f"{self._folder} keeps the state of a training with another {name}: "
+                        "remove the folder to start anew"
+                    )
+            optimiser.restore(tensors, state["steps"])
+            curve: list[dict[str, float]] = state["curve"]
+            return curve
+        return []
+
+    def _numbers(self) -> list[int]:
+        """Epochs with a state, the newest first."""
+        names = [path.name.partition(".")[0] for path in self._folder.glob("epoch-*.*")]
+        numbers = {name.removeprefix("epoch-") for name in names}
+        return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+
+    def _read(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        path = self._folder / f"epoch-{number}.safetensors"
+        try:
+            state = read_json(path.with_suffix(".json"))
+            content = path.read_bytes()
+            if state["digest"] != hashlib.blake2b(content, digest_size=16).hexdigest():
+                raise UserError("damaged")
+            return state, load(content)
+        except (UserError, OSError, SafetensorError, KeyError, TypeError):
+            logger.warning("%s is damaged or cut short: the state before it is used", path)
+            return None
