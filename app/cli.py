@@ -195,7 +195,7 @@ search_options = _options(
     click.option(
         "--trials",
         type=click.IntRange(1, 1_000_000),
-        help="Networks trained on the proxy task.  [default: 24]",
+        help="Networks trained on the proxy task.  [default: 16]",
     ),
     click.option(
         "--time",
@@ -235,7 +235,7 @@ final_options = _options(
     click.option(
         "--top",
         type=click.IntRange(1, 100),
-        default=3,
+        default=2,
         show_default=True,
         help="How many of the best networks are trained in full and delivered.",
     ),

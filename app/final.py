@@ -1,25 +1,25 @@
 """Final training of the chosen networks and of their baseline, in processes side by side."""
 
-import multiprocessing
-import queue
+import contextlib
+import functools
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, wait
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemkit.architecture import Architecture
-from gemkit.data import Dataset
-from gemkit.machine import usable_cores
+from gemkit.data import Dataset, load
 
 if TYPE_CHECKING:
-    from gemkit.train import Recipe
     from torch import nn
 
-Progress = Callable[[str, int, int], None]
-"""(name of the network, epochs done, epochs)."""
+    from gemkit.train import Recipe
+
+Progress = Callable[[str, float], None]
+"""(name of the network, share of its training that is done)."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: P
 
     A GEMNet is counted with fvcore first; a difference to the cost model stops everything.
     """
-    from gemkit.train import TrainingFailed, train
-
     from gemkit.cost import verify
+    from gemkit.train import TrainingFailed, train
 
     network = job.build(dataset)
     if job.architecture is not None:
@@ -95,12 +94,13 @@ def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: P
             std=dataset.std,
             seed=job.seed,
             device=device,
-            progress=lambda done, epochs: tell(job.name, done, epochs),
+            progress=lambda now: tell(job.name, now.step / now.steps),
             checkpoint=job.folder / "checkpoint",
         )
     except TrainingFailed as failure:
         return Outcome(None, time.perf_counter() - start, recipe.epochs, [], 0.0, str(failure))
     save(network, job.weights)
+    shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
     return Outcome(
         trained.accuracy,
         trained.seconds,
@@ -154,79 +154,74 @@ def restored(job: Job, dataset: Dataset) -> "nn.Module":
 
 # ---- processes
 
-_task: dict[str, Any] = {}
-"""What a worker process was started with."""
+_POLL = 0.3
 
 
-def _prepare(dataset: Dataset, recipe: "Recipe", device: str, messages: Any, threads: int) -> None:
-    import signal
+@functools.lru_cache(maxsize=1)
+def _data(spec: str) -> Dataset:
+    """The data, read once in every process."""
+    return load(spec)
 
+
+def _share_file(job: Job) -> Path:
+    return job.folder / "progress.txt"
+
+
+def _work(job: Job, data: str, recipe: "Recipe", device: str, threads: int) -> Outcome:
+    """What a worker process does; it says how far it is in a small file."""
     import torch
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(threads)
-    _task.update(dataset=dataset, recipe=recipe, device=device, messages=messages)
 
+    job.folder.mkdir(parents=True, exist_ok=True)
 
-def _work(job: Job) -> Outcome:
-    def tell(name: str, done: int, epochs: int) -> None:
-        _task["messages"].put((name, done, epochs))
+    def tell(name: str, share: float) -> None:
+        _share_file(job).write_text(str(share))
 
-    return train_one(job, _task["dataset"], _task["recipe"], _task["device"], tell)
+    try:
+        return train_one(job, _data(data), recipe, device, tell)
+    finally:
+        _share_file(job).unlink(missing_ok=True)
 
 
 def train_all(
     jobs: Sequence[Job],
-    dataset: Dataset,
+    data: str,
     recipe: "Recipe",
     device: str,
     workers: int,
     tell: Progress,
 ) -> Iterator[tuple[Job, Outcome]]:
-    """Train several networks; yields each as it ends.
+    """Train several networks in processes side by side; yields each as it ends.
 
-    With one worker everything happens in this process.
+    With one worker everything happens in this process. Whoever stops iterating stops the workers;
+    a training that was stopped continues from its last epoch the next time.
+
+    Args:
+        data: a data set's name, as `gemkit.data.load` takes it.
 
     Raises:
-        RuntimeError: a worker process died (out of memory, killed).
+        BrokenProcessPool: a worker process died.
     """
+    from gemkit.search.trials import local_workers, stop, threads_per_worker
+
     workers = min(workers, len(jobs))
     if workers <= 1:
         for job in jobs:
-            yield job, train_one(job, dataset, recipe, device, tell)
+            yield job, train_one(job, _data(data), recipe, device, tell)
         return
-    with _pool(dataset, recipe, device, workers) as (pool, messages):
-        waiting: dict[Future[Outcome], Job] = {pool.submit(_work, job): job for job in jobs}
-        while waiting:
-            done, _ = wait(waiting, timeout=0.2)
-            with_news = True
-            while with_news:
-                try:
-                    tell(*messages.get_nowait())
-                except queue.Empty:
-                    with_news = False
-            for future in sorted(done, key=lambda future: jobs.index(waiting[future])):
-                yield waiting.pop(future), future.result()
-
-
-@contextmanager
-def _pool(
-    dataset: Dataset, recipe: "Recipe", device: str, workers: int
-) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    context = multiprocessing.get_context("spawn")
-    messages = context.Queue()
-    pool = ProcessPoolExecutor(
-        workers,
-        mp_context=context,
-        initializer=_prepare,
-        initargs=(dataset, recipe, device, messages, max(1, usable_cores() // workers)),
-    )
+    pool = local_workers(workers)
     try:
-        yield pool, messages
-    except BaseException:
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        raise
+        threads = threads_per_worker(workers)
+        waiting = {pool.submit(_work, job, data, recipe, device, threads): job for job in jobs}
+        while waiting:
+            ended, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
+            for job in waiting.values():
+                with contextlib.suppress(OSError, ValueError):
+                    tell(job.name, float(_share_file(job).read_text()))
+            for future in ended:
+                job = waiting.pop(future)
+                tell(job.name, 1.0)
+                yield job, future.result()
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        messages.close()
+        stop(pool)

@@ -23,7 +23,7 @@ from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton, skeleton_for
 from gemkit.budget import Budget, check_feasible, format_latency
 from gemkit.cell import Cell
 from gemkit.cost import cost, count_with_fvcore
-from gemkit.data import Dataset, load
+from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.files import write_bytes, write_json
 from gemkit.machine import usable_cores
@@ -34,10 +34,15 @@ from .final import Job, Outcome, restored, train_all
 from .progress import bar, default_console
 
 if TYPE_CHECKING:
+    from gemkit.search.cell_space import CellSpace, Latency
+    from gemkit.search.loop import Plan, Workers
+    from gemkit.search.strategies import Strategy
+    from gemkit.search.trials import ProxyTask
+
     from gemkit.train import Recipe
 
-DEFAULT_TRIALS = 24
-TOP = 3
+DEFAULT_TRIALS = 16
+TOP = 2
 RECIPE = "standard"
 _EXAMPLES = 8
 _TOLERANCE = 0.03
@@ -119,6 +124,14 @@ def search(
     Raises:
         UserError: an input is unusable or no network fits the budget; nothing was written then.
     """
+    from gemkit.search import encoder as encoders
+    from gemkit.search import strategies
+    from gemkit.search.cell_space import CellSpace
+    from gemkit.search.loop import Plan, Workers
+    from gemkit.search.trials import ProxyTask, threads_per_worker
+
+    from gemkit.train import RECIPES
+
     console = console or default_console()
     path = Path(out) if out is not None else default_out(data, resume)
     if is_run(path) and not resume:
@@ -134,19 +147,219 @@ def search(
     check_feasible(budget, skeleton)
     if budget.latency_ms is not None:
         smallest = Architecture((Cell(("input", "conv1x1"), ((0, 1),)),), skeleton, MIN_WIDTH)
-        check_feasible(budget, skeleton, _measured(smallest))
+        check_feasible(budget, skeleton, measured_latency([smallest])[0])
+    _check_device(device)
+    graph_encoder = encoders.load_encoder(Path(encoder)) if encoder else encoders.default_encoder()
+    many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
+    epochs = epochs or RECIPES["proxy"].epochs
+    config = {
+        "data": data,
+        "budget": budget.to_json(),
+        "seed": seed,
+        "nodes": nodes,
+        "aggregation": aggregation,
+        "trials": trials or DEFAULT_TRIALS,
+        "strategy": strategy,
+        "encoder": str(encoder) if encoder else None,
+        "epochs": epochs,
+        "device": device,
+        "workers": many.count,
+        "dask": dask,
+        "threads": threads_per_worker(many.count) if not dask else 1,
+        "time_limit": time_limit,
+    }
+    console.print(
+        f"data: {dataset.name}, {len(dataset.y_train):,} training and {len(dataset.y_test):,} "
+        f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
+        f"{dataset.classes} classes"
+    )
+    console.print(
+        f"budget: {budget.describe()}"
+        + ("" if budget == given else " (what gemkit aims for at this size of image)")
+    )
+    with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
+        opened.set_setting("skeleton", skeleton.to_json())
+        opened.set_setting("data", _about(dataset))
+        _note_command(opened, command)
+        if not (path / "encoder.safetensors").is_file():
+            encoders.save_encoder(graph_encoder, path / "encoder.safetensors")
+        space = CellSpace(
+            skeleton,
+            budget,
+            nodes,
+            aggregation,
+            latency=_latency_model(opened, skeleton, aggregation, console),
+        )
+        plan = Plan(
+            trials=config["trials"],
+            per_round=max(2, config["trials"] // 8),
+            epochs=epochs,
+            seconds=time_limit,
+        )
+        propose = strategies.strategy(
+            strategy,
+            lambda graphs: encoders.embed(graph_encoder, graphs.labels, graphs.adjacency),
+            initial=max(3, opened.config["trials"] // 3),
+        )
+        task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
+        split = proxy_split(dataset, seed)
+        missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
+        if missing > 0:
+            _announce(space, split, dataset, epochs, missing, many.count, device, console)
+        best = _search(opened, space, propose, task, plan, many, console)
+        opened.set_setting("ranking", [trial.id for trial in best])
+    if best:
+        console.print(
+            f"best of {tables.number(len(best), 'trial')}: {best[0].id}, "
+            f"{tables.percent(best[0].accuracy)} on {len(split.y_validation):,} validation images"
+        )
+    console.print(f"next: gemkit train {path}")
+    return Run.open(path)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA GPU here; use auto or cpu")
+
+
+_CHANGEABLE = ("workers", "dask", "threads", "time_limit", "trials")
+"""What may differ when a search is resumed: it decides nothing about the trials made so far."""
+
+
+def _about(dataset: Dataset) -> dict[str, Any]:
+    """What a run remembers of its data."""
+    return {
+        "name": dataset.name,
+        "note": dataset.note,
+        "train": len(dataset.y_train),
+        "test": len(dataset.y_test),
+        "input_shape": list(dataset.input_shape),
+        "class_names": list(dataset.class_names),
+    }
+
+
+def _note_command(run: Run, command: str | None) -> None:
+    """Remember a command line, for the report."""
+    commands = run.setting("commands", [])
+    if command and command not in commands:
+        run.set_setting("commands", [*commands, command])
+
+
+def _announce(
+    space: "CellSpace",
+    split: Split,
+    dataset: Dataset,
+    epochs: int,
+    trials: int,
+    workers: int,
+    device: str,
+    console: Console,
+) -> None:
+    """Say how long the search is going to take, from a few training steps of sampled networks."""
+    seconds = epochs * len(split.y_train) * _seconds_per_image(space, split, dataset, device)
+    total = seconds * trials / workers
+    console.print(
+        f"search: {tables.number(trials, 'trial')} of about {tables.duration(seconds)} on "
+        f"{tables.number(workers, 'worker')}: about {tables.duration(total)}"
+    )
+
+
+def _seconds_per_image(space: "CellSpace", split: Split, dataset: Dataset, device: str) -> float:
+    import time
+
+    import torch
+
+    from gemkit.network import build
+    from gemkit.train import RECIPES, TrainingFailed, train
+
+    recipe = replace(RECIPES["proxy"], epochs=1)
+    images = 2 * recipe.batch_size
+    scaled = space.sample(np.random.default_rng(0), 3).payload
+    spent: list[float] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for index in range(len(scaled)):
+            network = build(
+                Architecture((scaled.cells.cell(index),), space.skeleton, int(scaled.widths[index]))
+            )
+            for _ in range(2):  # the first one warms up
+                start = time.perf_counter()
+                train(
+                    network,
+                    split.x_train[:images],
+                    split.y_train[:images],
+                    split.x_validation[:1],
+                    split.y_validation[:1],
+                    recipe=recipe,
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    seed=0,
+                    device=device,
+                )
+                elapsed = time.perf_counter() - start
+            spent.append(elapsed / min(images, len(split.y_train)))
+    except TrainingFailed:
+        pass
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.mean(spent)) if spent else 0.0
+
+
+def _search(
+    run: Run,
+    space: "CellSpace",
+    propose: "Strategy",
+    task: "ProxyTask",
+    plan: "Plan",
+    workers: "Workers",
+    console: Console,
+) -> list[Trial]:
+    from gemkit.search import loop
+
+    ended = {trial.index: trial for trial in run.trials() if trial.state in ("done", "failed")}
+    best = max((trial.accuracy or 0.0 for trial in ended.values()), default=0.0)
+    with bar(console, "trials", plan.trials) as advance:
+
+        def progress(trial: Trial) -> None:
+            nonlocal best
+            if trial.state not in ("done", "failed"):
+                return
+            ended[trial.index] = trial
+            if trial.accuracy is None:
+                console.print(f"  trial {trial.index} ({trial.id}) failed: {trial.error}")
+            elif trial.accuracy > best:
+                best = trial.accuracy
+                console.print(
+                    f"  trial {trial.index}: {tables.percent(best)}, the best so far "
+                    f"({tables.number(trial.cell.nodes, 'node')}, width {trial.width}, "
+                    f"{tables.count(trial.macs)} MACs)"
+                )
+            advance(completed=len(ended), note=f"best {tables.percent(best)}")
+
+        advance(completed=len(ended))
+        return loop.search(run, space, propose, task, plan, workers, progress)
+
+
+def _latency_model(
+    run: Run, skeleton: Skeleton, aggregation: str, console: Console
+) -> "Latency | None":
+    """What predicts latency in a search with a latency budget; None without one."""
+    if run.budget.latency_ms is None:
+        return None
     raise NotImplementedError
 
 
 # ---- latency
 
 
-def _measured(architecture: Architecture, rounds: int = 5) -> float:
-    """Milliseconds of an architecture here: p50, batch 1, one thread; its weights do not matter."""
-    return _measured_all([architecture], rounds)[0]
+def measured_latency(architectures: Sequence[Architecture], rounds: int = 5) -> list[float]:
+    """Milliseconds of architectures on this machine: p50, batch 1, one thread, on the CPU.
 
-
-def _measured_all(architectures: Sequence[Architecture], rounds: int = 5) -> list[float]:
+    They are exported untrained, since weights do not change the time.
+    """
     from gemkit.export.benchmark import latency_ms
 
     with tempfile.TemporaryDirectory(prefix="gemkit-") as folder:
@@ -164,7 +377,7 @@ def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | N
         the architecture, None when even the smallest width is too slow, and its milliseconds.
     """
     aim = limit * (1 - _TOLERANCE)
-    found = _measured(architecture)
+    found = measured_latency([architecture])[0]
     if found <= aim:
         return architecture, found
     low, high = MIN_WIDTH - 1, architecture.width  # inside (or none), outside
@@ -174,7 +387,7 @@ def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | N
         guess = int(high * aim / found) if best[0] is None else (low + high) // 2
         width = min(max(guess, low + 1), high - 1)
         candidate = replace(architecture, width=width)
-        milliseconds = _measured(candidate)
+        milliseconds = measured_latency([candidate])[0]
         if milliseconds <= aim:
             low, best = width, (candidate, milliseconds)
         else:
@@ -220,18 +433,19 @@ def train(
 
     console = console or default_console()
     with _opened(run) as opened:
-        dataset = load(data or opened.config["data"])
+        spec = data or opened.config["data"]
+        dataset = load(spec)
         skeleton = _skeleton(opened)
         if (dataset.input_shape, dataset.classes) != (skeleton.input_shape, skeleton.classes):
             raise UserError(
-                f"{data} has {dataset.classes} classes of {dataset.input_shape} images, but "
+                f"{spec} has {dataset.classes} classes of {dataset.input_shape} images, but "
                 f"{opened.path} was searched for {skeleton.classes} of {skeleton.input_shape}"
             )
         chosen = _chosen_trials(opened, ids)
         schedule = RECIPES[recipe] if epochs is None else RECIPES[recipe].with_epochs(epochs)
         wanted = len(ids) or min(top, len(chosen))
         opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
-        _train_models(opened, dataset, chosen, wanted, schedule, device, workers, console)
+        _train_models(opened, spec, dataset, chosen, wanted, schedule, device, workers, console)
         _keep_examples(opened.path, dataset)
         models = [model for model in opened.models() if model["accuracy"] is not None]
         console.print(f"next: gemkit export {opened.path}")
@@ -246,27 +460,25 @@ def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
     """The trials to train in full: those named, or all that are done, the best first."""
     from . import show
 
-    trials = run.trials()
+    trials = {trial.id: trial for trial in run.trials()}
     if ids:
-        content = {"models": [], "trials": [trial.to_json() for trial in trials]}
-        named = [show.find(content, id, run.path)["id"] for id in dict.fromkeys(ids)]
-        by_id = {trial.id: trial for trial in trials}
-        return [by_id[id] for id in named]
-    done = [trial for trial in trials if trial.accuracy is not None]
+        content = {"models": [], "trials": [trial.to_json() for trial in trials.values()]}
+        return [trials[show.find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
+    done = {id: trial for id, trial in trials.items() if trial.accuracy is not None}
     if not done:
         raise UserError(
             f"{run.path} has no finished trial: run `gemkit search --out {run.path} --resume` first"
         )
-    return ranked(done)
-
-
-def ranked(trials: Sequence[Trial]) -> list[Trial]:
-    """Finished trials by accuracy on the validation part; fewer MACs first among equals."""
-    return sorted(trials, key=lambda trial: (-(trial.accuracy or 0.0), trial.macs, trial.index))
+    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
+    return sorted(
+        done.values(),
+        key=lambda trial: (order.get(trial.id, len(order)), -(trial.accuracy or 0), trial.index),
+    )
 
 
 def _train_models(
     run: Run,
+    data: str,
     dataset: Dataset,
     chosen: Sequence[Trial],
     wanted: int,
@@ -295,7 +507,7 @@ def _train_models(
             jobs.append(baseline)
         if not jobs:
             break
-        _run_jobs(run, dataset, jobs, recipe, device, workers or usable_cores(), console)
+        _run_jobs(run, data, dataset, jobs, recipe, device, workers or usable_cores(), console)
 
 
 def _planned(
@@ -343,6 +555,7 @@ def _planned(
 
 def _run_jobs(
     run: Run,
+    data: str,
     dataset: Dataset,
     jobs: Sequence[Job],
     recipe: "Recipe",
@@ -355,16 +568,16 @@ def _run_jobs(
         f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
         f"{len(dataset.y_train):,} images, {tables.number(min(workers, len(jobs)), 'worker')}"
     )
-    epochs = dict.fromkeys((job.name for job in jobs), 0)
+    shares = dict.fromkeys((job.name for job in jobs), 0.0)
     with bar(console, "epochs", recipe.epochs * len(jobs)) as advance:
 
-        def tell(name: str, done: int, total: int) -> None:
-            epochs[name] = done
-            advance(completed=sum(epochs.values()))
+        def tell(name: str, share: float) -> None:
+            shares[name] = share
+            advance(completed=int(recipe.epochs * sum(shares.values())))
 
         for job in jobs:
             _put(run, job, state="running")
-        for job, outcome in train_all(jobs, dataset, recipe, device, workers, tell):
+        for job, outcome in train_all(jobs, data, recipe, device, workers, tell):
             _finish(run, job, outcome)
             text = (
                 f"failed: {outcome.error}"
@@ -744,5 +957,23 @@ def run(
     )
     path = found.path
     found.close()
-    quiet = Console(quiet=True)
-    raise NotImplementedError
+    chosen = {"top": top, "recipe": recipe, "epochs": epochs, "device": device}
+    delivered: list[dict[str, Any]] = []
+    known = -1
+    while True:
+        models = train(path, workers=workers, console=console, **chosen)
+        if len(models) == known:  # no other network is left to take a refused one's place
+            break
+        known = len(models)
+        delivered = [model for model in export(path, console=console) if model["onnx"]]
+        if len(delivered) >= top:
+            break
+    if not delivered:
+        with Run.open(path) as opened:
+            reasons = [str(model["error"]) for model in opened.models() if model["error"]]
+        raise UserError(
+            f"no network could be delivered within the budget ({'; '.join(reasons[:3])}): "
+            f"allow more, or more trials; what was tried is in {path}"
+        )
+    bench(path, console=console)
+    return Run.open(path)

@@ -181,7 +181,7 @@ def _embedding(run: Run) -> np.ndarray[Any, Any] | None:
     from gemkit.cell import CellArrays
 
     arrays = CellArrays.from_cells([trial.cell for trial in trials])
-    vectors = encoder.embed(encoder.load(path), arrays.operations, arrays.adjacency)
+    vectors = encoder.embed(encoder.load_encoder(path), arrays.operations, arrays.adjacency)
     return np.asarray(vectors)
 
 

@@ -1,0 +1,80 @@
+"""A run made by hand, without training, for tests of what only reads or refuses."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.budget import Budget
+from gemkit.cell import Cell
+from gemkit.cost import cost
+from gemkit.store import Run, Trial
+
+
+def random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:
+    """A random cell in which the input reaches every node."""
+    edges = [
+        (source, target)
+        for target in range(1, nodes + 1)
+        for source in range(target)
+        if rng.random() < density
+    ]
+    reached = {target for _, target in edges}
+    edges += [(0, target) for target in range(1, nodes + 1) if target not in reached]
+    names = ("conv1x1", "sep3x3")
+    return Cell(("input", *(names[rng.integers(2)] for _ in range(nodes))), tuple(edges))
+
+
+@pytest.fixture
+def made_run(tmp_path: Path, seed: int) -> Iterator[Path]:
+    """A run with four trials (one failed) and one trained model without an ONNX file."""
+    rng = np.random.default_rng(seed)
+    path = tmp_path / "made"
+    skeleton = skeleton_for((1, 8, 8), 10)
+    config = {
+        "data": "digits",
+        "budget": Budget(macs=3_000_000).to_json(),
+        "seed": 1,
+        "strategy": "random",
+    }
+    with Run.create(path, config) as run:
+        run.set_setting("skeleton", skeleton.to_json())
+        run.set_setting("data", {"name": "digits", "note": "", "train": 1437, "test": 360})
+        trials = []
+        for index, nodes in enumerate((3, 8, 15, 30)):
+            cell = random_cell(rng, nodes, 0.2)
+            price = cost(Architecture((cell,), skeleton, 4))
+            trials.append(
+                Trial(
+                    index=index,
+                    round=index // 2,
+                    key=cell.key,
+                    cell=cell,
+                    width=4,
+                    macs=price.macs,
+                    params=price.params,
+                    peak_memory_bytes=price.peak_memory_bytes,
+                    seed=index,
+                    epochs=1,
+                )
+            )
+        run.add_trials(trials)
+        for index in range(3):
+            run.trial_done(index, accuracy=0.9 + 0.01 * index, seconds=1.0)
+        run.trial_failed(3, "the loss was not finite in epoch 1", seconds=1.0)
+        best = trials[2]
+        run.put_model(
+            best.id,
+            cell=best.cell.to_json(),
+            width=4,
+            macs=best.macs,
+            params=best.params,
+            peak_memory_bytes=best.peak_memory_bytes,
+            accuracy=0.95,
+            seed=2,
+            epochs=1,
+            state="done",
+        )
+    yield path
