@@ -28,6 +28,7 @@ from .features import (
     live_nodes,
     paths,
     reduced,
+    refinements,
     shape,
     spell,
     walks,
@@ -35,37 +36,34 @@ from .features import (
 from .strategies import Candidates, Embedding, FloatArray, Graphs, IntArray, Prediction
 
 STRUCTURE = ("counts", "paths", "bags", "walks")
-GROUPS = (*STRUCTURE, "shape", "embedding", "flat")
+GROUPS = (*STRUCTURE, "shape", "embedding", "flat", "wl")
 """Groups of features: live nodes per label; label sequences of paths, with and without their order
 (small graphs only); short walks (large graphs only); size and depth; the encoder's vector;
-adjacency and labels as they stand."""
+adjacency and labels as they stand; Weisfeiler-Lehman features."""
 
 
 @dataclass(frozen=True)
 class Raw:
-    """Descriptions of n graphs under one hypothesis about roles, before a vocabulary is chosen."""
+    """Descriptions of n graphs under one hypothesis about roles: tables with a row a graph, and
+    counts of things of which the measured cells decide which become columns."""
 
     dense: Mapping[str, NDArray[Any]]
-    paths: Occurrences | None = None
-    bags: Occurrences | None = None
+    sparse: Mapping[str, Occurrences]
 
     def take(self, rows: IntArray) -> Raw:
         return Raw(
             {name: table[rows] for name, table in self.dense.items()},
-            None if self.paths is None else self.paths.take(rows),
-            None if self.bags is None else self.bags.take(rows),
+            {name: found.take(rows) for name, found in self.sparse.items()},
         )
 
     @staticmethod
     def concatenate(parts: Sequence[Raw]) -> Raw:
-        def joined(found: list[Occurrences | None]) -> Occurrences | None:
-            known = [one for one in found if one is not None]
-            return Occurrences.concatenate(known) if known else None
-
         return Raw(
             {name: np.concatenate([part.dense[name] for part in parts]) for name in parts[0].dense},
-            joined([part.paths for part in parts]),
-            joined([part.bags for part in parts]),
+            {
+                name: Occurrences.concatenate([part.sparse[name] for part in parts])
+                for name in parts[0].sparse
+            },
         )
 
 
@@ -102,41 +100,38 @@ def describe(
         dense["flat"] = np.concatenate([graphs.adjacency[:, upper[0], upper[1]], one_hot], axis=1)
     if "embedding" in groups and embedding is not None:
         dense["embedding"] = embedding(reduced(graphs, roles))
-    if not small or not {"paths", "bags"} & set(groups):
-        return Raw(dense)
-    found = paths(graphs, live, roles)
-    return Raw(dense, found, bags(found) if "bags" in groups else None)
+    sparse: dict[str, Occurrences] = {}
+    if "wl" in groups:
+        sparse["wl"] = refinements(graphs, live)
+    if small and {"paths", "bags"} & set(groups):
+        found = paths(graphs, live, roles)
+        if "paths" in groups:
+            sparse["paths"] = found
+        if "bags" in groups:
+            sparse["bags"] = bags(found)
+    return Raw(dense, sparse)
 
 
 @dataclass(frozen=True)
 class _Vocabulary:
-    """Which paths and bags are columns: those of the measured cells."""
+    """Which of the counted things are columns: those that occur in measured cells."""
 
-    paths: IntArray | None
-    bags: IntArray | None
+    codes: Mapping[str, IntArray]
     labels: int
 
     @staticmethod
     def of(raw: Raw, labels: int) -> _Vocabulary:
-        return _Vocabulary(
-            None if raw.paths is None else np.unique(raw.paths.codes),
-            None if raw.bags is None else np.unique(raw.bags.codes),
-            labels,
-        )
+        return _Vocabulary({n: np.unique(found.codes) for n, found in raw.sparse.items()}, labels)
 
-    def features(self, raw: Raw, groups: tuple[str, ...]) -> dict[str, NDArray[Any]]:
-        found = {name: raw.dense[name] for name in groups if name in raw.dense}
-        if "paths" in groups and raw.paths is not None and self.paths is not None:
-            found["paths"] = raw.paths.dense(self.paths)
-        if raw.bags is not None and self.bags is not None:
-            found["bags"] = raw.bags.dense(self.bags)
-        return found
+    def features(self, raw: Raw) -> dict[str, NDArray[Any]]:
+        counted = {name: raw.sparse[name].dense(codes) for name, codes in self.codes.items()}
+        return {**raw.dense, **counted}
 
     def traits(self) -> dict[str, FloatArray]:
         """What the weight of a column may depend on: its label; a path's labels and length."""
         traits = {"counts": np.eye(self.labels)}
-        if self.paths is not None:
-            table = spell(self.paths, self.labels)
+        if "paths" in self.codes:
+            table = spell(self.codes["paths"], self.labels)
             lengths = np.minimum(table.sum(axis=1), _LENGTHS - 1)
             traits["paths"] = np.concatenate(
                 [table, lengths[:, None] == np.arange(_LENGTHS)], axis=1
@@ -162,18 +157,19 @@ class FittedPredictor:
         features = self._features(candidates)
         latent, latent_std = self.process.latent(features)
         noise = self.process.noise * self.process.target_scale**2
-        mean, std = self.process.in_units(latent, np.sqrt(latent_std**2 + noise))
+        spread = np.sqrt(latent_std**2 + noise)
+        mean, std = self.process.in_units(latent, spread)
         feasible = np.ones(len(candidates))
         if self.survival is not None:
             feasible = np.clip(self.survival.predict(features)[0], 0.01, 1.0)
-        return Prediction(mean, std, latent, latent_std, feasible, self.process.warp)
+        return Prediction(mean, std, latent, latent_std, feasible, spread, self.process.warp)
 
     def covariance(self, candidates: Candidates) -> FloatArray:
         return self.process.covariance(self._features(candidates))
 
     def _features(self, candidates: Candidates) -> dict[str, NDArray[Any]]:
         raw = self.settings.raw(candidates, self.roles, self.vocabulary.labels, remember=True)
-        return self.vocabulary.features(raw, self.settings.groups)
+        return self.vocabulary.features(raw)
 
 
 @dataclass(frozen=True)
@@ -224,7 +220,7 @@ class GraphPredictor:
         if len(done) < len(values):
             raw = self.raw(candidates, roles, labels)
             survival = regression.fit(
-                vocabulary.features(raw, self.groups),
+                vocabulary.features(raw),
                 np.isfinite(values).astype(float),
                 columns=_COLUMNS,
                 traits=vocabulary.traits(),
@@ -251,7 +247,7 @@ class GraphPredictor:
         raw = self.raw(candidates, roles, labels)
         vocabulary = _Vocabulary.of(raw, labels)
         process = regression.fit(
-            vocabulary.features(raw, self.groups),
+            vocabulary.features(raw),
             values,
             columns=_COLUMNS,
             traits=vocabulary.traits(),

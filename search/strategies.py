@@ -212,7 +212,8 @@ class Prediction:
 
     `mean` and `std` (n,) are those of a measurement, in the values' unit. `latent` and `latent_std`
     (n,) are mean and deviation, without the noise of measuring, on the predictor's own scale, on
-    which they are normal; `scale` maps values onto it and increases. `feasible` (n,) is the
+    which they are normal; `scale` maps values onto it and increases; `spread` (n,) is the deviation
+    of a measurement there. `feasible` (n,) is the
     probability that the trial does not fail.
     """
 
@@ -221,6 +222,7 @@ class Prediction:
     latent: FloatArray
     latent_std: FloatArray
     feasible: FloatArray
+    spread: FloatArray
     scale: Callable[[FloatArray], FloatArray] = _identity
 
 

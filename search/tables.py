@@ -135,7 +135,7 @@ def load(
     if magic.startswith(b"\x93NUM"):
         raise UserError(f"{path} holds a single array (.npy); a table is an .npz file of several")
     stamp = np.array([path.stat().st_size, path.stat().st_mtime_ns], dtype=np.int64)
-    for cache in _caches(path):
+    for cache in cache_places(path):
         if cache.is_file():
             try:
                 return _from_npz(cache, path, unique, stamp)
@@ -146,7 +146,7 @@ def load(
     arrays["cell_keys"] = canonical.keys(
         *_node_graphs(arrays["adjacency"], arrays["ops"], list(arrays["op_names"]), path), _KIND
     )
-    for cache in _caches(path):
+    for cache in cache_places(path):
         try:
             _write_npz(cache, arrays)
             break
@@ -159,7 +159,7 @@ class _Stale(Exception):
     """A cache that belongs to another state of its source."""
 
 
-def _caches(path: Path) -> list[Path]:
+def cache_places(path: Path) -> list[Path]:
     """Where the decoded form of a file may lie: beside it, else in the user's cache folder."""
     name = f"{path.name}.npz"
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gemkit"

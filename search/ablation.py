@@ -1,0 +1,776 @@
+"""The ablation: search strategies with and without the embedding on tabular benchmarks.
+
+`run` compares strategies over many seeds, `encodings` what a predictor gets to see, `latency` the
+prediction of a device's latency from few measured cells. All return what `gemkit ablate --json`
+writes, and under "figures" the data of its pictures. What takes long is kept in a results file as
+it comes, so a run that was cut off goes on where it stopped.
+
+A searcher sees a `TableSpace`, which knows no metric, and the values it has paid for.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit import regression
+from gemkit.errors import UserError
+from gemkit.files import read_json, write_json
+
+from . import tables
+from .features import Roles, reduced
+from .predictor import (
+    STRUCTURE,
+    GraphPredictor,
+    embedding_predictor,
+    flat_predictor,
+    nasgem_predictor,
+)
+from .strategies import (
+    STRATEGIES,
+    Candidates,
+    Embedding,
+    FloatArray,
+    Graphs,
+    History,
+    IntArray,
+    Predictor,
+    strategy,
+)
+from .tables import Queries, Table, TableSpace
+
+DEFAULT_STRATEGIES = ("nasgem", "bo", "bo+embedding", "evolution", "evolution+embedding", "random")
+SAMPLES = (20, 50, 100, 200)
+"""Numbers of measured cells at which rank correlations are taken."""
+_TESTED = 4000
+"""Cells on which a predictor is judged, drawn anew for each seed (all, where there are fewer)."""
+_MAPPED = 2000
+
+Progress = Callable[[str, int, int], None]
+"""(what, done, of how many)."""
+
+
+# --- the encoder of a table ---------------------------------------------------------------------
+
+
+def table_encoder(table: Table, steps: int = 600) -> Any:
+    """A `GraphEncoder` for the cells of a table: trained once, without any metric, then kept.
+
+    It learns from 3,000 cells, half of them as they stand, half as they are left under random
+    hypotheses about which label is dead and which a wire, since the predictor embeds such graphs.
+    """
+    from .encoder import EncoderConfig, load_encoder, save_encoder, train_encoder
+
+    for place in _encoder_places(table):
+        if place.is_file():
+            try:
+                encoder = load_encoder(place)
+            except UserError:
+                continue
+            if encoder.config.labels == len(table.label_names):
+                return encoder
+    graphs = training_graphs(table)
+    trained = train_encoder(
+        graphs.labels, graphs.adjacency, EncoderConfig(labels=len(table.label_names)), steps=steps
+    )
+    for place in _encoder_places(table):
+        try:
+            save_encoder(trained.encoder, place)
+            break
+        except UserError:
+            continue
+    return trained.encoder
+
+
+def training_graphs(table: Table, count: int = 3000) -> Graphs:
+    """What a table's encoder learns from; see `table_encoder`."""
+    rng = np.random.default_rng(0)
+    hypotheses = 12
+    parts = [table.graphs[rng.integers(len(table), size=count // 2)]]
+    for _ in range(hypotheses):
+        dead, wire = (rng.permutation(np.arange(2, max(4, len(table.label_names))))[:2]).tolist()
+        roles = Roles(frozenset({dead}), frozenset({wire}) if rng.random() < 0.5 else frozenset())
+        some = table.graphs[rng.integers(len(table), size=count // 2 // hypotheses)]
+        left = reduced(some, roles)
+        parts.append(left[(left.labels >= 0).sum(axis=1) > 1])
+    return Graphs.concatenate([part for part in parts if len(part)])
+
+
+def _encoder_places(table: Table) -> list[Path]:
+    return [place.with_suffix(".encoder.safetensors") for place in tables.cache_places(table.path)]
+
+
+def table_embedding(table: Table) -> Embedding:
+    """The embedding of a table's cells by its own encoder."""
+    from .encoder import embed
+
+    encoder = table_encoder(table)
+
+    def embedding(graphs: Graphs) -> NDArray[np.float32]:
+        # A graph of which nothing is left under a hypothesis still needs one node to embed.
+        labels = graphs.labels.copy()
+        labels[:, 0] = np.maximum(labels[:, 0], 0)
+        return embed(encoder, labels, graphs.adjacency)
+
+    return embedding
+
+
+def needs_embedding(name: str) -> bool:
+    return name == "nasgem" or name.endswith("+embedding")
+
+
+# --- searching ----------------------------------------------------------------------------------
+
+
+def search(
+    table: Table,
+    space: TableSpace,
+    metric: str,
+    name: str,
+    seed: int,
+    queries: int,
+    embedding: Embedding | None = None,
+    batch: int = 1,
+    **options: Any,
+) -> tuple[list[int], list[float]]:
+    """One search: the rows paid for, in order, and the values they showed.
+
+    The random streams depend on the seed and the number of the query alone. Ends early when the
+    table is exhausted. `options` go to `strategies.strategy`.
+    """
+    ask = Queries(table, metric, seed)
+    propose = strategy(name, embedding, memo=space.memo, **options)
+    history = History()
+    while len(history) < queries:
+        rng = np.random.default_rng([seed, len(history)])
+        chosen = propose(space, history, min(batch, queries - len(history)), rng)
+        if not len(chosen):
+            break
+        history = extended(history, chosen, ask(chosen))
+    return list(ask.paid), history.values.tolist()
+
+
+def extended(history: History, chosen: Candidates, values: FloatArray) -> History:
+    """The history with the newest cells, without what strategies noted about them."""
+    chosen = Candidates(chosen.graphs, chosen.keys, chosen.payload, chosen.factors)
+    if history.candidates is not None:
+        chosen = Candidates.concatenate([history.candidates, chosen])
+    return History(chosen, np.concatenate([history.values, values]))
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A table with what all searches on it share."""
+
+    table: Table
+    space: TableSpace
+    embedding: Embedding | None
+
+
+@cache
+def opened(path: str, unique: bool, embedded: bool) -> Opened:
+    """A table opened once a process."""
+    table = tables.load(Path(path), unique)
+    return Opened(table, TableSpace(table), table_embedding(table) if embedded else None)
+
+
+def _searched(
+    path: str, unique: bool, metric: str, name: str, seed: int, queries: int
+) -> list[int]:
+    """One search, in whatever process; its rows."""
+    at = opened(path, unique, needs_embedding(name))
+    return search(at.table, at.space, metric, name, seed, queries, at.embedding)[0]
+
+
+def predictor_of(name: str, at: Opened) -> Predictor | None:
+    """The predictor a strategy asks, None for those without."""
+    if name == "nasgem":
+        return nasgem_predictor(at.embedding, at.space.memo)
+    if name.endswith("+embedding"):
+        assert at.embedding is not None
+        return embedding_predictor(at.embedding, at.space.memo)
+    return flat_predictor(at.space.memo) if name == "bo" else None
+
+
+def _correlated(
+    path: str, unique: bool, metric: str, name: str, seed: int, samples: int
+) -> dict[str, float] | None:
+    """Rank correlations of a strategy's predictor, in whatever process."""
+    at = opened(path, unique, needs_embedding(name))
+    predictor = predictor_of(name, at)
+    if predictor is None:
+        return None
+    return correlation(at.table, at.space, metric, predictor, seed, samples)
+
+
+def correlation(
+    table: Table, space: TableSpace, metric: str, predictor: Predictor, seed: int, samples: int
+) -> dict[str, float] | None:
+    """A predictor fitted to `samples` random cells against cells it has not seen.
+
+    Returns `kendall_tau`, `spearman` and `coverage` (share of values inside the interval that
+    should hold 90 % of them), None where the table has too few cells.
+    """
+    from scipy.stats import kendalltau, spearmanr
+
+    values = table.metric(metric)
+    rng = np.random.default_rng([seed, 7])
+    rows = rng.permutation(np.flatnonzero(np.isfinite(values)))
+    if len(rows) < samples + 20:
+        return None
+    train, test = rows[:samples], rows[samples : samples + _TESTED]
+    fitted = predictor(space.candidates(train), values[train])
+    prediction = fitted.predict(space.candidates(test))
+    found = prediction.scale(values[test])
+    return {
+        "kendall_tau": float(kendalltau(prediction.mean, values[test])[0]),
+        "spearman": float(spearmanr(prediction.mean, values[test])[0]),
+        "coverage": float(np.mean(np.abs(found - prediction.latent) <= 1.645 * prediction.spread)),
+    }
+
+
+# --- the whole ablation -------------------------------------------------------------------------
+
+
+def run(
+    path: Path,
+    metric: str,
+    *,
+    queries: int = 150,
+    seeds: int = 30,
+    strategies: Sequence[str] = DEFAULT_STRATEGIES,
+    unique: bool = False,
+    samples: Sequence[int] = SAMPLES,
+    correlation_seeds: int = 10,
+    workers: int = 1,
+    results: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Compare strategies on a table.
+
+    Args:
+        path: see `tables.load`.
+        metric: what is searched for, larger being better. Where it was measured in several runs,
+            a query shows one of them, drawn at random, and a chosen cell is judged by the mean
+            test accuracy (the protocol of NAS-Bench-101).
+        seeds: searches a strategy, seeds 0, 1, ...
+        samples, correlation_seeds: at which numbers of random cells, and how often, the
+            strategies' predictors are judged; none for strategies without predictor.
+        workers: processes.
+        results: JSON file that holds every finished search; those in it are not done again.
+        progress: told after each piece.
+
+    Returns:
+        {"table", "metric", "reported", "protocol", "cells", "merged", "queries", "seeds", "best",
+        "strategies": {NAME: {"best_after", "regret_after", "regret_after_interval",
+        "queries_to_best", "median_queries_to_best", "found", "kendall_tau", "spearman",
+        "coverage"}}, "figures"}. Keys of the `..._after` and correlation dictionaries are numbers
+        as text. A seed that does not find the best cell has null; so has a median that falls on
+        such seeds. "figures" holds "curves": {NAME: {"queries": [...], "regret", "low", "high"}}
+        (mean and 95 % bootstrap interval after every query), "correlations": {NAME: {"samples",
+        "kendall_tau", "low", "high"}} and "map": {"x", "y", "value", "title"} (embedding in two
+        dimensions, coloured by the metric), absent when no strategy uses an embedding.
+
+    Raises:
+        UserError: as `tables.load`; an unknown metric or strategy; a results file of another run.
+    """
+    unknown = [name for name in strategies if name not in STRATEGIES]
+    if unknown or not strategies:
+        raise UserError(
+            f"unknown strategy {', '.join(unknown) or 'none'!r}: choose from {', '.join(STRATEGIES)}"
+        )
+    if queries < 1 or seeds < 1:
+        raise UserError(f"queries ({queries}) and seeds ({seeds}) must be at least 1")
+    embedded = any(needs_embedding(name) for name in strategies)
+    table = tables.load(Path(path), unique)
+    name_of_metric = table.find(metric)
+    if not np.isfinite(table.metrics[name_of_metric]).any():
+        raise UserError(f"{path}: metric {name_of_metric!r} has no value")
+    ask = Queries(table, metric, 0)
+    if embedded:
+        table_encoder(table)
+    settings = {
+        "table": Path(path).name,
+        "cells": len(table),
+        "metric": name_of_metric,
+        "queries": queries,
+        "unique": unique,
+    }
+    kept = _Kept(results, settings)
+    place = str(path)
+    todo = [
+        (f"search/{name}/{seed}", _searched, (place, unique, metric, name, seed, queries))
+        for seed in range(seeds)
+        for name in strategies
+    ] + [
+        (
+            f"correlation/{name}/{count}/{seed}",
+            _correlated,
+            (place, unique, metric, name, seed, count),
+        )
+        for name in strategies
+        if name == "bo" or needs_embedding(name)
+        for count in samples
+        for seed in range(correlation_seeds)
+        if count + 20 <= len(table)
+    ]
+    kept.complete(todo, workers, progress)
+    best = float(np.nanmax(ask.reported))
+    several = name_of_metric in table.runs
+    report: dict[str, Any] = {
+        "table": Path(path).name,
+        "metric": name_of_metric,
+        "reported": ask.reported_name,
+        "protocol": (
+            f"a query reveals one of {table.runs[name_of_metric].shape[1]} runs, drawn at random; "
+            f"reported is the mean {ask.reported_name} of the cell chosen by it"
+            if several
+            else "a query reveals the metric; reported is that of the best cell queried"
+        ),
+        "cells": len(table),
+        "merged": table.merged,
+        "queries": queries,
+        "seeds": seeds,
+        "best": best,
+        "strategies": {},
+        "figures": {"curves": {}, "correlations": {}},
+    }
+    for name in strategies:
+        searched = [kept.found[f"search/{name}/{seed}"] for seed in range(seeds)]
+        summary, curve = _summary(table, metric, searched, queries)
+        found = {
+            count: [
+                kept.found.get(f"correlation/{name}/{count}/{s}") for s in range(correlation_seeds)
+            ]
+            for count in samples
+        }
+        correlations = {n: [c for c in cs if c is not None] for n, cs in found.items()}
+        correlations = {n: cs for n, cs in correlations.items() if cs}
+        for key in ("kendall_tau", "spearman", "coverage"):
+            summary[key] = {
+                str(n): float(np.mean([c[key] for c in cs])) for n, cs in correlations.items()
+            }
+        report["strategies"][name] = summary
+        report["figures"]["curves"][name] = curve
+        if correlations:
+            taus = {n: np.array([c["kendall_tau"] for c in cs]) for n, cs in correlations.items()}
+            ranges = {n: interval(t[:, None]) for n, t in taus.items()}
+            report["figures"]["correlations"][name] = {
+                "samples": list(taus),
+                "kendall_tau": [float(t.mean()) for t in taus.values()],
+                "low": [float(r[0][0]) for r in ranges.values()],
+                "high": [float(r[1][0]) for r in ranges.values()],
+            }
+    if embedded:
+        report["figures"]["map"] = embedding_map(table, metric)
+    return report
+
+
+def _summary(
+    table: Table, metric: str, searched: Sequence[Sequence[int]], queries: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A strategy's figures and its regret curve, from the rows of its searches."""
+    best = float(np.nanmax(Queries(table, metric, 0).reported))
+    reached = np.full((len(searched), queries), np.nan)
+    to_best: list[int | None] = []
+    for seed, rows_ in enumerate(searched):
+        ask = Queries(table, metric, seed)
+        rows = np.asarray(rows_, dtype=np.int64)
+        values, reported = ask(Candidates(table.graphs[rows], table.keys[rows], rows)), ask.reported
+        leader = -1
+        for q, row in enumerate(rows.tolist()):
+            if np.isfinite(values[q]) and (leader < 0 or values[q] > values[leader]):
+                leader = q
+            reached[seed, q] = reported[rows[leader]] if leader >= 0 else np.nan
+        reached[seed, len(rows) :] = reached[seed, len(rows) - 1]
+        hits = np.flatnonzero(reported[rows] >= best)
+        to_best.append(int(hits[0]) + 1 if len(hits) else None)
+    regret = best - reached
+    low, high = interval(regret)
+    mean = _nanmean(regret)
+    tenth = [q for q in range(10, queries + 1, 10)] or [queries]
+    median = float(np.median([np.inf if q is None else q for q in to_best]))
+    summary = {
+        "best_after": {str(q): float(best - mean[q - 1]) for q in tenth},
+        "regret_after": {str(q): float(mean[q - 1]) for q in tenth},
+        "regret_after_interval": {str(q): [float(low[q - 1]), float(high[q - 1])] for q in tenth},
+        "queries_to_best": to_best,
+        "median_queries_to_best": median if np.isfinite(median) else None,
+        "median_queries_to_best_interval": _median_interval(to_best),
+        "found": sum(q is not None for q in to_best),
+    }
+    curve = {
+        "queries": list(range(1, queries + 1)),
+        "regret": mean.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+    }
+    return summary, curve
+
+
+def _nanmean(values: FloatArray) -> FloatArray:
+    """Mean along the first axis over what is not nan."""
+    known = np.isfinite(values)
+    return np.asarray(np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
+
+
+def interval(values: FloatArray, draws: int = 1000) -> tuple[FloatArray, FloatArray]:
+    """95 % bootstrap interval of the mean along the first axis."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(len(values), size=(draws, len(values)))
+    means = np.stack([_nanmean(values[row]) for row in rows])
+    return np.quantile(means, 0.025, axis=0), np.quantile(means, 0.975, axis=0)
+
+
+def _median_interval(to_best: Sequence[int | None]) -> list[float | None]:
+    """95 % bootstrap interval of the median, null for ends that fall on seeds without success."""
+    values = np.array([np.inf if q is None else q for q in to_best])
+    rows = np.random.default_rng(0).integers(len(values), size=(2000, len(values)))
+    medians = np.sort(np.median(values[rows], axis=1))
+    return [float(m) if np.isfinite(m) else None for m in (medians[50], medians[-51])]
+
+
+def embedding_map(table: Table, metric: str) -> dict[str, Any]:
+    """Two principal components of the embeddings of up to 2,000 cells, and their values."""
+    values = table.metric(metric)
+    rows = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(values)))[:_MAPPED]
+    vectors = np.asarray(table_embedding(table)(table.graphs[rows]), dtype=float)
+    vectors = vectors - vectors.mean(axis=0)
+    left, size, _ = np.linalg.svd(vectors, full_matrices=False)
+    points = left[:, :2] * size[:2]
+    share = float((size[:2] ** 2).sum() / (size**2).sum())
+    return {
+        "x": points[:, 0].tolist(),
+        "y": points[:, 1].tolist(),
+        "value": values[rows].tolist(),
+        "title": f"{len(rows)} cells, two principal components ({share:.0%} of the variance)",
+    }
+
+
+# --- what a predictor gets to see ---------------------------------------------------------------
+
+
+def encodings(
+    path: Path,
+    metric: str,
+    *,
+    samples: Sequence[int] = SAMPLES,
+    seeds: int = 5,
+    names: Sequence[str] | None = None,
+    unique: bool = False,
+    workers: int = 1,
+    results: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Rank correlation of predictors that see different descriptions of the same cells.
+
+    Returns {"table", "metric", "seeds", "encodings": {NAME: {"kendall_tau", "spearman",
+    "coverage"}}}, each by number of samples. Names: see ENCODINGS.
+    """
+    names = list(names or ENCODINGS)
+    table = tables.load(Path(path), unique)
+    full = table.find(metric)
+    table_encoder(table)
+    kept = _Kept(
+        results, {"table": Path(path).name, "cells": len(table), "metric": full, "unique": unique}
+    )
+    todo = [
+        (
+            f"encoding/{name}/{count}/{seed}",
+            _encoded,
+            (str(path), unique, metric, name, seed, count),
+        )
+        for name in names
+        for count in samples
+        for seed in range(seeds)
+        if count + 20 <= len(table)
+    ]
+    kept.complete(todo, workers, progress)
+    report: dict[str, Any] = {"table": Path(path).name, "metric": full, "seeds": seeds}
+    report["encodings"] = {
+        name: {
+            key: {
+                str(n): float(
+                    np.mean([kept.found[f"encoding/{name}/{n}/{s}"][key] for s in range(seeds)])
+                )
+                for n in samples
+                if n + 20 <= len(table)
+            }
+            for key in ("kendall_tau", "spearman", "coverage")
+        }
+        for name in names
+    }
+    return report
+
+
+def _encoded(
+    path: str, unique: bool, metric: str, name: str, seed: int, samples: int
+) -> dict[str, float] | None:
+    at = opened(path, unique, True)
+    return correlation(at.table, at.space, metric, ENCODINGS[name](at), seed, samples)
+
+
+def _groups(*groups: str, roles: bool = False) -> Callable[[Opened], Predictor]:
+    return lambda at: GraphPredictor(groups, at.embedding, at.space.memo, roles=roles)
+
+
+def _untrained(at: Opened) -> Predictor:
+    from .encoder import EncoderConfig, GraphEncoder, embed
+
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        encoder = GraphEncoder(EncoderConfig(labels=len(at.table.label_names)))
+
+    def embedding(graphs: Graphs) -> NDArray[np.float32]:
+        return embed(encoder, graphs.labels, graphs.adjacency)
+
+    return GraphPredictor(("embedding",), embedding, roles=False)
+
+
+def _fine_tuned(weight: float) -> Callable[[Opened], Predictor]:
+    def make(at: Opened) -> Predictor:
+        from .finetune import FineTuned
+
+        return FineTuned(table_encoder(at.table), training_graphs(at.table), weight)
+
+    return make
+
+
+ENCODINGS: dict[str, Callable[[Opened], Predictor]] = {
+    "flat adjacency": _groups("flat"),
+    "counts": _groups("counts"),
+    "paths": _groups("paths"),
+    "WL features": _groups("wl"),
+    "untrained encoder": _untrained,
+    "encoder": _groups("embedding"),
+    "encoder, roles learned": _groups("embedding", roles=True),
+    "encoder fine-tuned": _fine_tuned(0.0),
+    "encoder fine-tuned, WL term kept": _fine_tuned(1.0),
+    "structure": _groups(*STRUCTURE),
+    "structure, roles learned": _groups(*STRUCTURE, roles=True),
+    "structure and encoder, roles learned": _groups(*STRUCTURE, "embedding", roles=True),
+    "structure and WL features, roles learned": _groups(*STRUCTURE, "wl", roles=True),
+}
+"""What a predictor sees; the last but one is NASGEM's. "structure" are the groups of STRUCTURE."""
+
+
+# --- latency ------------------------------------------------------------------------------------
+
+
+def latency(
+    path: Path,
+    name: str,
+    *,
+    samples: int = 100,
+    seeds: int = 30,
+    unique: bool = False,
+    workers: int = 1,
+    results: Path | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Predict a device's latency of all cells of a table from `samples` random ones.
+
+    Returns {"table", "latency", "samples", "seeds", "spearman", "within_10_percent",
+    "spearman_interval", "within_10_percent_interval", "coverage", "baselines"}: means over seeds
+    and fractions, on the cells not sampled. "baselines" has {NAME: {"spearman",
+    "within_10_percent"}} for ridge regression on counts, and on counts and positions, and for a
+    Gaussian process on the flat encoding. Raises UserError as `run` does.
+    """
+    table = tables.load(Path(path), unique)
+    full = table.find(name)
+    usable = int(np.isfinite(table.metrics[full]).sum())
+    if not 5 <= samples <= usable - 20:
+        raise UserError(f"--samples {samples} must be between 5 and {usable - 20} for {path}")
+    kept = _Kept(
+        results,
+        {"table": Path(path).name, "cells": len(table), "metric": full, "samples": samples},
+    )
+    kept.complete(
+        [
+            (f"latency/{seed}", _latency, (str(path), unique, name, seed, samples))
+            for seed in range(seeds)
+        ],
+        workers,
+        progress,
+    )
+    found = [kept.found[f"latency/{seed}"] for seed in range(seeds)]
+
+    def over_seeds(model: str, key: str) -> FloatArray:
+        return np.array([one[model][key] for one in found])
+
+    report: dict[str, Any] = {
+        "table": Path(path).name,
+        "latency": full,
+        "samples": samples,
+        "seeds": seeds,
+    }
+    for key in ("spearman", "within_10_percent", "coverage"):
+        values = over_seeds("ours", key)
+        low, high = interval(values[:, None])
+        report[key] = float(values.mean())
+        report[f"{key}_interval"] = [float(low[0]), float(high[0])]
+    report["baselines"] = {
+        model: {
+            key: float(over_seeds(model, key).mean()) for key in ("spearman", "within_10_percent")
+        }
+        for model in found[0]
+        if model != "ours"
+    }
+    return report
+
+
+def latency_predictor(memo: Any = None) -> GraphPredictor:
+    """The predictor of latencies of labelled graphs."""
+    from .predictor import compute
+
+    return GraphPredictor(LATENCY_GROUPS, None, memo or compute, roles=True, warp="auto")
+
+
+LATENCY_GROUPS = ("counts", "shape", "flat")
+
+
+def _latency(
+    path: str, unique: bool, name: str, seed: int, samples: int
+) -> dict[str, dict[str, float]]:
+    from scipy.stats import spearmanr
+
+    at = opened(path, unique, False)
+    values = at.table.metric(name)
+    rows = np.random.default_rng([seed, 7]).permutation(np.flatnonzero(np.isfinite(values)))
+    train, test = rows[:samples], rows[samples:]
+
+    def judged(predicted: FloatArray) -> dict[str, float]:
+        error = np.abs(predicted - values[test]) / np.abs(values[test])
+        return {
+            "spearman": float(spearmanr(predicted, values[test])[0]),
+            "within_10_percent": float(np.mean(error <= 0.1)),
+        }
+
+    prediction = latency_predictor(at.space.memo)(
+        at.space.candidates(train), values[train]
+    ).predict(at.space.candidates(test))
+    ours = judged(prediction.mean)
+    offset = np.abs(prediction.scale(values[test]) - prediction.latent)
+    ours["coverage"] = float(np.mean(offset <= 1.645 * prediction.spread))
+    labels = at.table.graphs.labels
+    counts = np.stack([(labels == c).sum(axis=1) for c in range(at.space.labels)], axis=1)
+    places = (labels[:, :, None] == np.arange(at.space.labels)).reshape(len(labels), -1)
+    upper = np.triu_indices(labels.shape[1], 1)
+    edges = at.table.graphs.adjacency[:, upper[0], upper[1]]
+    positions = np.concatenate([counts, places, edges], axis=1)
+    flat = regression.fit(positions[train], values[train], columns={"features": "common"})
+    return {
+        "ours": ours,
+        "ridge on counts": judged(_ridge(counts, values, train, test)),
+        "ridge on counts and positions": judged(_ridge(positions, values, train, test)),
+        "Gaussian process on the flat encoding": judged(flat.predict(positions[test])[0]),
+    }
+
+
+def _ridge(
+    features: NDArray[Any], values: FloatArray, train: IntArray, test: IntArray
+) -> FloatArray:
+    """Ridge regression, its penalty chosen by leave-one-out error."""
+    x = features[train].astype(float)
+    mean, scale = x.mean(axis=0), x.std(axis=0)
+    scale[scale == 0] = 1.0
+    x, y = (x - mean) / scale, values[train] - values[train].mean()
+    left, size, right = np.linalg.svd(x, full_matrices=False)
+    best, chosen = np.inf, np.zeros(x.shape[1])
+    for penalty in 10.0 ** np.arange(-3, 4):
+        shrunk = size**2 / (size**2 + penalty)
+        fitted = left @ (shrunk * (left.T @ y))
+        leverage = (left**2) @ shrunk + 1.0 / len(y)
+        error = float((((y - fitted) / np.maximum(1.0 - leverage, 1e-6)) ** 2).sum())
+        if error < best:
+            best = error
+            chosen = right.T @ (size / (size**2 + penalty) * (left.T @ y))
+    new = (features[test].astype(float) - mean) / scale
+    return np.asarray(new @ chosen + values[train].mean())
+
+
+# --- results that survive -----------------------------------------------------------------------
+
+
+class _Kept:
+    """Finished pieces by name, in a JSON file if one is given."""
+
+    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
+        self.path, self.settings = path, dict(settings)
+        self.found: dict[str, Any] = {}
+        if path is not None and Path(path).is_file():
+            stored = read_json(Path(path))
+            if not isinstance(stored, dict) or stored.get("settings") != self.settings:
+                raise UserError(f"{path} holds the results of another run: choose another file")
+            self.found = stored["found"]
+
+    def complete(
+        self,
+        todo: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]],
+        workers: int,
+        progress: Progress | None,
+    ) -> None:
+        """Do what is not found yet."""
+        left = [piece for piece in todo if piece[0] not in self.found]
+        done = len(todo) - len(left)
+        for name, value in _carried_out(left, workers):
+            self.found[name] = value
+            done += 1
+            self._store()
+            if progress:
+                progress(name, done, len(todo))
+
+    def _store(self) -> None:
+        if self.path is not None:
+            write_json(Path(self.path), {"settings": self.settings, "found": self.found})
+
+
+def _carried_out(
+    pieces: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]], workers: int
+) -> Iterator[tuple[str, Any]]:
+    if workers <= 1 or len(pieces) < 2:
+        for name, function, arguments in pieces:
+            yield name, function(*arguments)
+        return
+    import multiprocessing
+
+    with (
+        _single_threaded(),
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+    ):
+        futures: dict[Future[Any], str] = {
+            pool.submit(function, *arguments): name for name, function, arguments in pieces
+        }
+        try:
+            for future in as_completed(futures):
+                yield futures[future], future.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started inside compute on one thread each."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
