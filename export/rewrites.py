@@ -7,7 +7,7 @@ measurement favours. A rewrite that finds nothing to change returns the graph it
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from itertools import combinations
 
@@ -233,10 +233,10 @@ def share_sums(graph: Graph) -> Graph:
     need about half of the additions. An operand that a convolution without activation has just
     computed stays last, since a runtime adds it inside that convolution.
     """
-    sums = _sums(graph)
+    found = sums(graph)
     terms = {
-        total: frozenset(name for name in names if not _adds_for_free(graph, name))
-        for total, names in sums.items()
+        total: frozenset(name for name in names if not adds_for_free(graph, name))
+        for total, names in found.items()
         if len(set(names)) == len(names)
     }
     rank = {name: index for index, name in enumerate((*graph.inputs, *_outputs(graph.nodes)))}
@@ -250,7 +250,7 @@ def share_sums(graph: Graph) -> Graph:
             if node.output not in inner:
                 nodes.append(node)
             continue
-        free = [name for name in sums[node.output] if name not in terms[node.output]]
+        free = [name for name in found[node.output] if name not in terms[node.output]]
         operands = [*sorted(rest[node.output], key=lambda name: rank.get(name, 0)), *free]
         nodes += _chain(operands, node.output)
     nodes += [Node("Add", pair, (name,)) for name, pair in shared.items()]
@@ -261,7 +261,7 @@ def _outputs(nodes: Iterable[Node]) -> Iterable[str]:
     return (name for node in nodes for name in node.outputs)
 
 
-def _adds_for_free(graph: Graph, name: str) -> bool:
+def adds_for_free(graph: Graph, name: str) -> bool:
     node = graph.producer.get(name)
     return node is not None and node.op == "Conv" and graph.only_reader(name) is not None
 
@@ -276,7 +276,7 @@ def _inner_sums(graph: Graph, total: str) -> list[str]:
     return found
 
 
-def _sums(graph: Graph) -> dict[str, list[str]]:
+def sums(graph: Graph) -> dict[str, list[str]]:
     """All sums with what they add, sums inside sums resolved."""
 
     def operands(node: Node) -> list[str]:
@@ -361,15 +361,15 @@ def _without_identities(graph: Graph, nodes: list[Node]) -> list[Node]:
 
 def sums_at_once(graph: Graph) -> Graph:
     """Write sums of more than two operands as one Sum instead of a chain of Adds."""
-    sums = {total: names for total, names in _sums(graph).items() if len(names) > 2}
-    if not sums:
+    large = {total: names for total, names in sums(graph).items() if len(names) > 2}
+    if not large:
         return graph
-    inner = {name for total in sums for name in _inner_sums(graph, total)}
+    inner = {name for total in large for name in _inner_sums(graph, total)}
     nodes = []
     for node in graph.nodes:
-        if node.output in sums:
-            free = [name for name in sums[node.output] if _adds_for_free(graph, name)]
-            rest = [name for name in sums[node.output] if name not in free]
+        if node.output in large:
+            free = [name for name in large[node.output] if adds_for_free(graph, name)]
+            rest = [name for name in large[node.output] if name not in free]
             if len(rest) > 2:
                 partial = f"{node.output}_rest" if free else node.output
                 nodes.append(Node("Sum", tuple(rest), (partial,)))
@@ -384,7 +384,9 @@ def sums_at_once(graph: Graph) -> Graph:
 # Concatenations
 
 
-def split_concats(graph: Graph, largest: int = 1_000_000) -> Graph:
+def split_concats(
+    graph: Graph, largest: int = 1_000_000, only: Collection[str] | None = None
+) -> Graph:
     """Let 1x1 convolutions read the operands of a concatenation one by one.
 
     W [a; b] = W_a a + W_b b: the concatenation is not made, and each partial sum is added to the
@@ -393,6 +395,7 @@ def split_concats(graph: Graph, largest: int = 1_000_000) -> Graph:
 
     Args:
         largest: concatenations of more operands stay.
+        only: outputs of the concatenations that may be split; None for all.
     """
     nodes: list[Node] = []
     constants: dict[str, Array] = {}
@@ -402,6 +405,8 @@ def split_concats(graph: Graph, largest: int = 1_000_000) -> Graph:
             continue
         nodes.append(node)
         if node.op != "Concat" or len(node.inputs) > largest or node.output in graph.outputs:
+            continue
+        if only is not None and node.output not in only:
             continue
         paths = [_channel_path(graph, reader) for reader in graph.readers[node.output]]
         if not _is_channel_concat(node) or not all(paths):

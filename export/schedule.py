@@ -19,6 +19,7 @@ from gemkit.cost import Step, peak_memory
 from .graph import Graph, Node
 
 _FIRST_SHARE = 0.8  # of the time left, for a part's search; the later parts are easier
+_BEAM = 2000  # sets of units followed at a step, times the number of units
 _IN_PLACE = ("Relu", "Clip", "HardSwish", "Identity", "Flatten", "Reshape", "Squeeze", "Softmax")
 
 
@@ -170,26 +171,98 @@ def best_order(graph: Graph, seconds: float = 10.0, accumulate: bool = False) ->
     """
     problem = _Problem(units(graph, accumulate), graph)
     given = peak_memory(steps(problem.units, graph))
-    parts = problem.parts()
+    pieces = problem.parts()
     # No part need be better than the best that another can do, so the hardest is ordered first.
-    floor = max(problem.least(part) for _, part in parts)
-    guesses = [problem.beam(done, part, floor) for done, part in parts]
+    floor = max(problem.least(part) for _, part in pieces)
+    guesses = [problem.guess(done, part, floor) for done, part in pieces]
     orders = [order for order, _ in guesses]
     high, end = floor, time.perf_counter() + seconds
-    hard = sorted(range(len(parts)), key=lambda index: guesses[index][1], reverse=True)
+    hard = sorted(range(len(pieces)), key=lambda index: guesses[index][1], reverse=True)
     for index in hard:
         if guesses[index][1] <= high:
             continue
         now = time.perf_counter()
         share = _FIRST_SHARE * (end - now)
         orders[index], found, bound = problem.search(
-            *parts[index], *guesses[index], floor, now + share
+            *pieces[index], *guesses[index], floor, now + share
         )
         floor, high = max(floor, bound), max(high, found)
     best = Order(tuple(problem.units[index] for order in orders for index in order), high, floor)
     if best.peak > given:
         return Order(tuple(problem.units), given, best.bound)
     return best
+
+
+@dataclass(frozen=True)
+class Part:
+    """Steps between two after which only what they write is alive (in our networks: a cell).
+
+    Attributes:
+        name: the tensor that the last step writes.
+        units: the steps.
+        before: bytes alive before the part.
+        peak: most bytes alive in it.
+    """
+
+    name: str
+    units: tuple[Unit, ...]
+    before: int
+    peak: int
+
+
+def parts(graph: Graph, accumulate: bool = False) -> list[Part]:
+    """A graph's parts in its own order, cut where one tensor alone is alive."""
+    problem = _Problem(units(graph, accumulate), graph)
+    found: list[Part] = []
+    own: list[Unit] = []
+    before = highest = problem.live(0)
+    for done, part in problem.parts():
+        live = problem.live(done)
+        for index in part:
+            during, live = problem.run(index, done, live)
+            highest = max(highest, during)
+            done |= 1 << index
+            own.append(problem.units[index])
+        last = own[-1]
+        if live == last.size or last.writes[0][0] in graph.outputs:
+            found.append(Part(last.writes[0][0], tuple(own), before, highest))
+            own, before, highest = [], live, live
+    return found
+
+
+def cut(needs: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """Cut steps after each one that comes before or after every other in all orders.
+
+    Args:
+        needs: per step the mask of those that it needs; the steps are in an execution order.
+
+    Returns:
+        Per part the mask of all steps before it, and its steps.
+    """
+    count = len(needs)
+    before, after = [0] * count, [0] * count
+    for index in range(count):
+        for other in range(index):
+            if needs[index] >> other & 1:
+                before[index] |= before[other] | 1 << other
+    for index in reversed(range(count)):
+        for other in range(index + 1, count):
+            if needs[other] >> index & 1:
+                after[index] |= after[other] | 1 << other
+    sets = sorted(
+        (
+            before[index] | 1 << index
+            for index in range(count)
+            if (before[index] | after[index]).bit_count() == count - 1
+        ),
+        key=int.bit_count,
+    )
+    if not sets or sets[-1].bit_count() < count:
+        sets.append((1 << count) - 1)
+    return [
+        (previous, [index for index in range(count) if (current & ~previous) >> index & 1])
+        for previous, current in pairwise([0, *sets])
+    ]
 
 
 class _Problem:
@@ -252,33 +325,8 @@ class _Problem:
         return during, live + size - gone
 
     def parts(self) -> list[tuple[int, list[int]]]:
-        """The units, cut after each one that comes before or after every other: per part the
-        mask of all units before it, and its units."""
-        count = len(self.units)
-        before = [0] * count
-        for index in range(count):  # the given order is an execution order
-            for other in range(index):
-                if self.needs[index] >> other & 1:
-                    before[index] |= before[other] | 1 << other
-        after = [0] * count
-        for index in reversed(range(count)):
-            for other in range(index + 1, count):
-                if self.needs[other] >> index & 1:
-                    after[index] |= after[other] | 1 << other
-        cuts = [
-            index
-            for index in range(count)
-            if (before[index] | after[index]).bit_count() == count - 1
-        ]
-        # A cut unit comes right after all that must precede it, so prefixes are well defined.
-        cuts.sort(key=lambda index: before[index].bit_count())
-        sets = [before[index] | 1 << index for index in cuts]
-        if not sets or sets[-1].bit_count() < count:
-            sets.append((1 << count) - 1)
-        return [
-            (previous, [index for index in range(count) if (current & ~previous) >> index & 1])
-            for previous, current in pairwise([0, *sets])
-        ]
+        """The units, cut where every order must pass through one (see `cut`)."""
+        return cut(self.needs)
 
     def least(self, part: Sequence[int]) -> int:
         """A bound on the peak: each unit needs what it reads and writes."""
@@ -355,10 +403,19 @@ class _Problem:
                     moves.append(unit)
         return state, live, moves
 
-    def beam(
-        self, done: int, part: Sequence[int], floor: int, width: int = 24
+    def guess(self, done: int, part: Sequence[int], floor: int) -> tuple[list[int], int]:
+        """A good order: the given one, or one found by following the best few sets of units at
+        every step, fewer in large parts."""
+        state, live, high = done, self.live(done), floor
+        for unit in part:
+            during, live = self.run(unit, state, live)
+            state, high = state | 1 << unit, max(high, during)
+        order, found = self._beam(done, part, floor, max(1, _BEAM // len(part)))
+        return (order, found) if found < high else (list(part), high)
+
+    def _beam(
+        self, done: int, part: Sequence[int], floor: int, width: int
     ) -> tuple[list[int], int]:
-        """A good order: at every step the best few sets of units are followed."""
         front = {done: (floor, self.live(done), [])}
         for _ in part:
             following: dict[int, tuple[int, int, list[int]]] = {}

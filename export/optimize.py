@@ -1,0 +1,429 @@
+"""Make an exported network faster, or smaller in memory, without changing what it computes.
+
+Rewrites of the graph (`gemkit.export.rewrites`) and execution orders (`gemkit.export.schedule`)
+are candidates only: each is tried on the network at hand, on the machine that runs this, beside
+the best form found so far, and kept when the measurement says that it pays. A network that none
+of them helps is returned as it was. See docs/optimizer.md for what pays where.
+"""
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit.errors import UserError
+from gemkit.files import replacing
+
+from . import memory, rewrites, schedule
+from .graph import Graph, read, write
+
+OBJECTIVES = ("latency", "memory")
+TOLERANCE = 1e-4
+"""Largest difference of outputs, of the largest output where that exceeds 1."""
+ORDER_SECONDS = 10.0
+"""Time for an execution order; after it the best one so far is taken, with a bound."""
+LEAST_GAIN = 1.015
+"""A rewrite that is not faster by this factor, in each of two measurements, is not applied."""
+
+_QUANTILE = 0.1
+_LEAST_RUNS = 40
+_BATCHES = (1, 3)
+
+Candidates = dict[str, rewrites.Rewrite]
+
+STAGES: tuple[Candidates, ...] = (
+    {
+        "global pooling": rewrites.pool_globally,
+    },
+    {
+        f"channels padded to {multiple}": lambda graph, m=multiple: rewrites.pad_channels(graph, m)
+        for multiple in (4, 8, 16)
+    },
+    {
+        "sums shared": rewrites.share_sums,
+        "sums at once": rewrites.sums_at_once,
+        "sums shared, rest at once": lambda graph: rewrites.sums_at_once(
+            rewrites.share_sums(graph)
+        ),
+    },
+    {
+        "siblings merged": rewrites.merge_siblings,
+        "parallel convolutions merged": rewrites.merge_parallel,
+    },
+    {
+        "concatenations of 2 split": lambda graph: rewrites.split_concats(graph, 2),
+        "concatenations up to 3 split": lambda graph: rewrites.split_concats(graph, 3),
+        "all concatenations split": rewrites.split_concats,
+    },
+)
+"""What is tried for latency, in this order; of each stage at most one rewrite is applied."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One rewrite on one network.
+
+    Attributes:
+        name: what was tried.
+        speedup: how many times faster than the form it was tried on; None if it was not timed.
+        peak_memory_bytes: of the rewritten graph in its best known order; None for latency.
+        applied: whether it was kept.
+        note: why it was not timed.
+    """
+
+    name: str
+    speedup: float | None = None
+    peak_memory_bytes: int | None = None
+    applied: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `optimize` did.
+
+    Attributes:
+        objective: "latency" or "memory".
+        tried: every rewrite in the order of trial.
+        speedup: the result against the model given, measured anew at the end; 1 where nothing was
+            applied.
+        latency_ms: time of the model given and of the result in that measurement (`quick_times`).
+        peak_memory_bytes: peak activation memory of the model in the order given and of the
+            result, by the definition of `gemkit.cost`.
+        order_only_bytes: the same of the model given in its best order, without rewrites; None
+            for latency.
+        lower_bound_bytes: no order of the result needs less; None for latency.
+        parity_max_abs: largest difference of the written file's outputs on random inputs.
+        provider, threads: what the times were measured with.
+    """
+
+    objective: str
+    tried: tuple[Tried, ...]
+    speedup: float
+    latency_ms: tuple[float, float]
+    peak_memory_bytes: tuple[int, int]
+    order_only_bytes: int | None
+    lower_bound_bytes: int | None
+    parity_max_abs: float
+    provider: str
+    threads: int
+
+    @property
+    def applied(self) -> tuple[str, ...]:
+        """Names of the rewrites that were applied."""
+        return tuple(item.name for item in self.tried if item.applied)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, with the names that programs read."""
+        before, after = self.latency_ms
+        return {
+            "objective": self.objective,
+            "rewrites": [
+                {
+                    "name": item.name,
+                    "speedup": item.speedup,
+                    "peak_memory_bytes": item.peak_memory_bytes,
+                    "applied": item.applied,
+                    "note": item.note,
+                }
+                for item in self.tried
+            ],
+            "speedup": self.speedup,
+            "latency_ms": {"plain": before, "optimized": after},
+            "peak_memory_bytes": dict(
+                zip(("plain", "optimized"), self.peak_memory_bytes, strict=True)
+            )
+            | {"order_only": self.order_only_bytes, "lower_bound": self.lower_bound_bytes},
+            "parity_max_abs": self.parity_max_abs,
+            "provider": self.provider,
+            "threads": self.threads,
+        }
+
+
+def optimize(
+    model: Any,
+    objective: str = "latency",
+    *,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    seconds: float = 0.2,
+    progress: Callable[[Tried], None] | None = None,
+) -> tuple[Any, Report]:
+    """Rewrite a model and say what that brought.
+
+    Args:
+        model: an `onnx.ModelProto` in float, its first dimension being the batch.
+        objective: "latency" applies what is faster on this machine, "memory" what lowers the
+            peak of activation memory, whatever it costs in time.
+        threads, provider: what the model will run with; times are taken at batch 1.
+        seconds: time to run each candidate, twice; candidates run in turn with what they replace.
+        progress: is told of every rewrite tried.
+
+    Returns:
+        The rewritten model and the report. Inputs, outputs, metadata and the dynamic batch stay.
+
+    Raises:
+        UserError: the objective is unknown, or the model is none that can be rewritten.
+    """
+    if objective not in OBJECTIVES:
+        raise UserError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
+    plain = read(model)
+    with tempfile.TemporaryDirectory() as folder:
+        bench = _Bench(plain, Path(folder), provider, threads, seconds)
+        tell = progress or (lambda item: None)
+        if objective == "latency":
+            best, tried = _for_latency(plain, bench, tell)
+            order_only, bound = None, None
+        else:
+            best, tried, order_only, bound = _for_memory(plain, bench, tell)
+        times = bench.times([plain, best]) if best is not plain else bench.times([plain]) * 2
+        if objective == "latency" and times[1] > times[0]:
+            best, tried = plain, [replace(item, applied=False) for item in tried]
+            times = times[:1] * 2
+        report = Report(
+            objective=objective,
+            tried=tuple(tried),
+            speedup=times[0] / times[1],
+            latency_ms=(times[0] * 1e3, times[1] * 1e3),
+            peak_memory_bytes=(schedule.peak(plain), _peak(best)),
+            order_only_bytes=order_only,
+            lower_bound_bytes=bound,
+            parity_max_abs=bench.difference(best),
+            provider=provider,
+            threads=threads,
+        )
+    return (model if best is plain else _labelled(best, report)), report
+
+
+def optimize_file(source: Path, target: Path, objective: str = "latency", **options: Any) -> Report:
+    """`optimize` from file to file; the target is written whole or not at all.
+
+    Raises:
+        UserError: the source cannot be read or rewritten, or the target cannot be written.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(source)
+        onnx.checker.check_model(model)
+    except OSError as error:
+        raise UserError(
+            f"{source} cannot be read: {(error.strerror or str(error)).lower()}"
+        ) from None
+    except Exception as error:  # protobuf and the checker raise types of their own
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{source} is no valid ONNX model: {reason}") from None
+    try:
+        optimized, report = optimize(model, objective, **options)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
+    with replacing(target) as temporary:
+        onnx.save(optimized, temporary)
+    return report
+
+
+def _for_latency(
+    plain: Graph, bench: "_Bench", tell: Callable[[Tried], None]
+) -> tuple[Graph, list[Tried]]:
+    best, tried = plain, []
+    for stage in STAGES:
+        graphs: dict[str, Graph] = {}
+        for name, rewrite in stage.items():
+            graph = rewrite(best)
+            if graph is best:
+                continue
+            difference = bench.difference(graph)
+            if difference <= bench.allowed:
+                graphs[name] = graph
+            else:
+                tried.append(Tried(name, note=f"outputs differ by {difference:.2g}"))
+                tell(tried[-1])
+        gains = dict(zip(graphs, bench.gains(best, list(graphs.values())), strict=True))
+        fastest = max(gains, key=gains.__getitem__, default=None)
+        for name, gain in gains.items():
+            applied = name == fastest and gain >= LEAST_GAIN
+            tried.append(Tried(name, speedup=gain, applied=applied))
+            tell(tried[-1])
+            if applied:
+                best = graphs[name]
+    return best, tried
+
+
+def _for_memory(
+    plain: Graph, bench: "_Bench", tell: Callable[[Tried], None]
+) -> tuple[Graph, list[Tried], int, int]:
+    """Orders and partial sums; the least peak wins, the time it takes is only reported."""
+    least = schedule.best_order(plain, ORDER_SECONDS)
+    ordered = schedule.in_order(plain, least.units)
+    graphs = {"order": ordered, "partial sums": memory.accumulate(ordered)}
+    shared = rewrites.share_sums(plain)
+    if shared is not plain:
+        graphs["sums shared, partial sums"] = memory.accumulate(shared)
+    best, peak = plain, schedule.peak(plain)
+    found: list[Tried] = []
+    names: dict[str, Graph] = {}
+    for name, graph in graphs.items():
+        if graph is ordered and name != "order":
+            continue
+        need = least.peak if graph is ordered else schedule.peak(graph, accumulate=True)
+        difference = bench.difference(graph)
+        note = "" if difference <= bench.allowed else f"outputs differ by {difference:.2g}"
+        found.append(Tried(name, peak_memory_bytes=need, note=note))
+        if not note and need < peak:
+            best, peak = graph, need
+        names[name] = graph
+    bound = least.bound
+    if best is not plain and best is not ordered:
+        again = schedule.best_order(best, ORDER_SECONDS, accumulate=True)
+        bound = again.bound
+        if again.peak < peak:
+            reordered = schedule.in_order(best, again.units)
+            names = {n: reordered if graph is best else graph for n, graph in names.items()}
+            best, peak = reordered, again.peak
+    tried = []
+    for item in found:
+        gain = None
+        if not item.note and names[item.name] is not plain:
+            (gain,) = bench.gains(plain, [names[item.name]])
+        applied = names[item.name] is best
+        need = peak if applied else item.peak_memory_bytes
+        tried.append(replace(item, speedup=gain, applied=applied, peak_memory_bytes=need))
+        tell(tried[-1])
+    return best, tried, least.peak, bound
+
+
+def _peak(graph: Graph) -> int:
+    """Peak of a graph; where it holds partial sums, with convolutions that accumulate."""
+    return min(schedule.peak(graph), schedule.peak(graph, accumulate=True))
+
+
+def _labelled(graph: Graph, report: Report) -> Any:
+    """The model of a graph, its metadata telling which rewrites were applied."""
+    from onnx import helper
+
+    model = write(graph)
+    metadata = {item.key: item.value for item in model.metadata_props}
+    helper.set_model_props(model, {**metadata, "gemkit.rewrites": ", ".join(report.applied)})
+    return model
+
+
+class _Bench:
+    """Runs graphs in onnxruntime, from files written for it, beside the graph given first."""
+
+    def __init__(
+        self, plain: Graph, folder: Path, provider: str, threads: int, seconds: float
+    ) -> None:
+        self.folder, self.provider, self.threads, self.seconds = folder, provider, threads, seconds
+        self.sessions: dict[int, tuple[Graph, Any]] = {}
+        rng = np.random.default_rng(0)
+        self.inputs = [
+            {
+                value.name: _random_input(value, batch, rng)
+                for value in plain.model.graph.input
+                if value.name in plain.inputs
+            }
+            for batch in _batches(plain)
+        ]
+        session = self.session(plain)
+        self.expected = [session.run(None, inputs) for inputs in self.inputs]
+        scale = max(float(np.abs(y).max()) for ys in self.expected for y in ys)
+        self.allowed = TOLERANCE * max(1.0, scale)
+
+    def session(self, graph: Graph) -> Any:
+        """A session on the graph's file with all of onnxruntime's own optimisations."""
+        if id(graph) in self.sessions:
+            return self.sessions[id(graph)][1]
+        import onnx
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 3
+        path = self.folder / f"{len(self.sessions)}.onnx"
+        onnx.save(write(graph), path)
+        session = onnxruntime.InferenceSession(path, options, providers=[self.provider])
+        self.sessions[id(graph)] = (graph, session)  # the graph too, so that its id stays taken
+        return session
+
+    def difference(self, graph: Graph) -> float:
+        """Largest difference of the graph's outputs from the plain graph's, on random inputs."""
+        session = self.session(graph)
+        return max(
+            float(np.abs(y - z).max())
+            for inputs, expected in zip(self.inputs, self.expected, strict=True)
+            for y, z in zip(session.run(None, inputs), expected, strict=True)
+        )
+
+    def gains(self, base: Graph, graphs: Sequence[Graph]) -> list[float]:
+        """How many times faster than `base` each graph is: the worse of two measurements."""
+        if not graphs:
+            return []
+        found = [self.times([base, *graphs]) for _ in range(2)]
+        return [
+            min(times[0] / times[place] for times in found) for place in range(1, len(found[0]))
+        ]
+
+    def times(self, graphs: Sequence[Graph]) -> list[float]:
+        """Seconds per run at batch 1 of each graph, taken in turn."""
+        sessions = [self.session(graph) for graph in graphs]
+        return quick_times(
+            [lambda s=session: s.run(None, self.inputs[0]) for session in sessions],
+            self.seconds * len(sessions),
+        )
+
+
+def quick_times(functions: Sequence[Callable[[], object]], seconds: float) -> list[float]:
+    """Time functions in turn for about `seconds`, at least 40 runs each.
+
+    Returns:
+        The duration that a tenth of each one's runs stay below, in seconds: what other programs
+        on the machine disturb least.
+    """
+    for function in functions:
+        for _ in range(3):
+            function()
+    found: list[list[float]] = [[] for _ in functions]
+    end = time.perf_counter() + seconds
+    while time.perf_counter() < end or len(found[0]) < _LEAST_RUNS:
+        turn = len(found[0])
+        for place in range(len(functions)):
+            which = (place + turn) % len(functions)
+            started = time.perf_counter()
+            functions[which]()
+            found[which].append(time.perf_counter() - started)
+    return [float(np.quantile(durations, _QUANTILE)) for durations in found]
+
+
+def _batches(graph: Graph) -> tuple[int, ...]:
+    first = graph.model.graph.input[0].type.tensor_type.shape.dim
+    fixed = bool(first) and first[0].HasField("dim_value")
+    return (first[0].dim_value,) if fixed else _BATCHES
+
+
+def _random_input(value: Any, batch: int, rng: np.random.Generator) -> NDArray[Any]:
+    """Random values of the shape and type that a model's input has."""
+    import onnx
+
+    tensor = value.type.tensor_type
+    sizes = []
+    for place, size in enumerate(tensor.shape.dim):
+        if place == 0 and not size.HasField("dim_value"):
+            sizes.append(batch)
+        elif size.HasField("dim_value") and size.dim_value > 0:
+            sizes.append(size.dim_value)
+        else:
+            raise UserError(
+                f"input {value.name!r} has a size that is not known: only the batch, its first "
+                "dimension, may be dynamic"
+            )
+    kind = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+    if kind == np.uint8:
+        return rng.integers(0, 256, size=sizes, dtype=np.uint8)
+    if kind.kind != "f":
+        raise UserError(f"input {value.name!r} holds {kind.name}: only images can be optimised")
+    return rng.random(sizes).astype(kind)
