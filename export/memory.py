@@ -119,9 +119,9 @@ class _Search:
                 if item.shares:
                     self.takers[tensor].append((index, place))
         after = [unit for part in self.parts[self.index + 1 :] for unit in part.units]
-        for tensor in (*graph.outputs, *(tensor for unit in after for tensor in unit.reads)):
-            if tensor in self.number:
-                self.readers[self.number[tensor]] += 1
+        for later in (*graph.outputs, *(read for unit in after for read in unit.reads)):
+            if later in self.number:
+                self.readers[self.number[later]] += 1
         self.start = self.parts[self.index].before
         self.unit = max(self.size)
         self.given = [number not in writer for number in range(len(self.size))]

@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ STAGES: tuple[Candidates, ...] = (
         "global pooling": rewrites.pool_globally,
     },
     {
-        f"channels padded to {multiple}": lambda graph, m=multiple: rewrites.pad_channels(graph, m)
+        f"channels padded to {multiple}": partial(rewrites.pad_channels, multiple=multiple)
         for multiple in (4, 8, 16)
     },
     {
@@ -56,8 +57,8 @@ STAGES: tuple[Candidates, ...] = (
         "parallel convolutions merged": rewrites.merge_parallel,
     },
     {
-        "concatenations of 2 split": lambda graph: rewrites.split_concats(graph, 2),
-        "concatenations up to 3 split": lambda graph: rewrites.split_concats(graph, 3),
+        "concatenations of 2 split": partial(rewrites.split_concats, largest=2),
+        "concatenations up to 3 split": partial(rewrites.split_concats, largest=3),
         "all concatenations split": rewrites.split_concats,
     },
 )
@@ -291,8 +292,8 @@ def _for_memory(
         if not item.note and names[item.name] is not plain:
             (gain,) = bench.gains(plain, [names[item.name]])
         applied = names[item.name] is best
-        need = peak if applied else item.peak_memory_bytes
-        tried.append(replace(item, speedup=gain, applied=applied, peak_memory_bytes=need))
+        now = peak if applied else item.peak_memory_bytes
+        tried.append(replace(item, speedup=gain, applied=applied, peak_memory_bytes=now))
         tell(tried[-1])
     return best, tried, least.peak, bound
 
@@ -372,7 +373,7 @@ class _Bench:
         """Seconds per run at batch 1 of each graph, taken in turn."""
         sessions = [self.session(graph) for graph in graphs]
         return quick_times(
-            [lambda s=session: s.run(None, self.inputs[0]) for session in sessions],
+            [partial(session.run, None, self.inputs[0]) for session in sessions],
             self.seconds * len(sessions),
         )
 

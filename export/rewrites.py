@@ -308,13 +308,11 @@ def _share_pairs(
         count: Counter[tuple[str, str]] = Counter()
         for names in rest.values():
             count.update(combinations(sorted(names, key=lambda name: rank.get(name, 0)), 2))
-        # Of the commonest pairs the one complete first, so that the result is always the same.
-        best = max(
-            count, key=lambda pair: (count[pair], -rank[pair[1]], -rank[pair[0]]), default=""
-        )
-        if not best or count[best] < 2:
+        common = [pair for pair, times in count.items() if times > 1]
+        if not common:
             return shared, rest
-        first, second = best
+        # Of the commonest pairs the one complete first, so that the result is always the same.
+        first, second = max(common, key=lambda pair: (count[pair], -rank[pair[1]], -rank[pair[0]]))
         name = f"{first}+{second}"
         if len(name) > 60:
             name = f"shared_sum_{len(shared)}_of_{second.rsplit('+', 1)[-1]}"

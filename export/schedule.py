@@ -416,7 +416,7 @@ class _Problem:
     def _beam(
         self, done: int, part: Sequence[int], floor: int, width: int
     ) -> tuple[list[int], int]:
-        front = {done: (floor, self.live(done), [])}
+        front: dict[int, tuple[int, int, list[int]]] = {done: (floor, self.live(done), [])}
         for _ in part:
             following: dict[int, tuple[int, int, list[int]]] = {}
             for state, (high, live, order) in front.items():
