@@ -74,6 +74,8 @@ class _TimeIsUp(Exception):
 
 
 _one_at_a_time = threading.Lock()
+_worker = 0
+"""Number of this process among the local workers: decides which GPU it uses."""
 
 
 def run_trial(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> Outcome:
@@ -111,6 +113,8 @@ def _trained(
             raise _TimeIsUp
 
     torch.set_num_threads(task.threads)
+    if task.device != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(_worker % torch.cuda.device_count())
     split, mean, std = _data(task.data, task.seed)
     torch.manual_seed(seed)
     network = build(architecture)
@@ -212,13 +216,10 @@ def _begin(counter: Any) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    global _worker
     with counter.get_lock():
-        number = counter.value
+        _worker = counter.value
         counter.value += 1
-    import torch
-
-    if torch.cuda.is_available():
-        torch.cuda.set_device(number % torch.cuda.device_count())
 
 
 def _follow(sentinel: int) -> None:

@@ -1,0 +1,337 @@
+"""The search loop: the same again after a kill, nothing lost, stopped with a sentence."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from gemkit.search import loop
+from gemkit.search.loop import Plan, Workers
+from gemkit.search.strategies import Strategy, strategy
+from gemkit.search.trials import ProxyTask, local_workers
+
+from gemkit.errors import UserError
+from gemkit.store import Run, Trial
+
+sys.path.insert(0, str(Path(__file__).parent))  # worker processes import it as well
+import cheap_trials
+from cheap_trials import EVOLUTION, PLAN, SPACE, begin, task
+
+TASK = task()
+
+
+def here(evaluate: Any = cheap_trials.by_cell, count: int = 1) -> Workers:
+    """Trials in threads of this process."""
+    return Workers(lambda: ThreadPoolExecutor(count), count, evaluate)
+
+
+def results(trials: Sequence[Trial]) -> list[tuple[Any, ...]]:
+    """What must be equal in two runs of one seed: everything but times."""
+    return [
+        (
+            one.index,
+            one.round,
+            one.key,
+            one.cell,
+            one.width,
+            one.macs,
+            one.seed,
+            one.epochs,
+            one.state,
+            one.accuracy,
+            one.error,
+            one.extra,
+        )
+        for one in trials
+    ]
+
+
+def searched(
+    path: Path,
+    seed: int,
+    plan: Plan,
+    workers: Workers | None = None,
+    chosen: Strategy = EVOLUTION,
+    given: ProxyTask = TASK,
+) -> list[Trial]:
+    """The trials of a search, by index."""
+    with begin(path, seed) as run:
+        loop.search(run, SPACE, chosen, given, plan, workers or here())
+        return run.trials()
+
+
+def test_one_seed_gives_one_search(tmp_path: Path, seed: int) -> None:
+    first = searched(tmp_path / "a", seed, PLAN)
+    assert results(first) == results(searched(tmp_path / "b", seed, PLAN))
+    assert results(first) != results(searched(tmp_path / "c", seed + 1, PLAN))
+    assert [one.index for one in first] == list(range(14))
+    assert [one.round for one in first] == [0] * 4 + [1] * 4 + [2] * 4 + [3] * 2
+    assert len({one.key for one in first}) == 14
+    assert all(one.state == "done" for one in first)
+
+
+def test_results_decide_what_comes_next(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=12, per_round=4, epochs=2)
+    one = searched(tmp_path / "a", seed, plan)
+    other = searched(tmp_path / "b", seed, plan, here(cheap_trials.opposite))
+    assert [trial.key for trial in one[:4]] == [trial.key for trial in other[:4]]
+    assert [trial.key for trial in one[4:]] != [trial.key for trial in other[4:]]
+
+
+def test_the_best_are_trained_longer_and_come_first(tmp_path: Path, seed: int) -> None:
+    with begin(tmp_path / "run", seed) as run:
+        ranked = loop.search(run, SPACE, strategy("random"), TASK, PLAN, here())
+        trials = run.trials()
+    longer = [one for one in trials if one.epochs == 5]
+    assert len(longer) == 3
+
+    def factor(one: Trial) -> float:
+        return (one.macs / SPACE.reference_macs) ** SPACE.weight
+
+    short = {one.index: one.extra["short"]["accuracy"] for one in longer}
+    short |= {one.index: one.accuracy for one in trials if one.epochs == 2}
+    by_short = sorted(trials, key=lambda one: -short[one.index] * factor(one))
+    assert {one.index for one in longer} == {one.index for one in by_short[:3]}
+    assert {one.index for one in ranked[:3]} == {one.index for one in longer}
+    scores = [(one.accuracy or 0) * factor(one) for one in ranked]
+    assert scores[:3] == sorted(scores[:3], reverse=True)
+    assert scores[3:] == sorted(scores[3:], reverse=True)
+    # What the strategies learn from is of one length.
+    assert loop.history(SPACE, trials).values.tolist() == [short[i] for i in range(14)]
+
+
+def test_a_finished_search_does_nothing_more(tmp_path: Path, seed: int) -> None:
+    first = searched(tmp_path / "run", seed, PLAN)
+    again = searched(tmp_path / "run", seed, PLAN, here(cheap_trials.always_failing))
+    assert first == again
+
+
+def test_interrupted_anywhere_it_ends_the_same(tmp_path: Path, seed: int) -> None:
+    whole = results(searched(tmp_path / "whole", seed, PLAN))
+    chance = random.Random(seed)
+
+    class Cut(Exception):
+        pass
+
+    for turn in range(4):
+        path, sittings = tmp_path / str(turn), 0
+        while True:
+            left = chance.randrange(1, 12)
+
+            def count(trial: Trial) -> None:
+                nonlocal left
+                left -= 1
+                if not left:
+                    raise Cut
+
+            with begin(path, seed) as run:
+                try:
+                    loop.search(run, SPACE, EVOLUTION, TASK, PLAN, here(), count)
+                except Cut:
+                    sittings += 1
+                    continue
+                assert results(run.trials()) == whole
+                break
+        assert sittings
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+import cheap_trials as shared
+from gemkit.search import loop
+from gemkit.search.trials import local_workers
+
+# Without a main guard: the workers must not run this script again.
+with shared.begin(Path(sys.argv[1]), int(sys.argv[2])) as run:
+    loop.search(
+        run, shared.SPACE, shared.EVOLUTION, shared.task(sys.argv[3]), shared.PLAN,
+        loop.Workers(lambda: local_workers(1), 1, shared.slowly),
+        lambda trial: print(trial.state, trial.index, flush=True),
+    )
+print("ended", flush=True)
+"""
+
+
+def gone(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().split(")")[1].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_killed_and_resumed_it_ends_the_same(tmp_path: Path, seed: int) -> None:
+    whole = results(searched(tmp_path / "whole", seed, PLAN))
+    (tmp_path / "pids").mkdir()
+    chance = random.Random(seed)
+    command = [
+        *(sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent))),
+        *(str(tmp_path / "run"), str(seed), str(tmp_path / "pids")),
+    ]
+    ends, kills = "", 0
+    while ends != "ended":
+        done = [] if not kills else Run.open(tmp_path / "run").trials()
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            for _ in range(chance.randrange(6, 16)):
+                ends = process.stdout.readline().strip()
+            if ends == "ended" or not ends:
+                assert process.wait() == 0
+                break
+            time.sleep(chance.random() * 0.1)
+            process.kill()
+            kills += 1
+        with Run.open(tmp_path / "run") as run:
+            after = {one.index: one for one in run.trials()}
+        for one in done:  # what was finished stays finished
+            if one.state == "done":
+                assert (
+                    after[one.index].accuracy == one.accuracy or "short" in after[one.index].extra
+                )
+    assert kills
+    with Run.open(tmp_path / "run") as run:
+        assert results(run.trials()) == whole
+    workers = [int(entry.name) for entry in (tmp_path / "pids").iterdir()]
+    assert 1 <= len(workers) <= kills + 1
+    for _ in range(100):  # the killed search's workers end by themselves
+        if all(map(gone, workers)):
+            break
+        time.sleep(0.1)
+    assert all(map(gone, workers))
+
+
+def test_failures_are_recorded_and_learned_from(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=16, per_round=4, epochs=2, failures=17)
+    trials = searched(tmp_path / "run", seed, plan, here(cheap_trials.failing))
+    failed = [one for one in trials if one.state == "failed"]
+    assert {one.index for one in failed} == {one.index for one in trials if one.cell.nodes % 2 == 0}
+    assert all(one.error == "the loss is not finite" and one.accuracy is None for one in failed)
+    values = loop.history(SPACE, trials).values
+    assert [value != value for value in values] == [one.state == "failed" for one in trials]
+
+
+def test_too_many_failures_end_the_search(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=30, per_round=2, epochs=2, failures=5)
+    with pytest.raises(UserError, match=r"5 trials failed in a row.*nothing works"):
+        searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing))
+    with Run.open(tmp_path / "run") as run:
+        assert sum(one.state == "failed" for one in run.trials()) == 5
+    # The cause mended, it goes on.
+    assert len(searched(tmp_path / "run", seed, plan)) == 30
+
+
+def test_a_trial_that_kills_its_process_has_failed(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=8, per_round=8, epochs=2, failures=9)
+    workers = Workers(lambda: local_workers(2), 2, cheap_trials.dying)
+    trials = searched(tmp_path / "run", seed, plan, workers, strategy("random"))
+    for one in trials:
+        deadly = int(one.key, 16) % 4 == 0
+        assert one.state == ("failed" if deadly else "done")
+        assert not deadly or "process died" in (one.error or "")
+
+
+def test_time_ends_a_search_and_leaves_nothing_pending(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=500, per_round=50, epochs=2, seconds=0.5)
+    trials = searched(
+        tmp_path / "run",
+        seed,
+        plan,
+        here(cheap_trials.slowly, 2),
+        strategy("random"),
+        task(tmp_path),
+    )
+    assert 1 <= len(trials) < 50
+    assert {one.state for one in trials} == {"done"}
+    assert searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing)) == trials
+
+
+def test_time_that_ends_a_promotion_keeps_the_short_result(tmp_path: Path, seed: int) -> None:
+    with begin(tmp_path / "run", seed) as run:
+        loop.search(run, SPACE, EVOLUTION, TASK, Plan(4, 4, 2), here())
+        before = run.trials()
+        assert len(loop.promote(run, SPACE, Plan(4, 4, 2, 2, 6), before)) == 2
+        loop.withdraw(run)
+        after = run.trials()
+    assert [(one.state, one.epochs, one.accuracy) for one in after] == [
+        (one.state, one.epochs, one.accuracy) for one in before
+    ]
+
+
+def test_a_search_is_alone_in_its_folder(tmp_path: Path, seed: int) -> None:
+    refused = []
+
+    def intrude(trial: Trial) -> None:
+        with pytest.raises(UserError, match="another process"):
+            begin(tmp_path / "run", seed)
+        with Run.open(tmp_path / "run") as reader:
+            refused.append(reader.trials()[trial.index].state)
+
+    with begin(tmp_path / "run", seed) as run:
+        loop.search(run, SPACE, EVOLUTION, TASK, Plan(2, 2, 2), here(), intrude)
+    assert refused == ["running", "done"] * 2
+
+
+def test_what_was_predicted_is_stored(tmp_path: Path, seed: int) -> None:
+    def foreseeing(space: Any, history: Any, count: int, rng: Any) -> Any:
+        import numpy as np
+
+        found = space.sample(rng, count)
+        mean = np.where(np.arange(count) == 1, np.nan, 0.5)
+        return found.noted(predicted_mean=mean, predicted_std=np.full(count, 0.1))
+
+    trials = searched(tmp_path / "run", seed, Plan(3, 3, 2), here(), foreseeing)
+    assert [one.extra for one in trials] == [
+        {"predicted": {"mean": 0.5, "std": 0.1}},
+        {},
+        {"predicted": {"mean": 0.5, "std": 0.1}},
+    ]
+
+
+def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path: Path, seed: int) -> None:
+    distributed = pytest.importorskip("distributed")
+    plan = Plan(trials=16, per_round=8, epochs=2)
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
+    ) as cluster:
+        workers = Workers.dask(cluster.scheduler_address)
+        assert workers.count == 2
+        workers.evaluate = cheap_trials.slowly
+        (tmp_path / "pids").mkdir()
+        ended = 0
+
+        def kill_one(trial: Trial) -> None:
+            nonlocal ended
+            ended += trial.state == "done"
+            if ended == 4 and trial.state == "running":
+                ended += 100
+                os.kill(int(next((tmp_path / "pids").iterdir()).name), 9)
+
+        with begin(tmp_path / "run", seed) as run:
+            loop.search(run, SPACE, EVOLUTION, task(tmp_path / "pids"), plan, workers, kill_one)
+            trials = run.trials()
+    assert ended >= 104
+    assert [one.state for one in trials] == ["done"] * 16
+    assert results(trials) == results(searched(tmp_path / "alone", seed, plan))
+
+
+def test_no_dask_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    with pytest.raises(UserError, match="no Dask scheduler answers at nonsense"):
+        Workers.dask("nonsense://nowhere:1")
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(UserError, match="pip install"):
+        Workers.dask("tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("given", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])
+def test_a_plan_needs_something_to_do(given: tuple[int, int, int]) -> None:
+    with pytest.raises(UserError, match="at least one"):
+        Plan(*given)
