@@ -1,0 +1,525 @@
+"""Latency of any cell and width from a few measured ones; ours.
+
+    model = fit_latency(skeleton, [cells], budget=budget)   # measures 100 networks, a minute
+    mean, std = model.predict(cells, widths)           # milliseconds, for a million at once
+    model.safe(cells, widths)                          # with a margin: a search's latency budget
+    save_model(model, path); model = load_model(path)
+
+A network's time is modelled as a sum of costs of its kernels (`features`): multiply-accumulates of
+pointwise and depthwise convolutions, values written, joined and added, kernels, operands. Runtimes
+work on blocks of channels, so each cost has a rate of its own for channels that are multiples of 8,
+of 4, or neither. The rates are not negative and fit relative errors; a Gaussian process
+(`gemkit.regression`) corrects the rest and tells how uncertain a prediction is.
+
+Weights do not matter for latency, so what is measured is the quick graph of `draft.py`.
+"""
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
+from gemkit.budget import Budget
+from gemkit.cell import ABSENT, AGGREGATIONS, OPERATIONS, Cell, CellArrays
+from gemkit.errors import UserError
+from gemkit.files import read_json, write_json
+from gemkit.regression import GaussianProcess, fit
+
+FloatArray = NDArray[np.float64]
+Measure = Callable[[Sequence[Architecture]], Sequence[float]]
+"""Milliseconds of each architecture: p50, batch 1, one thread."""
+
+SAMPLES = 100
+"""Networks measured by default."""
+MARGIN = 1.5
+"""Standard deviations that a `safe` prediction lies above the mean."""
+WIDEST = 64
+"""Largest width measured where no budget ends it before."""
+_KIND, _FORMAT = "gemkit latency model", 1
+_GROUP = 8
+_SEPARABLE = OPERATIONS.index("sep3x3")
+_RIDGE = 1e-2
+_BLOCKS = ("8", "4", "1")
+"""Classes of channel counts: multiples of 8, other multiples of 4, all others."""
+_BLOCKED = ("pointwise", "depthwise", "written", "joined", "added", "kernels", "operands")
+_PLAIN = ("joins", "adds", "weights")
+_CHUNK = 8192
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What a cell's kernels follow from: float arrays (n,).
+
+    "Inner" inputs are those from other nodes, "outer" ones come from the cell input.
+    """
+
+    nodes: FloatArray
+    separable: FloatArray
+    inner: FloatArray
+    outer: FloatArray
+    separable_inner: FloatArray
+    separable_outer: FloatArray
+    joins: FloatArray
+    joined_inner: FloatArray
+    joined_outer: FloatArray
+    leaves: FloatArray
+
+    @classmethod
+    def of(cls, cells: CellArrays) -> "_Counts":
+        present = cells.operations != ABSENT
+        present[:, 0] = False
+        edges = cells.adjacency
+        # One column per node: how many it reads, and whether the cell input is among them.
+        outer = edges[:, 0, :] & present
+        degree = edges.sum(axis=1, dtype=np.int16) * present
+        separable = cells.operations == _SEPARABLE
+        leaf = present & ~edges.any(axis=2)
+        joins = degree > 1
+        inner = degree - outer
+
+        def total(values: NDArray[Any]) -> FloatArray:
+            return values.sum(axis=1).astype(np.float64)
+
+        return cls(
+            nodes=total(present),
+            separable=total(separable),
+            inner=total(inner),
+            outer=total(outer),
+            separable_inner=total(inner * separable),
+            separable_outer=total(outer & separable),
+            joins=total(joins),
+            joined_inner=total(inner * joins),
+            joined_outer=total(outer & joins),
+            leaves=total(leaf),
+        )
+
+
+def features(cells: CellArrays, skeleton: Skeleton, widths: ArrayLike) -> dict[str, FloatArray]:
+    """Physical costs of networks: name -> (n,).
+
+    Blocked costs come once per class of the stage's channels (`pointwise/8`, ...) and once per
+    stage (`pointwise@0`, ...); their totals over the classes and over the stages are equal.
+
+    Args:
+        cells: n pruned cells, each for all stages.
+        widths: one per cell, or one for all.
+    """
+    width = np.broadcast_to(np.asarray(widths, dtype=np.float64), (len(cells),))
+    parts = []
+    for start in range(0, max(len(cells), 1), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        counts = _Counts.of(cells[part])
+        parts.append(_features(counts, cells.aggregation == "sum", skeleton, width[part]))
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _features(
+    counts: _Counts, summed: bool, skeleton: Skeleton, width: FloatArray
+) -> dict[str, FloatArray]:
+    zero = np.zeros_like(width)
+    found = {"constant": zero + 1, "stem": zero, "width": width, "summed": zero + summed}
+    found |= {f"{name}/{block}": zero.copy() for name in _BLOCKED for block in _BLOCKS}
+    found |= {name: zero.copy() for name in _PLAIN}
+    channels = zero + skeleton.input_shape[0]
+    for height, wide in skeleton.stem_resolutions:
+        found["stem"] = found["stem"] + 9 * height * wide * channels * width
+        channels = width
+    for index, (stage, (height, wide)) in enumerate(
+        zip(skeleton.stages, skeleton.resolutions, strict=True)
+    ):
+        w = width * stage.width_factor
+        once = _cell_costs(counts, summed, height * wide, channels, w)
+        costs = once
+        if stage.repeats > 1:
+            again = _cell_costs(counts, summed, height * wide, w, w)
+            costs = {name: once[name] + (stage.repeats - 1) * again[name] for name in once}
+        channels = w
+        classes = {"8": w % 8 == 0, "4": (w % 8 != 0) & (w % 4 == 0), "1": w % 4 != 0}
+        for name in _BLOCKED:
+            found[f"{name}@{index}"] = costs[name]
+            for block, here in classes.items():
+                found[f"{name}/{block}"] += costs[name] * here
+        for name in _PLAIN:
+            found[name] += costs[name]
+    return found
+
+
+def _cell_costs(
+    counts: _Counts, summed: bool, pixels: int, c: FloatArray, w: FloatArray
+) -> dict[str, FloatArray]:
+    """Costs of one cell with a c-channel input at width w."""
+    # A multiple of 4 is filled up to one of 8 by runtimes that work on blocks of 8.
+    padded_w = np.where(w % 4 == 0, 8 * np.ceil(w / 8), w)
+    padded_c = np.where(c % 4 == 0, 8 * np.ceil(c / 8), c)
+    zero = np.zeros_like(w)
+    if summed:
+        entry = (c != w) & (counts.outer > 0)
+        adds = counts.joined_inner + counts.joined_outer - counts.joins + counts.leaves - 1
+        pointwise = padded_w * (counts.nodes + 1) + padded_c * (1 + entry)
+        depthwise = padded_w * counts.separable
+        separable = w * counts.separable
+        joined = joins = operands = zero
+    else:
+        entry, adds = zero > 0, zero
+        pointwise = w * (counts.inner + counts.leaves) + c * (counts.outer + 1)
+        separable = w * counts.separable_inner + c * counts.separable_outer
+        depthwise = separable
+        last = counts.leaves * (counts.leaves > 1)
+        joins = counts.joins + (counts.leaves > 1)
+        operands = counts.joined_inner + counts.joined_outer + last
+        joined = w * (counts.joined_inner + last) + c * counts.joined_outer
+    return {
+        "pointwise": pixels * padded_w * pointwise,
+        "depthwise": pixels * depthwise,
+        "written": pixels * (w * (counts.nodes + 2 + entry) + separable),
+        "joined": pixels * joined,
+        "added": pixels * w * (adds + 1),
+        "kernels": counts.nodes + counts.separable + 2 + entry,
+        "operands": operands,
+        "joins": joins,
+        "adds": adds + 1,
+        "weights": padded_w * pointwise,
+    }
+
+
+_RATES = (
+    "constant",
+    "stem",
+    *(f"{name}/{block}" for name in _BLOCKED for block in _BLOCKS),
+    *_PLAIN,
+)
+"""Features whose rates are fitted, as physics: time = sum of rate x feature."""
+
+
+def _groups(found: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """Features of the Gaussian process: what the rates may get wrong."""
+    width = found["width"]
+    work = [np.log1p(values) for name, values in found.items() if "@" in name]
+    blocks = [width % size == 0 for size in (2, 4, 8, 16)]
+    return {
+        "work": np.stack(work, axis=1),
+        "blocks": np.stack([*blocks, np.log(width), found["summed"]], axis=1).astype(np.float64),
+    }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One measured network: its cell, width and p50 in milliseconds."""
+
+    cell: Cell
+    width: int
+    latency_ms: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "cell": self.cell.to_json(),
+            "width": self.width,
+            "latency_ms": self.latency_ms,
+        }
+
+
+@dataclass(frozen=True)
+class LatencyModel:
+    """A fitted predictor, for the networks of one skeleton on one device.
+
+    Attributes:
+        skeleton: of all networks.
+        measured: what it was fitted on; a model is stored as this and fitted again when read.
+        device: what was measured on: `machine`, `versions`, `provider`, `threads`.
+        rates: milliseconds per unit of each feature in `_RATES`.
+        correction: of the logarithm of the time, on top of the rates.
+    """
+
+    skeleton: Skeleton
+    measured: tuple[Measured, ...]
+    device: dict[str, Any]
+    rates: FloatArray
+    correction: GaussianProcess
+
+    @classmethod
+    def fit(
+        cls, skeleton: Skeleton, measured: Sequence[Measured], device: Mapping[str, Any]
+    ) -> "LatencyModel":
+        """Fit to measurements of at least ten networks.
+
+        Raises:
+            UserError: they are too few or no positive numbers.
+        """
+        from scipy.optimize import nnls
+
+        if len(measured) < 10:
+            raise UserError(
+                f"{len(measured)} measured networks are too few: at least 10 are needed"
+            )
+        times = np.array([one.latency_ms for one in measured], dtype=np.float64)
+        if not (np.isfinite(times) & (times > 0)).all():
+            raise UserError("a measured latency is no positive number of milliseconds")
+        found = _features_of(skeleton, [(one.cell, one.width) for one in measured])
+        matrix = np.stack([found[name] for name in _RATES], axis=1)
+        scale = matrix.max(axis=0)
+        scale[scale == 0] = 1
+        # Relative errors, with a small ridge: rates that the data do not tell apart share.
+        rows = np.vstack([matrix / scale / times[:, None], _RIDGE * np.eye(len(scale))])
+        rates = nnls(rows, np.r_[np.ones(len(times)), np.zeros(len(scale))])[0] / scale
+        base = np.maximum(matrix @ rates, 1e-9)
+        correction = fit(_groups(found), np.log(times / base))
+        return cls(skeleton, tuple(measured), dict(device), rates, correction)
+
+    def with_measured(self, more: Sequence[Measured]) -> "LatencyModel":
+        """Fitted again with further measurements of the same device."""
+        return self.fit(self.skeleton, [*self.measured, *more], self.device)
+
+    def predict(self, cells: CellArrays, widths: ArrayLike) -> tuple[FloatArray, FloatArray]:
+        """Mean and standard deviation in milliseconds, (n,) each, of pruned cells at widths."""
+        width = np.broadcast_to(np.asarray(widths), (len(cells),))
+        mean, std = np.empty(len(cells)), np.empty(len(cells))
+        for start in range(0, len(cells), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            mean[part], std[part] = self._predict(features(cells[part], self.skeleton, width[part]))
+        return mean, std
+
+    def _predict(self, found: Mapping[str, FloatArray]) -> tuple[FloatArray, FloatArray]:
+        base: FloatArray = sum(
+            (rate * found[name] for rate, name in zip(self.rates, _RATES, strict=True) if rate),
+            np.full(len(found["constant"]), 1e-9),
+        )
+        log, deviation = self.correction.predict(_groups(found))
+        mean = base * np.exp(log)
+        return mean, mean * np.expm1(deviation)
+
+    def safe(self, cells: CellArrays, widths: ArrayLike) -> FloatArray:
+        """Milliseconds that a measurement is unlikely to exceed: mean + MARGIN deviations."""
+        mean, std = self.predict(cells, widths)
+        return mean + MARGIN * std
+
+    def of(self, architecture: Architecture) -> tuple[float, float]:
+        """Mean and deviation of one network that has the same cell in all stages."""
+        cells = CellArrays.from_cells([architecture.cells[0]])
+        mean, std = self.predict(cells, architecture.width)
+        return float(mean[0]), float(std[0])
+
+    def smallest_ms(self) -> float:
+        """Predicted latency of the smallest network."""
+        return self.of(smallest(self.skeleton))[0]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; what was measured, not what was fitted."""
+        return {
+            "kind": _KIND,
+            "format": _FORMAT,
+            "skeleton": self.skeleton.to_json(),
+            "device": self.device,
+            "measured": [one.to_json() for one in self.measured],
+        }
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "latency model") -> "LatencyModel":
+        """Read what `to_json` wrote, and fit.
+
+        Raises:
+            UserError: `value` is no latency model; the sentence begins with `where`.
+        """
+        if not isinstance(value, dict) or value.get("kind") != _KIND:
+            raise UserError(f"{where} is no latency model of gemkit's")
+        if value.get("format") != _FORMAT:
+            raise UserError(f"{where} was written by a newer gemkit: install that version")
+        device, rows = value.get("device"), value.get("measured")
+        if not isinstance(device, dict) or not isinstance(rows, list):
+            raise UserError(f"{where}: 'device' must be an object and 'measured' a list")
+        skeleton = Skeleton.from_json(value.get("skeleton"), f"{where}: skeleton")
+        measured = [_measured(row, f"{where}: measurement {i}") for i, row in enumerate(rows)]
+        try:
+            return cls.fit(skeleton, measured, device)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+def _measured(row: Any, where: str) -> Measured:
+    if not isinstance(row, dict):
+        raise UserError(f"{where} must be an object with cell, width and latency_ms")
+    width, time = row.get("width"), row.get("latency_ms")
+    if not isinstance(width, int) or not MIN_WIDTH <= width <= MAX_WIDTH:
+        raise UserError(f"{where}: width {width!r} is not possible")
+    if not isinstance(time, int | float) or isinstance(time, bool) or not time > 0:
+        raise UserError(f"{where}: latency_ms {time!r} is no positive number")
+    return Measured(Cell.from_json(row.get("cell"), f"{where}: cell").pruned(), width, float(time))
+
+
+def _features_of(skeleton: Skeleton, networks: Sequence[tuple[Cell, int]]) -> dict[str, FloatArray]:
+    """Features of networks of both aggregations, in their order."""
+    found: dict[str, FloatArray] = {}
+    for aggregation in AGGREGATIONS:
+        places = [i for i, (cell, _) in enumerate(networks) if cell.aggregation == aggregation]
+        if not places:
+            continue
+        cells = CellArrays.from_cells([networks[i][0] for i in places])
+        values = features(cells, skeleton, [networks[i][1] for i in places])
+        for name, column in values.items():
+            found.setdefault(name, np.zeros(len(networks)))[places] = column
+    return found
+
+
+def save_model(model: LatencyModel, path: Path | str) -> None:
+    """Write a model as JSON, whole or not at all."""
+    write_json(Path(path), model.to_json())
+
+
+def load_model(path: Path | str) -> LatencyModel:
+    """Read a model.
+
+    Raises:
+        UserError: the file is missing or no latency model; the sentence names it.
+    """
+    return LatencyModel.from_json(read_json(Path(path)), str(path))
+
+
+def smallest(skeleton: Skeleton) -> Architecture:
+    """The smallest network of a skeleton: one 1x1 convolution at MIN_WIDTH."""
+    return Architecture((Cell(("input", "conv1x1"), ((0, 1),)),), skeleton, MIN_WIDTH)
+
+
+def measure_here(
+    architectures: Sequence[Architecture],
+    rounds: int = 5,
+    seconds: float = 0.05,
+    progress: Callable[[float], None] | None = None,
+) -> list[float]:
+    """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
+
+    They are measured in groups, round by round. A machine that others use is slow in some rounds;
+    what is taken is the first quartile of the rounds' medians, which on a calm machine is the
+    median within noise.
+    """
+    from . import timing
+    from .draft import draft
+
+    found: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
+        for start in range(0, len(architectures), _GROUP):
+            timed = []
+            for index, architecture in enumerate(architectures[start : start + _GROUP]):
+                path = Path(folder) / f"{index}.onnx"
+                path.write_bytes(draft(architecture, seed=start + index).SerializeToString())
+                timed.append(timing.Timed(str(path), "CPUExecutionProvider", 1, 1, seconds))
+            for _ in range(rounds):
+                for one in timed:
+                    one.turn()
+            for one in timed:
+                medians = [np.median(times) for times in one.rounds]
+                found.append(1e3 * float(np.percentile(medians, 25)))
+            if progress is not None:
+                progress(min(1.0, (start + _GROUP) / len(architectures)))
+    return found
+
+
+def plan(
+    skeleton: Skeleton,
+    pools: Sequence[CellArrays],
+    *,
+    budget: Budget | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+) -> list[Architecture]:
+    """Networks worth measuring: the smallest, random ones, and those unlike the others.
+
+    Widths are log-uniform up to the largest within the budget (WIDEST without one), a third of
+    them multiples of 8, a third of 4. Half are a random sample of what the search will ask for;
+    the other half are chosen one by one as the farthest, in the logarithms of their features,
+    from all chosen before.
+
+    Args:
+        pools: pruned cells to choose from, several times `samples`; one batch per aggregation.
+
+    Raises:
+        UserError: too few networks fit the budget.
+    """
+    rng = np.random.default_rng(seed)
+    pool = [network for cells in pools for network in _widths(rng, cells, skeleton, budget)]
+    if len(pool) < samples:
+        raise UserError("too few networks fit the budget to learn their latency: raise the budget")
+    pool = [pool[index] for index in rng.permutation(len(pool))]
+    found = _features_of(skeleton, pool)
+    rows = np.log1p(np.stack([found[name] for name in _RATES], axis=1))
+    spread = rows.std(axis=0)
+    rows = rows[:, spread > 0] / spread[spread > 0]
+    chosen = list(range(samples // 2))
+    distance = np.full(len(rows), np.inf)
+    for index in chosen:
+        distance = np.minimum(distance, ((rows - rows[index]) ** 2).sum(axis=1))
+    while len(chosen) < samples - 1:
+        chosen.append(int(distance.argmax()))
+        distance = np.minimum(distance, ((rows - rows[chosen[-1]]) ** 2).sum(axis=1))
+    return [
+        smallest(skeleton),
+        *(Architecture((pool[i][0],), skeleton, pool[i][1]) for i in chosen),
+    ]
+
+
+def _widths(
+    rng: np.random.Generator, cells: CellArrays, skeleton: Skeleton, budget: Budget | None
+) -> list[tuple[Cell, int]]:
+    """The cells that fit a budget at all, each with a random width that fits."""
+    from gemkit.cost import largest_widths
+
+    widest = np.full(len(cells), WIDEST)
+    if budget is not None and any((budget.macs, budget.params, budget.memory_bytes)):
+        widest = np.minimum(largest_widths(cells, skeleton, budget), MAX_WIDTH)
+    low, high = np.log(MIN_WIDTH), np.log(np.maximum(widest, MIN_WIDTH) + 0.5)
+    widths = np.exp(low + (high - low) * rng.random(len(cells)))
+    block = rng.choice([1, 4, 8], len(cells))
+    widths = np.maximum(MIN_WIDTH, block * np.floor(widths / block)).astype(int)
+    fits = np.flatnonzero(widest >= MIN_WIDTH)
+    return [(cells.cell(int(i)), int(widths[i])) for i in fits]
+
+
+def fit_latency(
+    skeleton: Skeleton,
+    pools: Sequence[CellArrays],
+    *,
+    budget: Budget | None = None,
+    samples: int = SAMPLES,
+    seed: int = 0,
+    measure: Measure | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> LatencyModel:
+    """Measure networks on this machine and fit a predictor.
+
+    Args:
+        pools, budget: of the networks that will be asked for; see `plan`.
+        samples: how many are measured, each in about half a second.
+        measure: measures instead of this machine.
+        progress: is told the share done.
+
+    Raises:
+        UserError: too few networks fit the budget.
+    """
+    architectures = plan(skeleton, pools, budget=budget, samples=samples, seed=seed)
+    if measure is not None:
+        times = measure(architectures)
+    else:
+        times = measure_here(architectures, progress=progress)
+    measured = [
+        Measured(one.cells[0], one.width, float(time))
+        for one, time in zip(architectures, times, strict=True)
+    ]
+    return LatencyModel.fit(skeleton, measured, this_device())
+
+
+def this_device() -> dict[str, Any]:
+    """What latencies measured here belong to."""
+    from gemkit.machine import versions
+
+    from . import timing
+
+    return {
+        "machine": timing.describe_machine(),
+        "versions": versions() | timing.versions(),
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+    }

@@ -1,0 +1,215 @@
+"""The predictor against an invented device whose laws it is not told, and against hand counts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from gemkit.export.draft import draft
+from gemkit.export.latency import (
+    Measured,
+    features,
+    fit_latency,
+    load_model,
+    measure_here,
+    plan,
+    save_model,
+    smallest,
+)
+from networks import DIGITS, random_cell
+
+from gemkit.architecture import Architecture, Skeleton, Stage
+from gemkit.budget import Budget
+from gemkit.cell import Cell, CellArrays
+from gemkit.cost import cost
+from gemkit.errors import UserError
+
+SKELETON = Skeleton((3, 16, 20), 10, (1, 2), (Stage(1, 2), Stage(2)))
+
+
+def pools(rng: np.random.Generator, count: int = 150) -> list[CellArrays]:
+    return [
+        CellArrays.from_cells([random_cell(rng, aggregation=aggregation) for _ in range(count)])
+        for aggregation in ("concat", "sum")
+    ]
+
+
+def shapes(architecture: Architecture) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
+    model = onnx.shape_inference.infer_shapes(draft(architecture, batch=1))
+    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
+    return model, found | {t.name: tuple(t.dims) for t in model.graph.initializer}
+
+
+def walked(architecture: Architecture) -> dict[str, float]:
+    """Features counted node by node in the ONNX graph; blocks of 8 filled up as said."""
+    model, of = shapes(architecture)
+    total = dict.fromkeys(
+        ("pointwise", "depthwise", "written", "joined", "added", "kernels", "operands"), 0.0
+    )
+
+    def filled(channels: int) -> int:
+        return -(-channels // 8) * 8 if channels % 4 == 0 else channels
+
+    for node in model.graph.node:
+        out = of[node.output[0]]
+        inside = "stages" in node.output[0]
+        if node.op_type == "Conv" and inside:
+            groups = next(a.i for a in node.attribute if a.name == "group")
+            pixels = out[2] * out[3]
+            total["kernels"] += 1
+            total["written"] += out[1] * pixels
+            summed = architecture.cells[0].aggregation == "sum"
+            if groups > 1:
+                total["depthwise"] += (filled(out[1]) if summed else out[1]) * pixels
+            else:
+                source = of[node.input[0]][1]
+                total["pointwise"] += (
+                    filled(out[1]) * (filled(source) if summed else source) * pixels
+                )
+        elif node.op_type == "Concat":
+            total["joined"] += np.prod(out)
+            total["operands"] += len(node.input)
+        elif node.op_type == "Add":
+            total["added"] += np.prod(out)
+    return total
+
+
+def test_features_equal_a_walk_over_the_graph(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(30):
+        cell = random_cell(rng)
+        architecture = Architecture((cell,), SKELETON, int(rng.integers(4, 40)))
+        found = features(CellArrays.from_cells([cell]), SKELETON, architecture.width)
+        for name, wanted in walked(architecture).items():
+            by_block = sum(found[f"{name}/{block}"][0] for block in ("8", "4", "1"))
+            by_stage = sum(found[f"{name}@{stage}"][0] for stage in range(2))
+            assert by_block == pytest.approx(by_stage)
+            assert by_block == pytest.approx(wanted), name
+
+
+def device(architecture: Architecture) -> float:
+    """An invented device: work per kernel, with a penalty for odd channels and a cache."""
+    model, of = shapes(architecture)
+    time = 0.02
+    for node in model.graph.node:
+        out = of[node.output[0]]
+        time += 0.002
+        if node.op_type == "Conv":
+            odd = 1.6 if out[1] % 4 else 1.0
+            time += odd * np.prod(out) * np.prod(of[node.input[1]][1:]) / 1e7
+        elif node.op_type in ("Concat", "Add"):
+            size = np.prod(out)
+            time += size / 4e6 * (1 + (size > 30_000)) + 0.001 * len(node.input)
+    return float(time)
+
+
+def test_learns_an_unknown_device(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    noise = np.random.default_rng(seed + 1)
+
+    def measured(architectures: list[Architecture]) -> list[float]:
+        return [device(one) * float(np.exp(noise.normal(0, 0.02))) for one in architectures]
+
+    model = fit_latency(SKELETON, pools(rng), samples=80, seed=seed, measure=measured)
+    true, mean, std, safe = [], [], [], []
+    for cells in pools(rng, 60):
+        widths = rng.integers(4, 60, len(cells))
+        found = model.predict(cells, widths)
+        mean += found[0].tolist()
+        std += found[1].tolist()
+        safe += model.safe(cells, widths).tolist()
+        true += [
+            device(Architecture((cells.cell(i),), SKELETON, int(widths[i])))
+            for i in range(len(cells))
+        ]
+    error = np.abs(np.array(mean) / true - 1)
+    assert (error < 0.1).mean() > 0.85
+    assert np.median(error) < 0.05
+    assert (np.array(std) > 0).all()
+    assert (np.array(safe) >= true).mean() > 0.8
+    # Reading fits the same measurements again.
+    save_model(model, tmp_path / "model.json")
+    again = load_model(tmp_path / "model.json")
+    cells = pools(rng, 20)[0]
+    assert np.allclose(again.predict(cells, 9)[0], model.predict(cells, 9)[0], rtol=1e-6)
+    assert model.smallest_ms() == pytest.approx(device(smallest(SKELETON)), rel=0.15)
+
+
+def test_measurements_fed_back_move_the_prediction(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = fit_latency(
+        SKELETON, pools(rng), samples=40, measure=lambda all: [device(one) for one in all]
+    )
+    cells = pools(rng, 8)[0]
+    before = model.predict(cells, 12)[0]
+    fresh = [Measured(cells.cell(i), 12, 3 * float(before[i])) for i in range(8)]
+    after = model.with_measured(fresh).predict(cells, 12)[0]
+    assert (after / before).mean() > 1.5
+
+
+def test_the_plan_stays_in_the_budget(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    budget = Budget(macs=400_000, params=20_000)
+    chosen = plan(DIGITS, pools(rng), budget=budget, samples=50, seed=seed)
+    assert len(chosen) == 50
+    assert chosen[0] == smallest(DIGITS)
+    for architecture in chosen:
+        spent = cost(architecture)
+        assert spent.macs <= budget.macs
+        assert spent.params <= budget.params
+    assert plan(DIGITS, pools(np.random.default_rng(seed)), samples=50, seed=seed) == plan(
+        DIGITS, pools(np.random.default_rng(seed)), samples=50, seed=seed
+    )
+    with pytest.raises(UserError, match="too few networks fit"):
+        plan(DIGITS, pools(rng), budget=Budget(params=300), samples=50)
+
+
+def test_measures_here(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    few = [Architecture((random_cell(rng),), DIGITS, 4) for _ in range(2)]
+    wide = Architecture((random_cell(rng, 12, "concat"),), SKELETON, 48)
+    shares: list[float] = []
+    times = measure_here([*few, wide], rounds=3, seconds=0.01, progress=shares.append)
+    assert len(times) == 3
+    assert min(times) > 0
+    assert times[2] > max(times[:2])
+    assert shares[-1] == 1
+
+
+def test_bad_model_files(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    good = fit_latency(DIGITS, pools(rng), samples=20, measure=lambda all: [1.0] * len(all))
+    path = tmp_path / "model.json"
+
+    def check(change, sentence: str) -> None:
+        value = json.loads(json.dumps(good.to_json()))
+        change(value)
+        path.write_text(json.dumps(value))
+        with pytest.raises(UserError, match=sentence) as error:
+            load_model(path)
+        assert "model.json" in str(error.value)
+
+    check(lambda v: v.pop("kind"), "is no latency model")
+    check(lambda v: v.update(format=9), "newer gemkit")
+    check(lambda v: v.update(measured=3), "'measured' a list")
+    check(lambda v: v.update(measured=v["measured"][:5]), "too few")
+    check(lambda v: v["measured"][1].update(latency_ms=-1), "measurement 1: latency_ms")
+    check(lambda v: v["measured"][1].update(width=1), "measurement 1: width")
+    check(lambda v: v["measured"][1]["cell"].pop("edges"), "measurement 1: cell")
+    check(lambda v: v.pop("skeleton"), "skeleton")
+    path.write_text("[]")
+    with pytest.raises(UserError, match="is no latency model"):
+        load_model(path)
+
+
+def test_a_single_cell_by_hand() -> None:
+    cell = Cell(("input", "sep3x3", "conv1x1", "conv1x1"), ((0, 1), (0, 2), (1, 2), (1, 3)))
+    found = features(CellArrays.from_cells([cell]), DIGITS, 8)
+    # Stage 0: 8x8 pixels, 8 channels in and out; leaves are nodes 2 and 3.
+    assert found["joined@0"][0] == 64 * (2 * 8 + 2 * 8)
+    assert found["operands@0"][0] == 4
+    assert found["depthwise@0"][0] == 64 * 8
+    assert found["pointwise@0"][0] == 64 * 8 * (8 + 16 + 8 + 16 + 8)
+    assert found["kernels@0"][0] == 4 + 2
