@@ -1,0 +1,71 @@
+"""The rules between the packages, read off the source code."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGES = {
+    "gemkit": "gemkit",
+    "search": "gemkit.search",
+    "export": "gemkit.export",
+    "app": "gemkit.app",
+}
+ALLOWED = {
+    "gemkit": set[str](),
+    "search": {"gemkit.search"},
+    "export": {"gemkit.export"},
+    "app": {"gemkit.search", "gemkit.export", "gemkit.app"},
+}
+SOURCES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Absolute names that a file imports, anywhere in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, node.lineno
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module, node.lineno
+            if node.module == "gemkit":
+                for alias in node.names:
+                    yield f"gemkit.{alias.name}", node.lineno
+
+
+def test_there_are_sources() -> None:
+    assert len(SOURCES) > 20
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_downwards_only(path: Path) -> None:
+    folder = path.relative_to(ROOT).parts[0]
+    for name, line in imported(path):
+        assert name.split(".")[0] not in {"search", "export", "app"}, f"{path}:{line}"
+        for package in set(PACKAGES.values()) - {"gemkit"}:
+            if name == package or name.startswith(package + "."):
+                assert package in ALLOWED[folder], f"{path}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_nothing_loads_pickles(path: Path) -> None:
+    """`torch.load` stands in the table converter alone, with `weights_only=True`."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            module = node.module if isinstance(node, ast.ImportFrom) else None
+            assert not {"pickle", "dill", "joblib"} & {module, *names}, f"{path}:{node.lineno}"
+        if not isinstance(node, ast.Call):
+            continue
+        keywords = {word.arg: word.value for word in node.keywords}
+        allow = keywords.get("allow_pickle")
+        assert allow is None or (isinstance(allow, ast.Constant) and allow.value is False), (
+            f"{path}:{node.lineno}"
+        )
+        if isinstance(node.func, ast.Attribute) and ast.unparse(node.func) == "torch.load":
+            only = keywords.get("weights_only")
+            assert path.name == "convert_tables.py", f"{path}:{node.lineno}"
+            assert isinstance(only, ast.Constant), f"{path}:{node.lineno}"
+            assert only.value is True, f"{path}:{node.lineno}"
