@@ -99,7 +99,7 @@ def describe(
         one_hot = (graphs.labels[:, :, None] == np.arange(labels)).reshape(len(graphs), -1)
         dense["flat"] = np.concatenate([graphs.adjacency[:, upper[0], upper[1]], one_hot], axis=1)
     if "embedding" in groups and embedding is not None:
-        dense["embedding"] = embedding(reduced(graphs, roles))
+        dense["embedding"] = _embedded(reduced(graphs, roles), embedding)
     sparse: dict[str, Occurrences] = {}
     if "wl" in groups:
         sparse["wl"] = refinements(graphs, live)
@@ -110,6 +110,17 @@ def describe(
         if "bags" in groups:
             sparse["bags"] = bags(found)
     return Raw(dense, sparse)
+
+
+def _embedded(graphs: Graphs, embedding: Embedding) -> NDArray[Any]:
+    """Vectors of graphs; zeros for those of which no node is left."""
+    there = (graphs.labels >= 0).any(axis=1)
+    if there.all():
+        return embedding(graphs)
+    found = embedding(graphs[there])
+    vectors = np.zeros((len(graphs), found.shape[1]), dtype=found.dtype)
+    vectors[there] = found
+    return vectors
 
 
 @dataclass(frozen=True)
