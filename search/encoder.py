@@ -49,7 +49,7 @@ class EncoderConfig:
 
     labels: int = len(OPERATIONS)
     hidden: int = 32
-    rounds: int = 3
+    rounds: int = 2
     dimension: int = 64
     similarity: str = similarity.DEFAULT
 
@@ -67,7 +67,8 @@ class GraphEncoder(nn.Module):
         self.rounds = nn.ModuleList(
             nn.Linear(3 * hidden, hidden) for _ in range(self.config.rounds)
         )
-        pooled = hidden * (self.config.rounds + 1)
+        self.last = nn.Linear(hidden, 2 * hidden)
+        pooled = hidden * (self.config.rounds + 3)
         self.readout = nn.Sequential(
             nn.BatchNorm1d(pooled),
             nn.Linear(pooled, 2 * self.config.dimension),
@@ -88,10 +89,10 @@ class GraphEncoder(nn.Module):
         edges = adjacency.to(self.label.dtype)
         after, before = edges.sum(2), edges.sum(1)
         ahead, behind = (after + 1).rsqrt(), (before + 1).rsqrt()
-        # Each message is divided by the roots of both ends' degrees, so that sums neither grow
-        # nor vanish with density.
-        edges = edges * ahead[:, :, None] * behind[:, None, :]
-        back = edges.transpose(1, 2)
+        # Sums are divided by the root of how many they add, so that they neither grow nor vanish
+        # with density; the target does the same.
+        back = (edges * behind[:, None, :]).transpose(1, 2)
+        edges = edges * ahead[:, :, None]
         degrees = torch.stack([ahead, behind, 1 / ahead / 4, 1 / behind / 4], dim=2)
         nodes = torch.relu(self.label[labels.long() + 1] + self.degrees(degrees))
         present = (labels >= 0).to(edges.dtype)
@@ -101,6 +102,7 @@ class GraphEncoder(nn.Module):
             messages = [nodes, torch.bmm(edges, nodes), torch.bmm(back, nodes)]
             nodes = torch.relu(layer(torch.cat(messages, dim=2)))
             pooled.append(torch.bmm(mean, nodes))
+        pooled.append(torch.bmm(mean, torch.relu(self.last(nodes))))
         vectors: Tensor = self.readout(torch.cat(pooled, dim=2).squeeze(1))
         return vectors
 

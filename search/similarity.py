@@ -63,34 +63,39 @@ def continuous(
     adjacency: NDArray[np.bool_],
     kinds: int,
     widths: Sequence[tuple[int, float]] = ((1, 0.5), (2, 0.7)),
-    frequencies: int = 128,
+    frequencies: int = 256,
+    gaussian: bool = False,
 ) -> NDArray[np.float32]:
     """Continuous WL: nodes are compared by a smooth kernel instead of by equal labels.
 
     A node's vector after t rounds is its label (one-hot) beside the sums of its successors' and of
     its predecessors' vectors after t - 1 rounds, each divided by the root of one more than their
-    number. Two nodes are as similar as a Gaussian of the distance of their vectors, two graphs as
-    the mean over all pairs of nodes, normalised. Wide Gaussians see counts only, narrow ones only
-    equal labels (the plain kernel). Ours, after Togninalli et al. 2019 (continuous WL) and
-    Rahimi and Recht 2007 (the random frequencies that make the Gaussian a product of vectors; they
-    are drawn from a fixed seed and are part of the definition).
+    number. Two nodes at distance d are similar as 1 / (1 + d^2 / (2 width^2)) (the Cauchy kernel:
+    steep near 0, so that small differences of topology count, and with a long tail, so that very
+    different graphs are still told apart, where a Gaussian is 0 for half of all pairs). Two graphs
+    are as similar as the mean over all pairs of nodes, normalised.
+
+    Ours, after Togninalli et al. 2019 (continuous WL) and Rahimi and Recht 2007: random
+    frequencies make the kernel a product of vectors. They are drawn from a fixed seed and are part
+    of the definition.
 
     Args:
         kinds: number of labels of the vocabulary, whether they occur or not.
-        widths: (rounds, standard deviation of the Gaussian); their vectors count equally.
-        frequencies: per entry of `widths`; each gives two components of the result.
+        widths: (rounds, width of the kernel); their similarities are averaged.
+        frequencies: for each entry of `widths`; each gives two components of the result.
+        gaussian: take the Gaussian exp(-d^2 / (2 width^2)) instead.
 
     Returns:
         (n, 2 * frequencies * len(widths)) float32, rows of length 1.
     """
     deepest = max(rounds for rounds, _ in widths)
-    drawn = [
-        np.random.default_rng([rounds, kinds]).normal(
-            size=(kinds * (2 ** (rounds + 1) - 1), frequencies)
-        )
-        / width
-        for rounds, width in widths
-    ]
+    drawn = []
+    for rounds, width in widths:
+        rng = np.random.default_rng([rounds, kinds])
+        projection = rng.normal(size=(kinds * (2 ** (rounds + 1) - 1), frequencies)) / width
+        if not gaussian:  # a Cauchy kernel is a mixture of Gaussians with exponential precisions
+            projection *= np.sqrt(rng.exponential(size=frequencies))
+        drawn.append(projection.astype(np.float32))
     found = np.empty((len(labels), len(widths), 2 * frequencies), dtype=np.float32)
     for start in range(0, len(labels), _CHUNK):
         part = slice(start, start + _CHUNK)
@@ -98,7 +103,7 @@ def continuous(
         present = labels[part] >= 0
         begins = np.cumsum(np.append(0, present.sum(axis=1)[:-1]))
         for index, ((rounds, _), projection) in enumerate(zip(widths, drawn, strict=True)):
-            phases = nodes[rounds][present] @ projection.astype(np.float32)
+            phases = nodes[rounds][present] @ projection
             waves = np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
             found[part, index] = np.add.reduceat(waves, begins, axis=0)
     found /= np.linalg.norm(found, axis=2, keepdims=True) * np.float32(np.sqrt(len(widths)))

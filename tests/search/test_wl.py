@@ -1,0 +1,142 @@
+"""WL features against GraKeL and against a plain reading of the definition."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from gemkit.search import wl
+
+Graphs = tuple[NDArray[np.int8], NDArray[np.bool_]]
+
+
+@st.composite
+def graph_batches(draw: st.DrawFn) -> Graphs:
+    """Two to twelve directed graphs of 1 to 9 nodes; cycles allowed, absent places last."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    count, places = draw(st.integers(2, 12)), draw(st.integers(1, 9))
+    labels = rng.integers(0, draw(st.integers(1, 4)), size=(count, places)).astype(np.int8)
+    adjacency = rng.random((count, places, places)) < draw(st.floats(0, 0.6))
+    adjacency &= ~np.eye(places, dtype=bool)
+    if draw(st.booleans()):
+        adjacency = np.triu(adjacency)
+    sizes = rng.integers(1, places + 1, size=count)
+    absent = np.arange(places) >= sizes[:, None]
+    labels[absent] = -1
+    adjacency &= ~absent[:, :, None] & ~absent[:, None, :]
+    return labels, adjacency
+
+
+def random_graphs(seed: int, count: int, places: int = 30) -> Graphs:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 3, size=(count, places)).astype(np.int8)
+    density = rng.uniform(0.05, 0.5, size=(count, 1, 1))
+    return labels, np.triu(rng.random((count, places, places)) < density, 1)
+
+
+def grakel_gram(graphs: Graphs, rounds: int, normalise: bool = False) -> NDArray[Any]:
+    grakel = pytest.importorskip("grakel", reason="GraKeL is not installed")
+    ready = []
+    for labels, adjacency in zip(*graphs, strict=True):
+        present = np.flatnonzero(labels >= 0).tolist()
+        edges = {node: {int(to): 1.0 for to in np.flatnonzero(adjacency[node])} for node in present}
+        ready.append(grakel.Graph(edges, node_labels={node: int(labels[node]) for node in present}))
+    if rounds == 0:
+        kernel = grakel.VertexHistogram(normalize=normalise)
+    else:
+        kernel = grakel.WeisfeilerLehman(
+            n_iter=rounds, base_graph_kernel=grakel.VertexHistogram, normalize=normalise
+        )
+    return np.asarray(kernel.fit_transform(ready))
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs=graph_batches(), rounds=st.integers(0, 5), normalise=st.booleans())
+def test_gram_matrix_equals_grakel(graphs: Graphs, rounds: int, normalise: bool) -> None:
+    features = wl.features(*graphs, rounds)
+    ours = wl.gram(features, normalise=normalise)
+    np.testing.assert_allclose(ours, grakel_gram(graphs, rounds, normalise), atol=1e-6)
+    first, second = np.indices(ours.shape).reshape(2, -1)
+    pairs = wl.pairwise(features, first, second, normalise=normalise)
+    np.testing.assert_allclose(pairs.reshape(ours.shape), ours, atol=1e-6)
+
+
+@pytest.mark.parametrize("rounds", range(6))
+def test_thirty_node_graphs_equal_grakel(rounds: int, seed: int) -> None:
+    graphs = random_graphs(seed, 40)
+    ours = wl.gram(wl.features(*graphs, rounds))
+    np.testing.assert_allclose(ours, grakel_gram(graphs, rounds), atol=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(graphs=graph_batches(), rounds=st.integers(0, 4), data=st.data())
+def test_labels_follow_the_definition(graphs: Graphs, rounds: int, data: st.DataObject) -> None:
+    direction: Any = data.draw(st.sampled_from(["successors", "predecessors", "both"]))
+    labels, adjacency = graphs
+    meanings: dict[tuple[int, int], Any] = {
+        (graph, node): int(labels[graph, node]) for graph, node in np.argwhere(labels >= 0).tolist()
+    }
+    for refined in wl.refine(labels, adjacency, rounds, direction):
+        assert (refined[labels < 0] == -1).all()
+        pairs = {(int(refined[place]), meaning) for place, meaning in meanings.items()}
+        assert len(pairs) == len({number for number, _ in pairs})
+        assert len(pairs) == len({meaning for _, meaning in pairs})
+
+        def around(graph: int, node: int, meanings: dict[tuple[int, int], Any] = meanings) -> Any:
+            sides = []
+            if direction != "predecessors":
+                sides.append(np.flatnonzero(adjacency[graph, node]))
+            if direction != "successors":
+                sides.append(np.flatnonzero(adjacency[graph, :, node]))
+            return tuple(
+                tuple(sorted((meanings[graph, int(other)] for other in side), key=repr))
+                for side in sides
+            )
+
+        meanings = {(g, v): (meaning, around(g, v)) for (g, v), meaning in meanings.items()}
+
+
+def test_weights_are_factors_of_the_rounds(seed: int) -> None:
+    features = wl.features(*random_graphs(seed, 30, 12), 2)
+    parts = [
+        wl.gram(features, [float(index == chosen) for index in range(3)]) for chosen in range(3)
+    ]
+    weights = [0.3, 2.0, 0.7]
+    expected = sum(weight * part for weight, part in zip(weights, parts, strict=True))
+    np.testing.assert_allclose(wl.gram(features, weights), expected, rtol=1e-6)
+    first, second = np.array([0, 3, 7]), np.array([5, 3, 1])
+    found = wl.pairwise(features, first, second, weights)
+    np.testing.assert_allclose(found, np.asarray(expected)[first, second], rtol=1e-6)
+    with pytest.raises(ValueError, match="2 weights for 3 rounds"):
+        wl.gram(features, [1, 2])
+
+
+def test_collisions_of_the_hash_are_found(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    graphs = random_graphs(seed, 60)
+    expected = wl.refine(*graphs, 3)
+    strong = wl._mix
+    calls = []
+
+    def weak(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        calls.append(len(value))
+        # The first attempt of a round hashes to eight bits.
+        return strong(value) & np.uint64(0xFF) if len(calls) < 4 else strong(value)
+
+    monkeypatch.setattr(wl, "_mix", weak)
+    for ours, wanted in zip(wl.refine(*graphs, 3), expected, strict=True):
+        pairs = np.unique(np.stack([ours, wanted]).reshape(2, -1), axis=1)
+        assert pairs.shape[1] == len(np.unique(wanted)) == len(np.unique(ours))
+    assert len(calls) > 6
+
+    monkeypatch.setattr(wl, "_mix", lambda value: strong(value) & np.uint64(0xF))
+    with pytest.raises(RuntimeError, match="hash"):
+        wl.refine(*graphs, 3)
+
+
+def test_no_graph_gives_no_features() -> None:
+    features = wl.features(np.empty((0, 4), np.int8), np.empty((0, 4, 4), bool), 3)
+    assert len(features) == 0
+    assert wl.gram(features).shape == (0, 0)
