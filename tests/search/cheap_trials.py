@@ -8,13 +8,12 @@ import time
 import zlib
 from pathlib import Path
 
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.budget import Budget
 from gemkit.search.cell_space import CellSpace
 from gemkit.search.loop import Plan
 from gemkit.search.strategies import Evolution
 from gemkit.search.trials import Outcome, ProxyTask
-
-from gemkit.architecture import Architecture, skeleton_for
-from gemkit.budget import Budget
 from gemkit.store import Run
 
 BUDGET = Budget(macs=2_000_000, params=50_000)

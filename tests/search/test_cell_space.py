@@ -2,8 +2,6 @@
 
 import numpy as np
 import pytest
-from gemkit.search.cell_space import CellSpace, Scaled, explore
-from gemkit.search.strategies import Candidates
 from numpy.typing import NDArray
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, skeleton_for
@@ -11,6 +9,8 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
+from gemkit.search.cell_space import CellSpace, Scaled, explore
+from gemkit.search.strategies import Candidates
 
 SKELETON = skeleton_for((3, 32, 32), 10)
 BUDGETS = [

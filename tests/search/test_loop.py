@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from gemkit.errors import UserError
 from gemkit.search import loop
 from gemkit.search.loop import Plan, Workers
 from gemkit.search.strategies import Strategy, strategy
 from gemkit.search.trials import ProxyTask, local_workers
-
-from gemkit.errors import UserError
 from gemkit.store import Run, Trial
 
 sys.path.insert(0, str(Path(__file__).parent))  # worker processes import it as well

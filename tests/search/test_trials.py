@@ -5,12 +5,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pytest
-from gemkit.search import trials
-from gemkit.search.trials import ProxyTask, local_workers, run_trial, stop, threads_per_worker
 
 from gemkit import data, network
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
+from gemkit.search import trials
+from gemkit.search.trials import ProxyTask, local_workers, run_trial, stop, threads_per_worker
 from gemkit.train import RECIPES
 
 SMALL = Architecture(
