@@ -226,8 +226,9 @@ def gram(
     graphs = np.bincount(counts.indices, minlength=counts.shape[1])
     often = graphs > _COMMON * len(features)
     common, rare = np.flatnonzero(often), np.flatnonzero(~often)
-    found = (weighted[:, rare] @ counts[:, rare].T).toarray().astype(np.float64)
-    found += weighted[:, common].toarray() @ counts[:, common].toarray().T
+    total = (weighted[:, rare] @ counts[:, rare].T).toarray()
+    total += weighted[:, common].toarray() @ counts[:, common].toarray().T
+    found: NDArray[np.float64] = total.astype(np.float64, copy=False)
     np.fill_diagonal(found, own)
     if normalise:
         found /= np.sqrt(own[:, None] * own)
