@@ -78,6 +78,14 @@ class Graph:
         """
         return _infer_shapes(write(self))
 
+    @property
+    def opset(self) -> int:
+        """Version of the standard operators."""
+        return max(
+            (item.version for item in self.model.opset_import if item.domain in ("", "ai.onnx")),
+            default=0,
+        )
+
     def bytes(self, name: str) -> int:
         """Size of an activation at batch 1."""
         shape, item = self.tensors[name]

@@ -19,18 +19,19 @@ from .graph import Graph, Node
 from .rewrites import adds_for_free, is_depthwise, split_concats, sums
 from .schedule import Unit, parts
 
-_TRIES = 3000
+TRIES = 3000
+"""Plans looked at per part of a network."""
 _HEAT = 0.05  # in tensors of the largest size
 
 
-def accumulate(graph: Graph, tries: int = _TRIES, seed: int = 0) -> Graph:
+def accumulate(graph: Graph, tries: int | None = None, seed: int = 0) -> Graph:
     """The graph with its joins as partial sums, in an order, where that lowers the peak.
 
     The parts of the network (cells) that need most are rewritten first, until one that needs no
     more than those already rewritten is left as it is.
 
     Args:
-        tries: orders looked at per part.
+        tries: plans looked at per part; TRIES without it.
         seed: of the random search.
     """
     best = graph
@@ -40,7 +41,7 @@ def accumulate(graph: Graph, tries: int = _TRIES, seed: int = 0) -> Graph:
             break
         concats = [node.output for unit in part.units for node in unit.nodes if node.op == "Concat"]
         split = split_concats(best, only=concats)
-        found = _Search(split, part.name).run(tries, reached, random.Random(seed))
+        found = _Search(split, part.name).run(tries or TRIES, reached, random.Random(seed))
         if found.peak < part.peak:
             best = found.graph
         reached = max(reached, min(found.peak, part.peak))

@@ -587,6 +587,8 @@ def _permuted(graph: Graph, node: Node, order: Array, constants: dict[str, Array
 
 def merge_parallel(graph: Graph) -> Graph:
     """Compute all 1x1 convolutions of one tensor together and split the result."""
+    if graph.opset < 13:  # Split was another operator
+        return graph
     families: dict[tuple[str, str], list[Node]] = {}
     for node in graph.nodes:
         if is_pointwise(graph, node) and _activated(graph, node).output not in graph.outputs:

@@ -1,0 +1,495 @@
+"""Rewrites and orders of ONNX graphs: the written file computes what it did before."""
+
+from functools import partial
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.cell import Cell
+from gemkit.cost import cost, peak_memory
+from gemkit.errors import UserError
+from gemkit.export import memory, optimize, rewrites, schedule
+from gemkit.export.draft import draft
+from gemkit.export.graph import Graph, Node, read, write
+from gemkit.search.sampling import random_cells
+
+REWRITES = {
+    "global pooling": rewrites.pool_globally,
+    "pad 4": partial(rewrites.pad_channels, multiple=4),
+    "pad 8": partial(rewrites.pad_channels, multiple=8),
+    "pad 16": partial(rewrites.pad_channels, multiple=16),
+    "share sums": rewrites.share_sums,
+    "sums at once": rewrites.sums_at_once,
+    "merge siblings": rewrites.merge_siblings,
+    "merge parallel": rewrites.merge_parallel,
+    "split pairs": partial(rewrites.split_concats, largest=2),
+    "split all": rewrites.split_concats,
+    "partial sums": partial(memory.accumulate, tries=50),
+    "all": lambda graph: rewrites.split_concats(
+        rewrites.merge_siblings(
+            rewrites.sums_at_once(rewrites.share_sums(rewrites.pad_channels(graph, 8)))
+        ),
+        3,
+    ),
+}
+SMALL, LARGE = (1, 8, 8), (3, 32, 32)
+
+
+def random_architecture(
+    rng: np.random.Generator, aggregation: str, shape: tuple[int, int, int] = SMALL, nodes: int = 12
+) -> Architecture:
+    cell = random_cells(rng, 1, nodes, aggregation, nodes).cell(0)
+    return Architecture((cell,), skeleton_for(shape, 10), int(rng.integers(4, 21)))
+
+
+def outputs(
+    model: onnx.ModelProto, path: Path, seed: int = 0, fusions: bool = True
+) -> list[np.ndarray]:
+    """What onnxruntime computes from the written file, for batches 1 and 3."""
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    if not fusions:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    rng = np.random.default_rng(seed)
+    found = []
+    for batch in (1, 3):
+        values = rng.random((batch, *given.shape[1:]), dtype=np.float32)
+        if "uint8" in given.type:
+            values = (values * 255).astype(np.uint8)
+        found.append(session.run(None, {given.name: values})[0])
+    return found
+
+
+def assert_close(found: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    for y, z in zip(found, wanted, strict=True):
+        assert y.shape == z.shape
+        assert np.abs(y - z).max() <= 1e-4 * max(1.0, np.abs(z).max() / 100)
+
+
+def count(graph: Graph, *ops: str) -> int:
+    return sum(node.op in ops for node in graph.nodes)
+
+
+# Reading and writing
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_reading_and_writing_keeps_the_model(seed: int, tmp_path: Path, aggregation: str) -> None:
+    rng = np.random.default_rng(seed)
+    model = draft(random_architecture(rng, aggregation), seed=seed)
+    again = write(read(model))
+    assert [node.op_type for node in again.graph.node] == [n.op_type for n in model.graph.node]
+    for found, wanted in zip(
+        outputs(again, tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"), strict=True
+    ):
+        np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_model_with_inner_graphs_is_refused() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        "inner",
+        [],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    node = helper.make_node("If", ["c"], ["z"], then_branch=inner, else_branch=inner)
+    with pytest.raises(UserError, match="operator If holds a graph"):
+        read(helper.make_model(helper.make_graph([node], "g", [], [])))
+
+
+# Rewrites
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+@pytest.mark.parametrize("name", REWRITES)
+def test_a_rewrite_keeps_the_outputs(
+    seed: int, tmp_path: Path, name: str, aggregation: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    for index in range(3):
+        nodes = int(rng.integers(3, 15))
+        model = draft(random_architecture(rng, aggregation, nodes=nodes), seed=seed + index)
+        graph = read(model)
+        rewritten = REWRITES[name](graph)
+        if rewritten is graph:
+            continue
+        found = outputs(write(rewritten), tmp_path / "rewritten.onnx", seed)
+        assert_close(found, outputs(model, tmp_path / "plain.onnx", seed))
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_thirty_nodes_at_three_resolutions(seed: int, tmp_path: Path, aggregation: str) -> None:
+    rng = np.random.default_rng(seed)
+    model = draft(random_architecture(rng, aggregation, LARGE, 30), seed=seed)
+    wanted = outputs(model, tmp_path / "plain.onnx", seed)
+    for rewrite in (REWRITES["all"], partial(memory.accumulate, tries=10)):
+        found = outputs(write(rewrite(read(model))), tmp_path / "rewritten.onnx", seed)
+        assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("multiple", [4, 8, 16])
+def test_padding_makes_all_channels_divisible(seed: int, multiple: int) -> None:
+    rng = np.random.default_rng(seed)
+    architecture = random_architecture(rng, "concat")
+    padded = rewrites.pad_channels(read(draft(architecture)), multiple)
+    for node in padded.nodes:
+        if node.op in ("Conv", "Concat", "MaxPool"):
+            assert padded.channels(node.output) % multiple == 0
+    widths = {
+        architecture.width * stage.width_factor % multiple for stage in architecture.skeleton.stages
+    }
+    if widths == {0}:
+        assert padded.nodes == read(draft(architecture)).nodes
+
+
+def test_padding_stops_before_what_it_does_not_know() -> None:
+    weights = numpy_helper.from_array(np.ones((3, 1, 1, 1), np.float32), "w")
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["y"]),
+        helper.make_node("Sigmoid", ["y"], ["z"]),  # makes 0.5 of zero channels
+    ]
+    sizes = {"x": ["n", 1, 2, 2], "z": ["n", 3, 2, 2]}
+    values = {n: helper.make_tensor_value_info(n, TensorProto.FLOAT, s) for n, s in sizes.items()}
+    graph = read(
+        helper.make_model(helper.make_graph(nodes, "g", [values["x"]], [values["z"]], [weights]))
+    )
+    assert rewrites.pad_channels(graph, 8) is graph
+
+
+def test_the_sums_of_a_complete_cell_become_running_totals() -> None:
+    nodes = 9
+    edges = tuple((i, j) for j in range(1, nodes + 1) for i in range(j))
+    cell = Cell(("input", *["conv1x1"] * nodes), edges, "sum")
+    graph = read(draft(Architecture((cell,), skeleton_for(SMALL, 10), 8)))
+    cells = len(skeleton_for(SMALL, 10).stages)
+    assert count(graph, "Add") == cells * (sum(range(nodes)) + 1)
+    # Node j adds one tensor to the total of node j - 1; one more addition ends the cell.
+    assert count(rewrites.share_sums(graph), "Add") == cells * (nodes - 1 + 1)
+
+
+def test_shared_sums_are_fewer_and_sum_the_same_tensors(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    cell = random_cells(rng, 40, 30, "sum", 30)
+    for index in range(len(cell)):
+        one = cell.cell(index)
+        if len(one.edges) < 120:
+            continue
+        graph = read(draft(Architecture((one,), skeleton_for(SMALL, 10), 4)))
+        shared = rewrites.share_sums(graph)
+        assert count(shared, "Add") < count(graph, "Add")
+        assert convolved(shared) == convolved(graph)
+        return
+
+
+def convolved(graph: Graph) -> dict[str, list[str]]:
+    """For every convolution the tensors whose sum it reads."""
+    return {
+        node.output: sorted(terms(graph, node.inputs[0]))
+        for node in graph.nodes
+        if node.op == "Conv"
+    }
+
+
+def terms(graph: Graph, name: str) -> list[str]:
+    node = graph.producer.get(name)
+    if node is None or node.op != "Add":
+        return [name]
+    return [term for operand in node.inputs for term in terms(graph, operand)]
+
+
+def test_a_tensor_added_twice_stays_so(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Add", ["x", "x"], ["a"]),
+        helper.make_node("Add", ["a", "x"], ["b"]),
+        helper.make_node("Relu", ["b"], ["c"]),
+        helper.make_node("Add", ["c", "x"], ["y"]),
+    ]
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 2, 3, 3]) for n in "xy"]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", values[:1], values[1:]),
+        opset_imports=[helper.make_opsetid("", 18)],
+        ir_version=10,
+    )
+    wanted = outputs(model, tmp_path / "plain.onnx")
+    for name in ("share sums", "sums at once", "partial sums"):
+        found = outputs(write(REWRITES[name](read(model))), tmp_path / "rewritten.onnx")
+        assert_close(found, wanted)
+
+
+def test_splitting_leaves_no_concatenation(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = read(draft(random_architecture(rng, "concat", nodes=10)))
+    assert count(rewrites.split_concats(graph), "Concat") == 0
+    for node in rewrites.split_concats(graph, largest=3).nodes:
+        assert node.op != "Concat" or len(node.inputs) > 3
+
+
+def test_siblings_read_by_one_concatenation_become_one_convolution(tmp_path: Path) -> None:
+    # Nodes 1 to 3 read the input, 4 reads all of them and one more.
+    edges = ((0, 1), (0, 2), (0, 3), (1, 4), (2, 4), (3, 4), (0, 4))
+    operations = ("input", "conv1x1", "conv1x1", "conv1x1", "sep3x3")
+    architecture = Architecture((Cell(operations, edges),), skeleton_for(SMALL, 10), 5)
+    model = draft(architecture)
+    graph = read(model)
+    merged = rewrites.merge_siblings(graph)
+    stages = len(architecture.skeleton.stages)
+    assert count(merged, "Conv") == count(graph, "Conv") - 2 * stages
+    assert {len(node.inputs) for node in merged.nodes if node.op == "Concat"} == {2}
+    assert_close(outputs(write(merged), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
+
+
+# Orders and memory
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+@pytest.mark.parametrize("shape", [SMALL, LARGE])
+def test_the_plain_order_needs_what_the_cost_model_says(
+    seed: int, aggregation: str, shape: tuple[int, int, int]
+) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(5):
+        architecture = random_architecture(rng, aggregation, shape, int(rng.integers(1, 31)))
+        peak = schedule.peak(read(draft(architecture)))
+        assert peak == cost(architecture).peak_memory_bytes
+
+
+def brute_force(graph: Graph, accumulate: bool) -> int:
+    """Least peak over all permutations that are orders."""
+    steps = schedule.units(graph, accumulate)
+    least = None
+    for order in permutations(steps):
+        there = set(graph.inputs)
+        for unit in order:
+            if not there.issuperset(unit.reads):
+                break
+            there.update(name for name, _ in unit.writes)
+        else:
+            peak = peak_memory(schedule.steps(order, graph))
+            least = peak if least is None else min(least, peak)
+    assert least is not None
+    return least
+
+
+@pytest.mark.parametrize("accumulate", [False, True])
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_the_best_order_is_the_best_of_all(seed: int, aggregation: str, accumulate: bool) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(6):
+        graph = small_graph(rng, aggregation)
+        best = schedule.best_order(graph, accumulate=accumulate)
+        assert best.is_best
+        assert best.peak == brute_force(graph, accumulate)
+        assert schedule.peak(schedule.in_order(graph, best.units), accumulate) == best.peak
+
+
+def small_graph(rng: np.random.Generator, aggregation: str) -> Graph:
+    """Random joins and rectifiers of tensors of random sizes: up to eight steps."""
+    constants: dict[str, np.ndarray] = {}
+    nodes: list[Node] = []
+    names, channels = ["x"], {"x": 3}
+    for index in range(int(rng.integers(2, 5))):
+        read_names = [n for n in names if rng.random() < 0.5] or [names[-1]]
+        joined = read_names[0]
+        if aggregation == "sum":
+            read_names = [n for n in read_names if channels[n] == channels[read_names[0]]]
+        if len(read_names) > 1:
+            joined = f"j{index}"
+            op, attributes = ("Add", {}) if aggregation == "sum" else ("Concat", {"axis": 1})
+            read_names = read_names[:2] if op == "Add" else read_names
+            nodes.append(Node(op, tuple(read_names), (joined,), attributes))
+            sizes = [channels[n] for n in read_names]
+            channels[joined] = sizes[0] if op == "Add" else sum(sizes)
+        size = int(rng.integers(1, 4)) if aggregation == "concat" else 3
+        constants[f"w{index}"] = np.ones((size, channels[joined], 1, 1), np.float32)
+        nodes.append(Node("Conv", (joined, f"w{index}"), (f"c{index}",)))
+        channels[f"c{index}"] = size
+        names.append(f"c{index}")
+    given = [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 2, 2])]
+    written = {name for node in nodes for name in node.inputs}
+    ends = [name for name in names if name not in written]
+    outs = [
+        helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", channels[n], 2, 2]) for n in ends
+    ]
+    model = helper.make_model(helper.make_graph([], "g", given, outs))
+    return Graph(tuple(nodes), constants, ("x",), tuple(ends), model)
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_reordering_changes_no_bit(seed: int, tmp_path: Path, aggregation: str) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(3):
+        model = draft(random_architecture(rng, aggregation, nodes=20), seed=seed)
+        graph = read(model)
+        given = schedule.peak(graph)
+        best = schedule.best_order(graph, seconds=1)
+        assert best.bound <= best.peak <= given
+        reordered = schedule.in_order(graph, best.units)
+        assert schedule.peak(reordered) == best.peak
+        # With its fusions onnxruntime may add up in another order: it fuses what comes first.
+        for found, wanted in zip(
+            outputs(write(reordered), tmp_path / "a.onnx", seed, fusions=False),
+            outputs(model, tmp_path / "b.onnx", seed, fusions=False),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(found, wanted)
+
+
+def test_without_time_the_best_order_still_has_a_true_bound(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    graph = read(draft(random_architecture(rng, "concat", nodes=14)))
+    hasty = schedule.best_order(graph, seconds=0)
+    patient = schedule.best_order(graph, seconds=10)
+    assert hasty.bound <= patient.bound <= patient.peak <= hasty.peak
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_partial_sums_never_need_more(seed: int, aggregation: str) -> None:
+    rng = np.random.default_rng(seed)
+    for _ in range(2):
+        graph = read(draft(random_architecture(rng, aggregation, nodes=14)))
+        given = schedule.peak(graph, accumulate=True)
+        found = memory.accumulate(graph, tries=100)
+        assert schedule.peak(found, accumulate=True) <= given
+        assert found.nodes == memory.accumulate(graph, tries=100).nodes
+
+
+def test_leaves_of_a_star_die_one_by_one() -> None:
+    # Eight nodes read the input and are leaves: joined, all are alive; in partial sums only one.
+    leaves = 8
+    cell = Cell(("input", *["conv1x1"] * leaves), tuple((0, n + 1) for n in range(leaves)))
+    skeleton = skeleton_for((1, 8, 8), 10)
+    graph = read(draft(Architecture((cell,), skeleton, 8)))
+    tensor = 8 * 8 * 8 * 4
+    assert schedule.peak(graph) == (1 + 2 * leaves) * tensor
+    # The cell input, a leaf and the accumulator.
+    assert schedule.peak(memory.accumulate(graph), accumulate=True) == 3 * tensor
+
+
+# The whole optimiser
+
+
+@pytest.mark.parametrize("objective", optimize.OBJECTIVES)
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_the_optimised_file_computes_the_same(
+    seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aggregation: str, objective: str
+) -> None:
+    monkeypatch.setattr(optimize, "ORDER_SECONDS", 0.2)
+    monkeypatch.setattr(memory, "TRIES", 100)
+    rng = np.random.default_rng(seed)
+    model = draft(random_architecture(rng, aggregation), seed=seed)
+    helper.set_model_props(model, {"gemkit.note": "kept"})
+    onnx.save(model, tmp_path / "plain.onnx")
+    report = optimize.optimize_file(
+        tmp_path / "plain.onnx", tmp_path / "better.onnx", objective, seconds=0.02
+    )
+    better = onnx.load(tmp_path / "better.onnx")
+    assert {item.key: item.value for item in better.metadata_props}["gemkit.note"] == "kept"
+    assert better.graph.input == model.graph.input
+    assert better.graph.output == model.graph.output
+    assert_close(outputs(better, tmp_path / "b.onnx"), outputs(model, tmp_path / "a.onnx"))
+    before, after = report.peak_memory_bytes
+    if objective == "memory":
+        assert report.lower_bound_bytes is not None
+        assert report.lower_bound_bytes <= after <= before
+        assert after <= (report.order_only_bytes or 0) <= before
+        assert sum(item.applied for item in report.tried) <= 1
+    if not report.applied:
+        assert better == model
+    assert report.to_json()["rewrites"]
+
+
+def test_only_what_pays_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains = {"slower": 0.9, "faster": 1.2, "fastest": 1.3, "hardly": 1.001}
+    asked: list[str] = []
+
+    def named(name: str) -> rewrites.Rewrite:
+        def rewrite(graph: Graph) -> Graph:
+            asked.append(name)
+            return Graph(graph.nodes, graph.constants, graph.inputs, graph.outputs, graph.model)
+
+        return rewrite
+
+    stages = (("slower", "fastest", "faster"), ("hardly",))
+    monkeypatch.setattr(
+        optimize, "STAGES", tuple({name: named(name) for name in stage} for stage in stages)
+    )
+    monkeypatch.setattr(
+        optimize._Bench,
+        "gains",
+        lambda self, base, graphs: [gains[name] for name in asked[-len(graphs) :]],
+    )
+    monkeypatch.setattr(optimize._Bench, "times", lambda self, graphs: [2e-3, 1e-3][: len(graphs)])
+    cell = Cell(("input", "conv1x1"), ((0, 1),))
+    _, report = optimize.optimize(draft(Architecture((cell,), skeleton_for(SMALL, 10), 4)))
+    assert report.applied == ("fastest",)
+    assert {item.name: item.speedup for item in report.tried} == gains
+    assert report.speedup == 2
+
+
+def test_what_changes_the_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(graph: Graph) -> Graph:
+        name = graph.nodes[0].inputs[1]
+        return graph.with_nodes(graph.nodes, {name: graph.constants[name] + 1})
+
+    monkeypatch.setattr(optimize, "STAGES", ({"broken": broken},))
+    cell = Cell(("input", "conv1x1"), ((0, 1),))
+    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    same, report = optimize.optimize(model, seconds=0.01)
+    assert same is model
+    assert report.tried[0].speedup is None
+    assert report.tried[0].note.startswith("outputs differ by")
+    assert report.speedup == 1
+
+
+def test_pictures_as_bytes_go_through(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    model = draft(random_architecture(rng, "sum"), seed=seed)
+    graph = model.graph
+    graph.node[0].input[0] = "scaled"
+    before = [
+        helper.make_node("Cast", ["pixels"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["float"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Mul", ["planes", "scale"], ["scaled"]),
+    ]
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            if name == "image":
+                node.input[place] = "scaled"
+    nodes = [*before, *graph.node]
+    del graph.node[:], graph.input[:]
+    graph.node.extend(nodes)
+    graph.input.append(
+        helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["batch", 8, 8, 1])
+    )
+    graph.initializer.append(numpy_helper.from_array(np.float32(1 / 255), "scale"))
+    better, _ = optimize.optimize(model, seconds=0.01)
+    assert_close(outputs(better, tmp_path / "b.onnx"), outputs(model, tmp_path / "a.onnx"))
+
+
+def test_bad_input_is_said_in_a_sentence(tmp_path: Path) -> None:
+    cell = Cell(("input", "conv1x1"), ((0, 1),))
+    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    with pytest.raises(UserError, match="unknown objective 'size': use one of latency, memory"):
+        optimize.optimize(model, "size")
+    target = tmp_path / "target.onnx"
+    damaged = tmp_path / "damaged.onnx"
+    damaged.write_bytes(model.SerializeToString()[:100])
+    for source in (damaged, tmp_path / "absent.onnx"):
+        with pytest.raises(UserError):
+            optimize.optimize_file(source, target)
+    dynamic = onnx.ModelProto()
+    dynamic.CopyFrom(model)
+    dynamic.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
+    with pytest.raises(UserError, match="only the batch"):
+        optimize.optimize(dynamic)
+    assert not target.exists()
