@@ -392,7 +392,7 @@ def test_a_cut_or_flipped_database_gives_an_answer_or_one_sentence(
     path = finished(tmp_path / "run")
     whole = (path / "search.db").read_bytes()
     sentences = 0
-    for turn in range(60):
+    for turn in range(30):
         broken = bytearray(whole)
         if turn % 3 == 0:
             broken = broken[: chance.randrange(len(broken))]
@@ -407,7 +407,7 @@ def test_a_cut_or_flipped_database_gives_an_answer_or_one_sentence(
             sentences += 1
             assert "\n" not in str(error)  # noqa: PT017
             assert str(path) in str(error)  # noqa: PT017
-    assert sentences > 10
+    assert sentences > 5
 
 
 def test_a_full_disk_is_said_and_costs_nothing_stored(run: Run) -> None:
