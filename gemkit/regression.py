@@ -11,7 +11,7 @@ only. Source: ours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -120,6 +120,7 @@ class GaussianProcess:
     """A fitted process; see `fit`."""
 
     names: tuple[str, ...]
+    linear: tuple[bool, ...]
     scalings: tuple[_Scaling, ...]
     rows: tuple[FloatArray, ...]
     amplitudes: FloatArray
@@ -166,10 +167,11 @@ class GaussianProcess:
         inverse_factor = self.inverse_factor.T.astype(np.float32)
         for start in range(0, count, _CHUNK):
             part = slice(start, start + _CHUNK)
-            cross = self._cross({name: groups[name][part] for name in self.names})
+            scaled = self._scaled({name: groups[name][part] for name in self.names})
+            cross = self._cross(scaled)
             mean[part] = cross @ self.weights
             solved = cross @ inverse_factor
-            variance[part] = self.amplitudes.sum() - np.einsum("ij,ij->i", solved, solved)
+            variance[part] = self._prior(scaled) - np.einsum("ij,ij->i", solved, solved)
         variance = np.maximum(variance, 1e-12) + (self.noise if noise else 0.0)
         return (
             self.target_mean + self.target_scale * mean,
@@ -178,24 +180,40 @@ class GaussianProcess:
 
     def covariance(self, features: Features) -> FloatArray:
         """Covariance (n, n) of the function behind the measurements, on the scale of `warp`."""
-        groups = _groups(features)
-        prior: FloatArray = np.zeros((len(groups[self.names[0]]),) * 2)
-        for g, name in enumerate(self.names):
-            scaled = self.scalings[g](groups[name])
-            prior += self.amplitudes[g] * _matern(_squared_distances(scaled, scaled))
-        solved = self._cross(groups) @ self.inverse_factor.T
+        scaled = self._scaled(_groups(features))
+        prior: FloatArray = np.zeros((len(scaled[0]),) * 2)
+        for g, rows in enumerate(scaled):
+            prior += self.amplitudes[g] * _kernel(rows, rows, self.linear[g])
+        solved = self._cross(scaled) @ self.inverse_factor.T
         return np.asarray(self.target_scale**2 * (prior - solved @ solved.T))
 
-    def _cross(self, groups: Mapping[str, NDArray[Any]]) -> NDArray[Any]:
-        """Covariance of new rows with the fitted ones, (n, fitted); in single precision, which is
-        several times faster and far more exact than any measurement."""
-        count = len(groups[self.names[0]])
-        cross: NDArray[np.float32] = np.zeros((count, len(self.weights)), dtype=np.float32)
-        for g, name in enumerate(self.names):
-            rows = self.scalings[g](groups[name]).astype(np.float32)
-            squared = _squared_distances(rows, self.rows[g].astype(np.float32))
-            cross += np.float32(self.amplitudes[g]) * _matern(squared)
+    def _scaled(self, groups: Mapping[str, NDArray[Any]]) -> list[NDArray[np.float32]]:
+        """Rows as the kernel sees them; in single precision, which is several times faster and far
+        more exact than any measurement."""
+        return [
+            scale(groups[name]).astype(np.float32)
+            for name, scale in zip(self.names, self.scalings, strict=True)
+        ]
+
+    def _prior(self, scaled: list[NDArray[np.float32]]) -> FloatArray:
+        """Variance before anything was measured (n,)."""
+        variance = np.zeros(len(scaled[0]))
+        for g, rows in enumerate(scaled):
+            own = np.einsum("ij,ij->i", rows, rows) if self.linear[g] else 1.0
+            variance += self.amplitudes[g] * own
+        return variance
+
+    def _cross(self, scaled: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Covariance of new rows with the fitted ones, (n, fitted)."""
+        cross: NDArray[np.float32] = np.zeros((len(scaled[0]), len(self.weights)), dtype=np.float32)
+        for g, rows in enumerate(scaled):
+            kernel = _kernel(rows, self.rows[g].astype(np.float32), self.linear[g])
+            cross += np.float32(self.amplitudes[g]) * kernel
         return cross
+
+
+def _kernel(a: NDArray[Any], b: NDArray[Any], linear: bool) -> NDArray[Any]:
+    return np.asarray(a @ b.T) if linear else _matern(_squared_distances(a, b))
 
 
 def _groups(features: Features) -> dict[str, FloatArray]:
@@ -232,6 +250,7 @@ def fit(
     *,
     columns: Mapping[str, str] | None = None,
     traits: Mapping[str, ArrayLike] | None = None,
+    linear: Collection[str] = (),
     warp: str | tuple[str, float] | Warp = "none",
     iterations: int = 60,
     start: FloatArray | None = None,
@@ -247,6 +266,8 @@ def fit(
             weight is then a learned linear function of its traits. With the identity every column
             has its own length scale; with, say, the operations that occur in a path, few numbers
             decide which paths matter.
+        linear: names of groups that act as in a linear model (a sum of independent effects)
+            instead of through distances.
         warp: a pair (side, offset) of `Warp`, or "none", "left", "right" (offset 0.3), or "auto",
             which fits all of WARPS and keeps the one with the highest evidence.
         iterations: the most steps of the optimiser (L-BFGS).
@@ -272,6 +293,7 @@ def fit(
                 y,
                 columns=columns,
                 traits=traits,
+                linear=linear,
                 warp=choice,
                 iterations=iterations,
                 start=start,
@@ -295,7 +317,8 @@ def fit(
     for name, scaling in zip(names, scalings, strict=True):
         matrix = np.asarray(traits.get(name, np.empty((groups[name].shape[1], 0))), dtype=float)
         described.append(matrix[scaling.keep])
-    problem = _Problem(rows, described, y)
+    straight = tuple(name in linear for name in names)
+    problem = _Problem(rows, described, y, straight)
     if start is not None and len(start) == len(problem.start):
         first = np.clip(start, *np.transpose(problem.bounds))
     else:
@@ -313,12 +336,13 @@ def fit(
     for g in range(len(names)):
         scalings[g] = replace(scalings[g], scale=scalings[g].scale / weights[g])
         rows[g] = rows[g] * weights[g]
-        kernel += amplitudes[g] * _matern(_squared_distances(rows[g], rows[g]))
+        kernel += amplitudes[g] * _kernel(rows[g], rows[g], straight[g])
     kernel[np.diag_indices(len(y))] += noise + _JITTER
     factor, _ = cho_factor(kernel, lower=True)
     inverse_factor = solve_triangular(factor, np.eye(len(y)), lower=True)
     return GaussianProcess(
         names=names,
+        linear=straight,
         scalings=tuple(scalings),
         rows=tuple(rows),
         amplitudes=amplitudes,
@@ -340,8 +364,14 @@ class _Problem:
     noise variance, then the slopes on each group's traits.
     """
 
-    def __init__(self, rows: list[FloatArray], traits: list[FloatArray], y: FloatArray) -> None:
-        self.rows, self.traits, self.y = rows, traits, y
+    def __init__(
+        self,
+        rows: list[FloatArray],
+        traits: list[FloatArray],
+        y: FloatArray,
+        linear: tuple[bool, ...],
+    ) -> None:
+        self.rows, self.traits, self.y, self.linear = rows, traits, y, linear
         self.groups = len(rows)
         slopes = sum(matrix.shape[1] for matrix in traits)
         amplitude = (_AMPLITUDE_PRIOR[0] - np.log(self.groups), _AMPLITUDE_PRIOR[1])
@@ -382,6 +412,11 @@ class _Problem:
         terms, slopes, scaled = [], [], []
         for g, rows in enumerate(self.rows):
             scaled.append(rows * weights[g])
+            if self.linear[g]:
+                terms.append(amplitudes[g] * (scaled[g] @ scaled[g].T))
+                slopes.append(terms[g])
+                kernel += terms[g]
+                continue
             t = np.sqrt(_squared_distances(scaled[g], scaled[g])) * _ROOT5
             decay = np.exp(-t)
             decay *= amplitudes[g]
@@ -402,13 +437,19 @@ class _Problem:
         place = 2 * self.groups + 1
         for g, rows in enumerate(scaled):
             gradient[g] = 0.5 * np.vdot(pull, terms[g])
+            width = self.traits[g].shape[1]
+            if self.linear[g]:
+                by_column = amplitudes[g] * np.einsum("ij,ij->j", rows, pull @ rows)
+                gradient[self.groups + g] = -by_column.sum()
+                gradient[place : place + width] = by_column @ self.traits[g]
+                place += width
+                continue
             # d kernel / d squared distance = -5/6 slope; summed over all pairs, per column.
             force = slopes[g] * pull
             by_column = (-5.0 / 3.0) * (
                 force.sum(axis=1) @ rows**2 - np.einsum("ij,ij->j", rows, force @ rows)
             )
             gradient[self.groups + g] = -by_column.sum()
-            width = self.traits[g].shape[1]
             gradient[place : place + width] = by_column @ self.traits[g]
             place += width
         offset = (theta - self.means) / self.deviations

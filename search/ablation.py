@@ -524,9 +524,9 @@ def _groups(*groups: str, roles: bool = False) -> Callable[[Opened], Predictor]:
 
 
 def _untrained(at: Opened) -> Predictor:
-    from .encoder import EncoderConfig, GraphEncoder, embed
-
     import torch
+
+    from .encoder import EncoderConfig, GraphEncoder, embed
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -631,13 +631,12 @@ def latency(
 
 
 def latency_predictor(memo: Any = None) -> GraphPredictor:
-    """The predictor of latencies of labelled graphs."""
+    """The predictor of latencies of labelled graphs: costs of the operations executed add up, at
+    each place its own."""
     from .predictor import compute
 
-    return GraphPredictor(LATENCY_GROUPS, None, memo or compute, roles=True, warp="auto")
-
-
-LATENCY_GROUPS = ("counts", "shape", "flat")
+    groups = ("used", "positions")
+    return GraphPredictor(groups, None, memo or compute, linear=groups, warp="none")
 
 
 def _latency(

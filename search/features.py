@@ -85,22 +85,35 @@ class Occurrences:
         return table
 
 
+def sound_nodes(graphs: Graphs, roles: Roles) -> NDArray[np.bool_]:
+    """Nodes (n, m) that are present and not dead."""
+    return (graphs.labels >= 0) & ~np.isin(graphs.labels, list(roles.dead))
+
+
+def used_nodes(graphs: Graphs, roles: Roles) -> NDArray[np.bool_]:
+    """Nodes (n, m) with a way to one of the graph's sinks past no dead one: what is executed."""
+    sound = sound_nodes(graphs, roles)
+    used = ~graphs.adjacency.any(axis=2) & sound
+    for i in range(graphs.labels.shape[1] - 2, -1, -1):
+        used[:, i] |= sound[:, i] & (graphs.adjacency[:, i, i + 1 :] & used[:, i + 1 :]).any(axis=1)
+    return used
+
+
 def live_nodes(graphs: Graphs, roles: Roles) -> NDArray[np.bool_]:
-    """Nodes (n, m) on a way from the first node to one of the graph's sinks, without dead ones."""
-    labels, adjacency = graphs.labels, graphs.adjacency
-    places = labels.shape[1]
-    sound = labels >= 0
-    sinks = sound & ~adjacency.any(axis=2)
-    for label in roles.dead:
-        sound = sound & (labels != label)
-    reached = np.zeros(labels.shape, dtype=bool)
+    """Used nodes (n, m) that the first node reaches past no dead one: what carries the signal."""
+    sound = sound_nodes(graphs, roles)
+    reached = np.zeros(sound.shape, dtype=bool)
     reached[:, 0] = sound[:, 0]
-    for j in range(1, places):
-        reached[:, j] = sound[:, j] & (adjacency[:, :j, j] & reached[:, :j]).any(axis=1)
-    useful = sinks & sound
-    for i in range(places - 2, -1, -1):
-        useful[:, i] |= sound[:, i] & (adjacency[:, i, i + 1 :] & useful[:, i + 1 :]).any(axis=1)
-    return reached & useful
+    for j in range(1, sound.shape[1]):
+        into = graphs.adjacency[:, :j, j] & reached[:, :j]
+        reached[:, j] = sound[:, j] & into.any(axis=1)
+    return reached & used_nodes(graphs, roles)
+
+
+def positions(graphs: Graphs, used: NDArray[np.bool_], labels: int) -> NDArray[np.bool_]:
+    """Which label stands at which place, of used nodes (n, m * labels)."""
+    found = (graphs.labels[:, :, None] == np.arange(labels)) & used[:, :, None]
+    return found.reshape(len(found), -1)
 
 
 def counts(graphs: Graphs, live: NDArray[np.bool_], labels: int) -> FloatArray:

@@ -27,19 +27,22 @@ from .features import (
     counts,
     live_nodes,
     paths,
+    positions,
     reduced,
     refinements,
     shape,
     spell,
+    used_nodes,
     walks,
 )
 from .strategies import Candidates, Embedding, FloatArray, Graphs, IntArray, Prediction
 
 STRUCTURE = ("counts", "paths", "bags", "walks")
-GROUPS = (*STRUCTURE, "shape", "embedding", "flat", "wl")
+GROUPS = (*STRUCTURE, "shape", "embedding", "flat", "wl", "used", "positions")
 """Groups of features: live nodes per label; label sequences of paths, with and without their order
 (small graphs only); short walks (large graphs only); size and depth; the encoder's vector;
-adjacency and labels as they stand; Weisfeiler-Lehman features."""
+adjacency and labels as they stand; Weisfeiler-Lehman features; used nodes per label, and which
+label stands where (both for costs, to which reached or not is all the same)."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,12 @@ def describe(
         dense["counts"] = counts(graphs, live, labels)
     if "shape" in groups:
         dense["shape"] = shape(graphs, live)
+    if {"used", "positions"} & set(groups):
+        used = used_nodes(graphs, roles)
+        if "used" in groups:
+            dense["used"] = counts(graphs, used, labels)
+        if "positions" in groups:
+            dense["positions"] = positions(graphs, used, labels)
     if "walks" in groups and not small:
         dense["walks"] = walks(graphs, live, labels)
     if "flat" in groups:
@@ -140,7 +149,7 @@ class _Vocabulary:
 
     def traits(self) -> dict[str, FloatArray]:
         """What the weight of a column may depend on: its label; a path's labels and length."""
-        traits = {"counts": np.eye(self.labels)}
+        traits = {"counts": np.eye(self.labels), "used": np.eye(self.labels)}
         if "paths" in self.codes:
             table = spell(self.codes["paths"], self.labels)
             lengths = np.minimum(table.sum(axis=1), _LENGTHS - 1)
@@ -195,7 +204,7 @@ class GraphPredictor:
         embedding: needed by the group "embedding".
         memo: see `Memo`.
         roles: whether to learn operations' roles.
-        warp: see `gemkit.regression.fit`.
+        linear, warp: see `gemkit.regression.fit`.
         role_gain: evidence (nats) that a hypothesis about an operation must bring.
     """
 
@@ -203,6 +212,7 @@ class GraphPredictor:
     embedding: Embedding | None = None
     memo: Memo = compute
     roles: bool = True
+    linear: tuple[str, ...] = ()
     warp: str | tuple[str, float] = ("left", 0.3)
     role_gain: float = 2.0
     iterations: int = 60
@@ -262,6 +272,7 @@ class GraphPredictor:
             values,
             columns=_COLUMNS,
             traits=vocabulary.traits(),
+            linear=self.linear,
             warp=warp,
             start=start,
             iterations=iterations,
