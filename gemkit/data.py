@@ -624,29 +624,35 @@ def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(f"{path} does not exist: npz:FILE needs a NumPy .npz file")
     broken = UserError(f"{path} is no whole .npz file: it is damaged, cut off or of another kind")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} is a single array: save it with numpy.savez")
-            arrays = {}
-            for name in file.files:
-                try:
-                    arrays[name] = file[name]
-                except ValueError as error:
-                    if "allow_pickle" in str(error):
-                        raise UserError(
-                            f"{path}: {name} holds Python objects, which gemkit never loads; "
-                            "save numbers (uint8 images, integer labels) or text"
-                        ) from None
-                    raise broken from None
-            return arrays
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError):
-        raise broken from None
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} is a single array: save it with numpy.savez")
+        with file:
+            return {name: file[name] for name in file.files}
     except ValueError as error:
+        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
+            raise UserError(
+                f"{path}: {_pickled(path)} holds Python objects, which gemkit never loads; "
+                "save numbers (uint8 images, integer labels) or text"
+            ) from None
         if "pickle" in str(error):
             raise UserError(
-                f"{path} is a pickle, which gemkit never loads: use numpy.savez"
+                f"{path} is no .npz file; if it is a pickle, gemkit never loads it: use numpy.savez"
             ) from None
         raise broken from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError):
+        raise broken from None
+
+
+def _pickled(path: Path) -> str:
+    """The first array in the file that cannot be loaded without pickle."""
+    with np.load(path, allow_pickle=False) as file:
+        for name in file.files:
+            try:
+                file[name]
+            except ValueError:
+                return str(name)
+    return "an array"
 
 
 def _class_names(path: Path, names: NDArray[Any] | None) -> tuple[str, ...]:
