@@ -8,7 +8,9 @@ Files that are looked for, downloaded or decoded once lie in the data folder: `$
 `~/.cache/gemkit` where that is not set.
 """
 
+import gzip
 import hashlib
+import importlib.util
 import io
 import math
 import os
@@ -241,11 +243,8 @@ def _test_part(labels: Labels) -> NDArray[np.bool_]:
 
 
 def _digits() -> Dataset:
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = np.rint(digits.images * (255 / 16)).astype(np.uint8)[..., None]
-    labels = digits.target.astype(np.int64)
+    pixels, labels = _digits_of_scikit_learn()
+    images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
     test = _test_part(labels)
     return _dataset(
         "digits",
@@ -254,6 +253,27 @@ def _digits() -> Dataset:
         [str(digit) for digit in range(10)],
         "the 8x8 handwritten digits of scikit-learn, 1,437 for training and 360 for the test",
     )
+
+
+def _digits_of_scikit_learn() -> tuple[NDArray[np.float64], Labels]:
+    """Pixels (n, 64), 0 to 16, and labels.
+
+    The file is read where scikit-learn keeps it, because importing scikit-learn takes seconds,
+    in every process that trains; should it lie elsewhere one day, scikit-learn is asked.
+    """
+    package = importlib.util.find_spec("sklearn")
+    if package is None:
+        raise UserError("the digits come with scikit-learn, which is missing: install it with pip")
+    for folder in package.submodule_search_locations or ():
+        path = Path(folder) / "datasets" / "data" / "digits.csv.gz"
+        if path.is_file():
+            with gzip.open(path, "rt") as file:
+                table = np.loadtxt(file, delimiter=",")
+            return table[:, :-1], table[:, -1].astype(np.int64)
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return pixels, labels.astype(np.int64)
 
 
 # ----------------------------------------------------------------------------------- CIFAR

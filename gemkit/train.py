@@ -248,7 +248,7 @@ def train(
                 loss = F.cross_entropy(
                     outputs.float(), targets, label_smoothing=recipe.label_smoothing
                 )
-                loss.backward()
+                loss.backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
                 total += loss.detach()
                 done += 1
@@ -450,7 +450,7 @@ class _Optimiser:
             (name, weight) for name, weight in network.named_parameters() if weight.requires_grad
         ]
         self._weights = dict(named)
-        self._decayed = [weight for _, weight in named if weight.ndim > 1]
+        self._decayed: list[Tensor] = [weight for _, weight in named if weight.ndim > 1]
         self._sgd = torch.optim.SGD(
             [weight for _, weight in named],
             lr=recipe.learning_rate,
