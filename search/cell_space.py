@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton
 from gemkit.budget import Budget
+from gemkit.canonical import fingerprints
 from gemkit.cell import AGGREGATIONS, MAX_NODES, Cell, CellArrays
 from gemkit.cost import CostModel, smallest_cost
 from gemkit.errors import UserError
@@ -169,8 +170,8 @@ class CellSpace:
 
     def fitting(self, cells: CellArrays) -> Candidates:
         """Those of the cells (pruned) that fit the budgets, each at its largest width."""
-        scaled = self._scaled(cells)
-        return self._candidates(scaled)
+        scaled = self.scaled(cells)
+        return self.candidates(scaled, scaled.cells.keys())
 
     def restored(
         self,
@@ -182,9 +183,8 @@ class CellSpace:
         packed = CellArrays.from_cells(cells)
         at = np.array(widths, dtype=np.int64)
         latency = None if latency_ms is None else np.array(latency_ms, dtype=float)
-        return self._candidates(
-            self._costed(packed, CostModel.of(packed, self.skeleton), at, latency)
-        )
+        scaled = self._costed(packed, CostModel.of(packed, self.skeleton), at, latency)
+        return self.candidates(scaled, packed.keys())
 
     def architecture(self, candidates: Candidates, index: int) -> Architecture:
         """One candidate as an architecture."""
@@ -217,7 +217,8 @@ class CellSpace:
             size = min(max(wanted, 64), max(4 * size, _WHOLE_TRY), 8 * _CHUNK)
         return Candidates.concatenate([part for part in found if len(part)] or found[:1])
 
-    def _scaled(self, cells: CellArrays) -> Scaled:
+    def scaled(self, cells: CellArrays) -> Scaled:
+        """As `fitting`, without keys."""
         model = CostModel.of(cells, self.skeleton)
         widths = model.largest_widths(self.budget)
         fits = widths >= MIN_WIDTH
@@ -257,16 +258,17 @@ class CellSpace:
         costs = model.costs(widths, self.budget.precision)
         return Scaled(cells, widths, costs.macs, costs.params, costs.peak_memory_bytes, latency)
 
-    def _candidates(self, scaled: Scaled) -> Candidates:
+    def candidates(self, scaled: Scaled, keys: NDArray[Any]) -> Candidates:
+        """Costed cells as candidates under the given keys."""
         return Candidates(
             Graphs(scaled.cells.operations, scaled.cells.adjacency),
-            scaled.cells.keys(),
+            keys,
             scaled,
             efficiency_factor(scaled.macs, self.reference_macs, self.weight),
         )
 
 
-def _fresh(candidates: Candidates, seen: set[bytes]) -> Candidates:
+def _fresh(candidates: Candidates, seen: set[Any]) -> Candidates:
     """Those whose key is not in `seen`, each key once; `seen` learns them."""
     fresh = []
     for index, key in enumerate(candidates.keys.tolist()):
@@ -292,11 +294,13 @@ def explore(
     """Draw `count` distinct random candidates and return the best of them.
 
     Candidates are drawn, costed, scaled, deduplicated and scored in chunks, so that the memory
-    needed does not grow with their number but for their keys (about 100 bytes each). Chunk k has
-    a random stream of its own: the result does not depend on `threads`.
+    needed does not grow with their number but for their fingerprints (about 100 bytes each). Two
+    candidates of different fingerprints certainly have different canonical keys, so all `count`
+    are distinct. Chunk k has a random stream of its own: the result does not depend on `threads`.
 
     Args:
-        score: called with chunks of candidates, from several threads.
+        score: called with chunks of candidates, from several threads. Their keys are
+            fingerprints; those of the result are canonical keys.
         keep: how many to return at most.
         known: keys that are not wanted (already tried).
         threads: how many work at once (default: one per core).
@@ -304,7 +308,9 @@ def explore(
     Returns:
         The candidates of the highest scores, the highest first, with the score as note "score".
     """
-    seen = set(np.asarray(list(known), dtype="S32").tolist())
+    tried = np.asarray(list(known), dtype="S32")
+    spare = keep + len(tried)  # tried cells are told by their key, which only the best get
+    seen: set[Any] = set()
     best = space.fitting(random_cells(rng, 0, space.nodes, space.aggregation)).noted(
         score=np.empty(0)
     )
@@ -315,16 +321,18 @@ def explore(
 
     def draw(number: int) -> Candidates:
         stream = np.random.default_rng([seed, number])
-        return space.fitting(random_cells(stream, _CHUNK, space.nodes, space.aggregation))
+        scaled = space.scaled(random_cells(stream, _CHUNK, space.nodes, space.aggregation))
+        cells = scaled.cells
+        return space.candidates(scaled, fingerprints(cells.operations, cells.adjacency))
 
     def judge(candidates: Candidates) -> Candidates:
         scores = np.asarray(score(candidates), dtype=float)
-        top = np.argsort(-scores, kind="stable")[:keep]
+        top = np.argsort(-scores, kind="stable")[:spare]
         return candidates[top].noted(score=scores[top])
 
     def merge(better: Candidates, one: Candidates) -> Candidates:
         both = Candidates.concatenate([better, one])
-        return both[np.argsort(-both.notes["score"], kind="stable")[:keep]]
+        return both[np.argsort(-both.notes["score"], kind="stable")[:spare]]
 
     missing, in_vain = count, 0
     with ThreadPoolExecutor(threads) as pool:
@@ -348,4 +356,5 @@ def explore(
             f"no sampled cell of up to {space.nodes} nodes fits the budget "
             f"({space.budget.describe()}): allow more, or give fewer --nodes"
         )
-    return best
+    best = replace(best, keys=best.payload.cells.keys())
+    return best[~np.isin(best.keys, tried)][:keep]

@@ -6,10 +6,12 @@ from numpy.typing import NDArray
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, skeleton_for
 from gemkit.budget import Budget
+from gemkit.canonical import fingerprints
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.search.cell_space import CellSpace, Scaled, explore
+from gemkit.search.sampling import random_cells
 from gemkit.search.strategies import Candidates
 
 SKELETON = skeleton_for((3, 32, 32), 10)
@@ -213,3 +215,16 @@ def test_the_smallest_cell_can_be_offered() -> None:
     smallest = Cell(("input", "conv1x1"), ((0, 1),))
     found = space.fitting(CellArrays.from_cells([smallest]))
     assert space.architecture(found, 0).cells == (smallest,)
+
+
+def test_fingerprints_are_equal_only_for_cells_of_one_key(seed: int) -> None:
+    """On the space's own cells, of which small and symmetric ones come many times."""
+    rng = np.random.default_rng(seed)
+    cells = random_cells(rng, 20_000)
+    found = fingerprints(cells.operations, cells.adjacency)
+    keys = cells.keys()
+    pairs = len(set(zip(found.tolist(), keys.tolist(), strict=True)))
+    assert pairs == len(np.unique(keys)) == len(np.unique(found))
+    narrow = cells[(cells.operations[:, 12:] < 0).all(axis=1)]
+    cut = fingerprints(narrow.operations[:, :12], narrow.adjacency[:, :12, :12])
+    assert np.array_equal(cut, fingerprints(narrow.operations, narrow.adjacency))
