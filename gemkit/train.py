@@ -216,7 +216,7 @@ def train(
     batch = min(recipe.batch_size, len(x))
     if batch < 2:
         raise UserError(f"{len(x)} training images are too few: at least two are needed")
-    _check_outputs(network, x, y, y_eval)
+    classes = _check_outputs(network, x, y, y_eval)
     network.to(device=place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     steps = len(x) // batch
     optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
@@ -225,7 +225,7 @@ def train(
     if checkpoint is not None:
         keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
         curve = keeper.load(optimiser)
-    batches = _Batches(x, y, recipe, mean, std, place)
+    batches = _Batches(x, y, classes, recipe, mean, std, place)
     autocast = torch.autocast("cuda", torch.bfloat16) if place.type == "cuda" else nullcontext()
     earlier, done, start = sum(entry["seconds"] for entry in curve), 0, time.perf_counter()
 
@@ -333,8 +333,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> None:
-    """Make sure that the network takes the images and tells as many classes as there are."""
+def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> int:
+    """Make sure that the network takes the images and tells as many classes as there are; returns how many."""
     weight = next(network.parameters())
     image = torch.zeros(1, x.shape[3], *x.shape[1:3], device=weight.device)
     was_training = network.training
@@ -347,6 +347,7 @@ def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np
         raise UserError(
             f"the network tells {outputs.shape[1]} classes apart, the labels go up to {largest}"
         )
+    return int(outputs.shape[1])
 
 
 class _Normalisation:
@@ -367,6 +368,7 @@ class _Batches:
         self,
         x: NDArray[np.uint8],
         y: NDArray[np.int64],
+        classes: int,
         recipe: Recipe,
         mean: Sequence[float],
         std: Sequence[float],
@@ -380,7 +382,7 @@ class _Batches:
             self._images = torch.from_numpy(np.array(x)).to(device)
         self._labels = torch.from_numpy(np.array(y)).to(device)
         self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
-        self._classes = int(y.max()) + 1
+        self._classes = classes
 
     def epoch(self, batch: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`steps` batches of different images; what does not fill a batch is left out."""
