@@ -66,7 +66,7 @@ class Recipe:
 
     epochs: int
     batch_size: int = 32
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     warmup: float = 0.1
     momentum: float = 0.9
     weight_decay: float = 5e-3
@@ -128,9 +128,9 @@ def _is_number(value: Any) -> bool:
 
 
 RECIPES = {
-    "proxy": Recipe(epochs=4),
-    "standard": Recipe(epochs=20),
-    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.2, cutout=0.25, drop_path=0.1),
+    "proxy": Recipe(epochs=3),
+    "standard": Recipe(epochs=16),
+    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25, drop_path=0.1),
 }
 """`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
 `full`: what a network to be published is trained with, hours on a CPU."""
@@ -334,7 +334,7 @@ def _device(name: str) -> torch.device:
 
 
 def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> int:
-    """Make sure that the network takes the images and tells as many classes as there are; returns how many."""
+    """How many classes the network tells apart; makes sure that the labels have no more."""
     weight = next(network.parameters())
     image = torch.zeros(1, x.shape[3], *x.shape[1:3], device=weight.device)
     was_training = network.training

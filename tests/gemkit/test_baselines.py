@@ -1,0 +1,126 @@
+"""Baselines: published sizes, the budget, and that they learn and export."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from gemkit.baselines import BASELINES, baseline, nearest_baseline
+from gemkit.cost import Cost, count_with_fvcore
+from gemkit.errors import UserError
+
+IMAGENET = (3, 224, 224)
+PUBLISHED = {  # torchvision's model pages: parameters, and G(MACs) to two or three digits
+    "mobilenet_v2": (3_504_872, 0.301),
+    "mobilenet_v3_small": (2_542_856, 0.057),
+    "mobilenet_v3_large": (5_483_032, 0.217),
+    "shufflenet_v2": (2_278_604, 0.145),
+    "mnasnet": (4_383_312, 0.314),
+    "efficientnet_b0": (5_288_548, 0.386),
+    "regnet_y_400mf": (4_344_144, 0.402),
+}
+SMALL = ((1, 8, 8), (3, 32, 32), (3, 28, 30))
+
+
+def resolutions(network: nn.Module, shape: tuple[int, int, int]) -> set[int]:
+    """Sides of all tensors that convolutions read."""
+    found: set[int] = set()
+    hooks = [
+        module.register_forward_hook(lambda _, inputs, __: found.add(inputs[0].shape[-1]))
+        for module in network.modules()
+        if isinstance(module, nn.Conv2d)
+    ]
+    network.eval()(torch.zeros(1, *shape))
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_at_224_pixels_they_have_their_published_size(name: str) -> None:
+    params, giga_macs = PUBLISHED[name]
+    network = baseline(name, IMAGENET, 1000)
+    macs, counted = count_with_fvcore(network, IMAGENET)
+    assert counted == sum(weight.numel() for weight in network.parameters()) == params
+    assert macs / 1e9 == pytest.approx(giga_macs, abs=0.0006)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_they_are_as_wide_as_the_budget_allows(name: str) -> None:
+    for shape, budget in zip(SMALL, (3_000_000, 40_000_000, 10_000_000), strict=True):
+        network = baseline(name, shape, 7, max_macs=budget)
+        macs, _ = count_with_fvcore(network, shape)
+        assert 0.9 * budget < macs <= budget
+        params = sum(weight.numel() for weight in network.parameters())
+        narrower = baseline(name, shape, 7, max_macs=budget, max_params=params // 2)
+        assert sum(weight.numel() for weight in narrower.parameters()) <= params // 2
+        assert network.train()(torch.rand(3, *shape)).shape == (3, 7)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_small_images_keep_four_pixels_a_side(name: str) -> None:
+    assert min(resolutions(baseline(name, (1, 8, 8), 10), (1, 8, 8)) - {1}) == 4
+    assert resolutions(baseline(name, (3, 32, 32), 10), (3, 32, 32)) - {1} == {32, 16, 8, 4}
+
+
+def test_the_nearest_is_inside_the_cost_and_can_be_built_again(seed: int) -> None:
+    cost = Cost(2_400_000, 95_000, 0)
+    torch.manual_seed(seed)
+    name, network = nearest_baseline((1, 8, 8), 10, cost)
+    macs, params = count_with_fvcore(network, (1, 8, 8))
+    assert macs <= cost.macs
+    assert params <= cost.params
+    distance = math.log(cost.macs / macs) + math.log(cost.params / params)
+    for other in PUBLISHED:
+        rival = baseline(other, (1, 8, 8), 10, max_macs=cost.macs, max_params=cost.params)
+        counted = count_with_fvcore(rival, (1, 8, 8))
+        assert math.log(cost.macs / counted[0]) + math.log(cost.params / counted[1]) >= distance
+        if other == name:
+            same = [weight.shape for weight in rival.parameters()]
+            assert same == [weight.shape for weight in network.parameters()]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_they_start_from_the_seed_and_take_a_training_step(name: str, seed: int) -> None:
+    networks = []
+    for _ in range(2):
+        torch.manual_seed(seed)
+        networks.append(baseline(name, (3, 32, 32), 10, max_macs=3_000_000))
+    first, second = (network.state_dict() for network in networks)
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    x, y = torch.randn(16, 3, 32, 32), torch.arange(16) % 10
+    network = networks[0].train()
+    optimiser = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9)
+    losses = []
+    for _ in range(6):
+        loss = nn.functional.cross_entropy(network(x), y)
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_they_export_with_any_batch_size(name: str, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = baseline(name, (1, 8, 8), 10, max_macs=2_000_000).eval()
+    batch = torch.export.Dim("batch", min=1, max=64)
+    program = torch.export.export(
+        network, (torch.rand(2, 1, 8, 8),), dynamic_shapes=({0: batch},)
+    ).module()
+    for count in (1, 5):
+        x = torch.rand(count, 1, 8, 8)
+        torch.testing.assert_close(program(x), network(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bad_requests_are_explained() -> None:
+    with pytest.raises(UserError, match=r"unknown baseline 'resnet': use one of mobilenet_v2"):
+        baseline("resnet", (3, 32, 32), 10)
+    with pytest.raises(UserError, match=r"mobilenet_v2 does not fit .* narrowest form takes"):
+        baseline("mobilenet_v2", (3, 32, 32), 10, max_macs=1000)
+    with pytest.raises(UserError, match="no network for 1 classes"):
+        baseline("mobilenet_v2", (3, 32, 32), 1)
+    with pytest.raises(UserError, match="no torchvision network fits"):
+        nearest_baseline((3, 32, 32), 10, Cost(1000, 1000, 0))
