@@ -1,6 +1,6 @@
 """A run made by hand, without training, for tests of what only reads or refuses."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from gemkit.cost import cost
 from gemkit.store import Run, Trial
 
 
-def random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:
+def _random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:
     """A random cell in which the input reaches every node."""
     edges = [
         (source, target)
@@ -28,7 +28,13 @@ def random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:
 
 
 @pytest.fixture
-def made_run(tmp_path: Path, seed: int) -> Iterator[Path]:
+def random_cell() -> Callable[[np.random.Generator, int, float], Cell]:
+    """(generator, nodes, density) -> a random cell."""
+    return _random_cell
+
+
+@pytest.fixture
+def made_run(tmp_path: Path, seed: int) -> Path:
     """A run with four trials (one failed) and one trained model without an ONNX file."""
     rng = np.random.default_rng(seed)
     path = tmp_path / "made"
@@ -44,7 +50,7 @@ def made_run(tmp_path: Path, seed: int) -> Iterator[Path]:
         run.set_setting("data", {"name": "digits", "note": "", "train": 1437, "test": 360})
         trials = []
         for index, nodes in enumerate((3, 8, 15, 30)):
-            cell = random_cell(rng, nodes, 0.2)
+            cell = _random_cell(rng, nodes, 0.2)
             price = cost(Architecture((cell,), skeleton, 4))
             trials.append(
                 Trial(
@@ -77,4 +83,4 @@ def made_run(tmp_path: Path, seed: int) -> Iterator[Path]:
             epochs=1,
             state="done",
         )
-    yield path
+    return path

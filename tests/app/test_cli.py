@@ -225,9 +225,7 @@ def test_a_damaged_run_is_refused(
     _refused(gemkit("show", "made"), "damaged")
 
 
-def test_an_id_that_could_be_two_is_refused(
-    gemkit: Callable[..., Outcome], made_run: Path
-) -> None:
+def test_an_id_that_could_be_two_is_refused(gemkit: Callable[..., Outcome], made_run: Path) -> None:
     with contextlib.closing(sqlite3.connect(made_run / "search.db")) as database, database:
         database.execute("DELETE FROM models")
         for index, key in enumerate(("aa1", "aa2")):

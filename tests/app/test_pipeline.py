@@ -1,0 +1,291 @@
+"""A whole small run from data to report, whose files are read back by other programs' eyes."""
+
+import json
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from gemkit.app import cli, figures, layout, page, pipeline, predict, tables
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.budget import Budget
+from gemkit.cell import Cell
+from gemkit.cost import count_with_fvcore
+from gemkit.data import load
+from gemkit.errors import UserError
+from gemkit.network import load_network
+from gemkit.store import Run
+
+MakeCell = Callable[[np.random.Generator, int, float], Cell]
+BUDGET = Budget(macs=400_000, params=20_000, memory_bytes=60_000)
+SMALL: dict[str, Any] = {"nodes": 6, "trials": 4, "epochs": 1, "workers": 1, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One small run for all tests of this file; they must not change it."""
+    path = tmp_path_factory.mktemp("runs") / "small"
+    pipeline.run("digits", BUDGET, out=path, top=1, command="gemkit run ...", **SMALL).close()
+    return path
+
+
+def _content(path: Path) -> dict[str, Any]:
+    with Run.open(path) as run:
+        return run.to_json()
+
+
+def test_every_model_fits_the_budget_by_independent_counts(run_folder: Path) -> None:
+    models = _content(run_folder)["models"]
+    assert models
+    for model in models:
+        network = load_network(run_folder / "models" / model["id"] / "weights.safetensors")
+        macs, params = count_with_fvcore(network, (1, 8, 8))
+        assert (macs, params) == (model["macs"], model["params"])
+        assert macs <= 400_000
+        assert params <= 20_000
+        assert model["peak_memory_bytes"] <= 60_000
+        file = onnx.load(run_folder / model["onnx"])
+        assert sum(int(np.prod(tensor.dims)) for tensor in file.graph.initializer) <= 20_000
+        assert not any(node.op_type == "BatchNormalization" for node in file.graph.node)
+
+
+def test_the_onnx_file_classifies_as_its_model_says(run_folder: Path) -> None:
+    data = load("digits")
+    for model in _content(run_folder)["models"]:
+        assert model["parity_max_abs"] <= 1e-4
+        session = onnxruntime.InferenceSession(
+            str(run_folder / model["onnx"]), providers=["CPUExecutionProvider"]
+        )
+        name = session.get_inputs()[0].name
+        mean, std = np.float32(data.mean), np.float32(data.std)
+        inputs = ((data.x_test / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+        inputs = inputs.astype(np.float32)
+        for batch in (1, 3):
+            assert session.run(None, {name: inputs[:batch]})[0].shape == (batch, 10)
+        predicted = session.run(None, {name: inputs})[0].argmax(axis=1)
+        assert float((predicted == data.y_test).mean()) == pytest.approx(model["accuracy"])
+
+
+def test_a_baseline_of_about_the_size_stands_beside(run_folder: Path) -> None:
+    content = _content(run_folder)
+    (baseline,) = content["baselines"]
+    assert baseline["macs"] <= 400_000
+    assert baseline["params"] <= 20_000
+    assert baseline["epochs"] == content["models"][0]["epochs"]
+    assert baseline["latency_ms"]["p50"] > 0
+
+
+def test_measurements_are_stored_and_written(run_folder: Path) -> None:
+    for model in _content(run_folder)["models"]:
+        latency = model["latency_ms"]
+        assert 0 < latency["p50"] <= latency["p90"] <= latency["p95"] <= latency["p99"]
+        (one,) = json.loads((run_folder / "models" / model["id"] / "bench.json").read_text())
+        assert one["provider"] == "CPUExecutionProvider"
+        assert (one["threads"], one["batch"], one["precision"]) == (1, 1, "fp32")
+        assert one["file_bytes"] == (run_folder / model["onnx"]).stat().st_size
+        assert model["measurements"] == [one]
+
+
+def test_the_cell_file_is_the_stored_cell(run_folder: Path) -> None:
+    for model in _content(run_folder)["models"]:
+        written = json.loads((run_folder / "models" / model["id"] / "cell.json").read_text())
+        assert written == model["cell"]
+        assert Cell.from_json(written).id == model["id"]
+
+
+def test_all_links_and_pictures_of_the_report_exist(run_folder: Path) -> None:
+    text = (run_folder / "report.md").read_text()
+    links = re.findall(r"\]\(([^)]+)\)", text)
+    assert any(link.endswith("model.onnx") for link in links)
+    assert any(link.endswith("macs.png") for link in links)
+    for link in links:
+        assert (run_folder / link).is_file(), link
+    assert "gemkit run ..." in text
+    assert "Seed 3" in text
+    assert "/root" not in text
+
+
+def test_the_html_report_needs_no_other_file(run_folder: Path) -> None:
+    text = (run_folder / "report.html").read_text()
+    assert text.count("data:image/png;base64,") == text.count("<img ")
+    assert "http://" not in text
+    assert "https://" not in text
+
+
+def test_a_finished_run_resumes_without_doing_anything(
+    run_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = _content(run_folder)
+    words = "run --data digits --max-macs 400k --max-params 20k --max-memory 60kB --nodes 6"
+    words += f" --trials 4 --epochs 1 --workers 1 --seed 3 --top 1 --resume --out {run_folder}"
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words.split(), "--json"])
+    assert ended.value.code == 0
+    out = capsys.readouterr().out
+    after = json.loads(out)
+    assert after["trials"] == before["trials"]
+    for new, old in zip(after["models"], before["models"], strict=True):
+        for name in ("id", "accuracy", "onnx", "parity_max_abs", "state", "seconds"):
+            assert new[name] == old[name]
+
+
+def test_the_same_seed_makes_the_same_trials(run_folder: Path, tmp_path: Path) -> None:
+    again = pipeline.search("digits", BUDGET, out=tmp_path / "again", **SMALL)
+    with again, Run.open(run_folder) as first:
+        for new, old in zip(again.trials(), first.trials(), strict=True):
+            assert (new.key, new.width, new.accuracy, new.seed) == (
+                old.key,
+                old.width,
+                old.accuracy,
+                old.seed,
+            )
+
+
+def test_pictures_can_be_classified(run_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model,) = _content(run_folder)["models"]
+    pictures = sorted((run_folder / "examples").glob("*.png"))
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", str(run_folder / model["onnx"]), *map(str, pictures), "--json"])
+    assert ended.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["image"] for entry in found] == [str(path) for path in pictures]
+    classifier = predict.Classifier.open(run_folder / model["onnx"])
+    for entry, path in zip(found, pictures, strict=True):
+        probabilities, _ = classifier.classify(predict.open_picture(path))
+        assert probabilities.sum() == pytest.approx(1)
+        assert entry["classes"][0]["probability"] == pytest.approx(probabilities.max())
+
+
+def test_a_text_that_claims_to_be_a_picture_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match=r"text\.png is no picture"):
+        predict.open_picture(tmp_path / "text.png")
+
+
+# ---- the page
+
+
+@pytest.fixture(scope="module")
+def address(run_folder: Path) -> Iterator[str]:
+    import socket
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    blocks, found = page.launch(run_folder, "127.0.0.1", port)
+    yield found.rstrip("/")
+    blocks.close(verbose=False)
+
+
+def test_the_page_and_its_files_can_be_fetched(address: str, run_folder: Path) -> None:
+    with urllib.request.urlopen(address + "/") as answer:
+        text = answer.read().decode()
+    (model,) = _content(run_folder)["models"]
+    assert model["id"] in text
+    path = (run_folder / model["onnx"]).resolve()
+    with urllib.request.urlopen(f"{address}/gradio_api/file={path}") as answer:
+        assert answer.read() == path.read_bytes()
+
+
+@pytest.mark.parametrize("place", ["config.json", "search.db", "models/../config.json", "../x"])
+def test_the_page_gives_away_no_other_file(address: str, run_folder: Path, place: str) -> None:
+    for path in (run_folder.resolve() / place, "/etc/passwd", "%2e%2e/config.json"):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            urllib.request.urlopen(f"{address}/gradio_api/file={path}")
+        assert refused.value.code in (403, 404)
+
+
+def test_the_page_classifies_an_image(run_folder: Path) -> None:
+    shown = page.Shown.read(run_folder)
+    (id,) = [model["id"] for model in shown.networks]
+    image = predict.open_picture(Path(shown.examples()[0]))
+    probabilities, note = page.classify(shown, id, image)
+    assert set(probabilities) == set(map(str, range(10)))
+    assert sum(probabilities.values()) == pytest.approx(1)
+    assert "8 x 8" in note
+    with pytest.raises(UserError, match="choose an image"):
+        page.classify(shown, id, None)
+
+
+# ---- parts
+
+
+def test_a_network_that_is_too_slow_is_narrowed(
+    monkeypatch: pytest.MonkeyPatch, random_cell: MakeCell, seed: int
+) -> None:
+    from gemkit.export import latency
+
+    monkeypatch.setattr(
+        latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
+    )
+    rng = np.random.default_rng(seed)
+    cell = random_cell(rng, 10, 0.3)
+    wide = Architecture((cell,), skeleton_for((1, 8, 8), 10), int(rng.integers(20, 60)))
+    limit = 0.01 * int(rng.integers(5, 20))
+    fitting, milliseconds = pipeline.narrowed(wide, limit)
+    assert fitting is not None
+    assert milliseconds == 0.01 * fitting.width <= 0.97 * limit < 0.01 * (fitting.width + 1)
+    assert pipeline.narrowed(wide, 1.0)[0] == wide
+    assert pipeline.narrowed(wide, 0.001)[0] is None
+
+
+def test_default_places_do_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert pipeline.default_out("digits", False) == Path("runs/digits")
+    assert pipeline.default_out("npz:some/where.npz", False) == Path("runs/where")
+    assert pipeline.default_out("imagefolder:my/photos@32", False) == Path("runs/photos")
+    Run.create("runs/digits", {"budget": Budget(macs=1).to_json(), "seed": 0}).close()
+    assert pipeline.default_out("digits", True) == Path("runs/digits")
+    assert pipeline.default_out("digits", False) == Path("runs/digits-2")
+
+
+def test_the_drawing_keeps_nodes_apart_and_lines_going_right(
+    random_cell: MakeCell, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    for nodes, density in ((1, 1.0), (12, 0.2), (30, 0.1), (30, 0.5)):
+        cell = random_cell(rng, nodes, density)
+        placed = layout.layout(cell)
+        points = placed.positions
+        assert len(points) == nodes + 2
+        gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
+        assert gaps[~np.eye(len(points), dtype=bool)].min() > 0.45  # a node is 0.45 inches wide
+        assert all(segment.start[0] < segment.end[0] for segment in placed.segments)
+        # Following the lines leads from every node to exactly those who read it.
+        for node in range(nodes + 1):
+            reached = {s.to_node for s in placed.segments if s.owner == node and s.to_node >= 0}
+            expected = set(cell.successors[node]) | ({nodes + 1} if node in cell.leaves else set())
+            assert reached == expected
+
+
+def test_pictures_are_written_whole_or_refused(
+    tmp_path: Path, random_cell: MakeCell, seed: int
+) -> None:
+    cell = random_cell(np.random.default_rng(seed), 30, 0.2)
+    figure = figures.cell_figure(cell, "title", "subtitle")
+    for name in ("cell.png", "cell.svg"):
+        figures.save(figure, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 1000
+    with pytest.raises(UserError, match=r"\.png or \.svg"):
+        figures.save(figure, tmp_path / "cell.bmp")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["cell.png", "cell.svg"]
+
+
+def test_intervals_and_words() -> None:
+    # Wilson's interval for 9 of 10, from Brown, Cai and DasGupta's formula worked by hand.
+    low, high = tables.interval(0.9, 10)
+    assert low == pytest.approx(0.5958, abs=1e-4)
+    assert high == pytest.approx(0.9821, abs=1e-4)
+    assert tables.duration(0.2) == "1 second"
+    assert tables.duration(61) == "61 seconds"
+    assert tables.duration(600) == "10 minutes"
+    assert tables.duration(3 * 3600) == "3.0 hours"
+    assert tables.number(1, "trial") == "1 trial"
+    assert tables.percent(None) == tables.NONE
