@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gemkit.export.card import interval, write_card
-from gemkit.export.exporter import export_onnx, probabilities
 from networks import random_images, random_network
 from PIL import Image
 from scipy.stats import binom
 
 from gemkit.architecture import Skeleton, Stage
 from gemkit.budget import Budget
+from gemkit.export.card import interval, write_card
+from gemkit.export.exporter import export_onnx, probabilities
 
 NAMES = ["cat", "dog", "old goat"]
 

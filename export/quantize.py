@@ -1,0 +1,526 @@
+"""Half precision and 8-bit integers, each beside the fp32 file it was made from.
+
+    found = to_int8(fp32_file, target, training=(x_train, y_train), test=(x_test, y_test))
+    found.accuracy, found.speedup, found.notes
+
+Nothing is assumed about what is faster or as accurate: each conversion is measured here, and says
+so in `notes` when it is slower than fp32 or loses more than a point, with the reason as far as
+onnxruntime's own optimised graph shows it. Ours; the rewriting of the graph is onnxruntime's.
+
+int8 is static quantisation with QuantizeLinear and DequantizeLinear, weights per channel, ranges
+of activations from training images. How the ranges are taken and which layers stay in float is
+chosen by accuracy on other training images; the test images are looked at once, at the end.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit.errors import UserError
+from gemkit.files import replacing
+
+from .benchmark import latency_ms
+from .exporter import (
+    Images,
+    ModelInfo,
+    accuracy_of,
+    info_of,
+    load_onnx,
+    open_session,
+    quiet,
+    run_batched,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+Labels = NDArray[np.int64]
+Labelled = tuple[Images, Labels]
+Ranges = dict[str, tuple[float, float]]
+
+CALIBRATION_IMAGES = 256
+"""Training images that the ranges of activations are taken from."""
+CHOICE_IMAGES = 1000
+"""Other training images, on which method and float layers are chosen."""
+TOLERATED = 0.01
+"""Accuracy that a conversion may lose without a note."""
+_ENOUGH = 0.003
+"""Loss on the choice images below which no layer is kept in float."""
+_METHODS = {"min-max": 0.0, "99.99 %": 1e-4, "99.9 %": 1e-3}
+"""Share of a tensor's values, half at each end, that lies outside its range."""
+_OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "Clip", "Concat", "MaxPool", "Add", "Mul")
+_CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
+_ACTIVATION_BYTES = 100_000_000
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A file of another precision beside its fp32 source.
+
+    Attributes:
+        path, precision: of the new file.
+        accuracy, reference_accuracy: of both files, on the test images.
+        file_bytes, reference_bytes: sizes.
+        latency_ms, reference_latency_ms: p50 here, batch 1, one thread, CPU, side by side.
+        method: how ranges were taken; None for fp16.
+        float_layers: names of the operators that were left in float.
+        notes: sentences for the user: what is slower or worse, and why.
+        sha256: of the new file.
+    """
+
+    path: Path
+    precision: str
+    accuracy: float
+    reference_accuracy: float
+    file_bytes: int
+    reference_bytes: int
+    latency_ms: float
+    reference_latency_ms: float
+    method: str | None
+    float_layers: tuple[str, ...]
+    notes: tuple[str, ...]
+    sha256: str
+
+    @property
+    def speedup(self) -> float:
+        """How many times faster than fp32."""
+        return self.reference_latency_ms / self.latency_ms
+
+    @property
+    def points_lost(self) -> float:
+        """Percentage points of accuracy lost against fp32."""
+        return 100 * (self.reference_accuracy - self.accuracy)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "onnx": str(self.path),
+            "precision": self.precision,
+            "accuracy": self.accuracy,
+            "reference_accuracy": self.reference_accuracy,
+            "file_bytes": self.file_bytes,
+            "reference_bytes": self.reference_bytes,
+            "latency_ms": self.latency_ms,
+            "reference_latency_ms": self.reference_latency_ms,
+            "speedup": self.speedup,
+            "method": self.method,
+            "float_layers": list(self.float_layers),
+            "notes": list(self.notes),
+            "sha256": self.sha256,
+        }
+
+
+def to_fp16(source: Path | str, target: Path | str, *, test: Labelled) -> Converted:
+    """Write a file whose weights and activations are fp16; input and output stay fp32.
+
+    Raises:
+        UserError: the source is no fp32 file of gemkit's, or the target cannot be written.
+    """
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    model, info = _source(source)
+    _check_images(test[0], info, "test images")
+    with quiet():
+        half = _sorted(convert_float_to_float16(model, keep_io_types=True))
+    return _deliver(half, info, "fp16", Path(source), Path(target), test, None, ())
+
+
+def to_int8(
+    source: Path | str,
+    target: Path | str,
+    *,
+    training: Labelled,
+    test: Labelled,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Converted:
+    """Write a file of 8-bit weights and activations.
+
+    Args:
+        training: labelled training images; up to CALIBRATION_IMAGES of them give the ranges and
+            up to CHOICE_IMAGES others decide about method and float layers.
+        test: for the accuracy that is reported.
+        seed: of the choice of images.
+        progress: is told the share done.
+
+    Raises:
+        UserError: the source is no fp32 file of gemkit's, the images have another shape, or the
+            target cannot be written.
+    """
+    model, info = _source(source)
+    for images, what in ((training[0], "calibration images"), (test[0], "test images")):
+        _check_images(images, info, what)
+    order = np.random.default_rng(seed).permutation(len(training[0]))
+    # Few images are shared half and half.
+    cut = min(CALIBRATION_IMAGES, max(1, len(order) // 2))
+    calibration = order[:cut]
+    choice = order[cut : cut + CHOICE_IMAGES] if len(order) > cut else order
+    x, y = training[0][choice], training[1][choice]
+    with quiet():
+        prepared = _prepared(model)
+        ranges = _ranges(prepared, info.normalise(training[0][calibration]))
+        trial = _Trial(prepared, ranges, info.normalise(x), y)
+        method, left = _choose(trial, progress)
+        quantised = _quantised(prepared, ranges[method], left)
+    return _deliver(quantised, info, "int8", Path(source), Path(target), test, method, left)
+
+
+def _source(path: Path | str) -> tuple["onnx.ModelProto", ModelInfo]:
+    model = load_onnx(path)
+    info = info_of(model, str(path))
+    if info.precision != "fp32":
+        raise UserError(f"{path} is {info.precision} already: give the fp32 file")
+    return model, info
+
+
+def _check_images(images: Images, info: ModelInfo, what: str) -> None:
+    channels, height, width = info.input_shape
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
+        raise UserError(
+            f"the {what} are {images.dtype} of shape {images.shape[1:]}, but the network takes "
+            f"uint8 of shape {(height, width, channels)}"
+        )
+    if not len(images):
+        raise UserError(f"there are no {what}")
+
+
+def _sorted(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """With the nodes in an order of execution: onnxruntime's tools append what they insert."""
+    known = {value.name for value in [*model.graph.input, *model.graph.initializer]} | {""}
+    waiting, order = list(model.graph.node), []
+    while waiting:
+        ready = [node for node in waiting if known.issuperset(node.input)]
+        if not ready:
+            raise RuntimeError("the converted graph has a cycle or lacks a tensor")
+        order += ready
+        known.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not known.issuperset(node.output)]
+    del model.graph.node[:]
+    model.graph.node.extend(order)
+    return model
+
+
+def _prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
+    """With shapes inferred and every node named, as onnxruntime's quantiser needs it."""
+    import onnx
+
+    model = onnx.shape_inference.infer_shapes(model)
+    for index, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{index}"
+    return model
+
+
+def _activations(model: "onnx.ModelProto") -> list[str]:
+    """Names of all float tensors that depend on the input."""
+    import onnx
+
+    values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [
+        value.name
+        for value in values
+        if value.type.tensor_type.elem_type == onnx.TensorProto.FLOAT
+        and value.name not in constants
+    ]
+
+
+def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]:
+    """Range of every activation, by method.
+
+    Min-max is over all images; the others are the means over batches of the batch's quantiles,
+    so that memory stays bounded whatever the network.
+    """
+    import onnx
+
+    names = _activations(model)
+    probe = onnx.ModelProto()
+    probe.CopyFrom(model)
+    known = {value.name: value for value in model.graph.value_info}
+    given = {value.name for value in [*model.graph.input, *model.graph.output]}
+    probe.graph.output.extend(known[name] for name in names if name not in given)
+    session = _session(probe)
+    outputs = [output.name for output in session.get_outputs()]
+    image = session.get_inputs()[0].name
+    size = sum(
+        int(np.prod([d.dim_value or 1 for d in value.type.tensor_type.shape.dim])) * 4
+        for value in known.values()
+    )
+    batch = int(np.clip(_ACTIVATION_BYTES // max(size, 1), 1, 64))
+    found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
+    levels = np.array(list(_METHODS.values()))
+    points = np.concatenate([levels / 2, 1 - levels / 2])
+    for start in range(0, len(inputs), batch):
+        part = inputs[start : start + batch]
+        values = dict(zip(outputs, session.run(outputs, {image: part}), strict=True))
+        values[image] = part
+        for name in names:
+            # Beyond some 100,000 values a part of them tells the quantiles as well.
+            flat = np.asarray(values[name], dtype=np.float32).ravel()
+            ends = flat.min(), flat.max()
+            thinned = flat[:: max(1, len(flat) // 100_000)]
+            quantiles = np.quantile(thinned, points)
+            quantiles[0], quantiles[len(levels)] = ends
+            found[name].append(quantiles)
+    ranges: dict[str, Ranges] = {method: {} for method in _METHODS}
+    for name in names:
+        rows = np.array(found[name])
+        for index, method in enumerate(_METHODS):
+            low, high = rows[:, index], rows[:, len(levels) + index]
+            if index == 0:
+                pair = float(low.min()), float(high.max())
+            else:
+                pair = float(low.mean()), float(high.mean())
+            ranges[method][name] = pair
+    return ranges
+
+
+def _session(model: "onnx.ModelProto") -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    return ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _quantised(model: "onnx.ModelProto", ranges: Ranges, left: Sequence[str]) -> "onnx.ModelProto":
+    """The graph with quantised operators, but for those in `left`."""
+    import onnx
+    from onnxruntime.quantization import QuantType
+    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    data = {
+        name: TensorData(lowest=np.float32(low), highest=np.float32(high))
+        for name, (low, high) in ranges.items()
+    }
+    quantizer = QDQQuantizer(
+        copied,
+        True,  # per channel
+        False,  # the whole range of 8 bits
+        QuantType.QInt8,
+        QuantType.QUInt8,
+        TensorsData(CalibrationMethod.MinMax, data),
+        [],
+        [*left, *_before_first_layer(model)],
+        list(_OPERATORS),
+        {},
+    )
+    quantizer.quantize_model()
+    return _sorted(quantizer.model.model)
+
+
+def _before_first_layer(model: "onnx.ModelProto") -> list[str]:
+    """Preprocessing inside the graph stays in float."""
+    names = []
+    for node in model.graph.node:
+        if node.op_type in ("Conv", "Gemm", "MatMul"):
+            break
+        names.append(node.name)
+    return names
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """What candidates are judged on."""
+
+    model: "onnx.ModelProto"
+    ranges: Mapping[str, Ranges]
+    inputs: NDArray[Any]
+    labels: Labels
+
+    def outputs(self, model: "onnx.ModelProto") -> NDArray[Any]:
+        return run_batched(_session(model), self.inputs)
+
+    def loss(self, method: str, left: Sequence[str], wanted: NDArray[Any]) -> tuple[float, float]:
+        """Accuracy lost against fp32, then the mean squared difference of the outputs."""
+        found = self.outputs(_quantised(self.model, self.ranges[method], left))
+        lost = (wanted.argmax(1) == self.labels).mean() - (found.argmax(1) == self.labels).mean()
+        return float(lost), float(((found - wanted) ** 2).mean())
+
+
+def _choose(trial: _Trial, progress: Callable[[float], None] | None) -> tuple[str, tuple[str, ...]]:
+    """Method, and layers to leave in float where accuracy needs it."""
+    wanted = trial.outputs(trial.model)
+    sets = _candidates_for_float(trial.model)
+    total, done = len(_METHODS) + len(sets), 0
+
+    def judged(method: str, left: tuple[str, ...]) -> tuple[float, float]:
+        nonlocal done
+        result = trial.loss(method, left, wanted)
+        done += 1
+        if progress is not None:
+            progress(done / total)
+        return result
+
+    losses = {method: judged(method, ()) for method in _METHODS}
+    method = min(losses, key=lambda name: losses[name])
+    best: tuple[str, ...] = ()
+    least = losses[method]
+    # The sets grow: the first that is good enough leaves the fewest layers in float.
+    for left in sets:
+        if least[0] <= _ENOUGH:
+            break
+        found = judged(method, left)
+        if found < least:
+            best, least = left, found
+    if progress is not None:
+        progress(1.0)
+    return method, best
+
+
+def _candidates_for_float(model: "onnx.ModelProto") -> list[tuple[str, ...]]:
+    """Sets of layers worth keeping in float: the ends of the network, its depthwise layers."""
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    first, last = layers[0].name, layers[-1].name
+    depthwise = [
+        node.name
+        for node in layers
+        if any(entry.name == "group" and entry.i > 1 for entry in node.attribute)
+    ]
+    sums = [node.name for node in model.graph.node if node.op_type in ("Add", "Concat")]
+    sets = [(first,), (last,), (first, last)]
+    if sums:
+        sets.append((first, last, *sums))
+    if depthwise:
+        sets += [(first, last, *depthwise), (first, last, *depthwise, *sums)]
+    return sets
+
+
+def _deliver(
+    model: "onnx.ModelProto",
+    info: ModelInfo,
+    precision: str,
+    source: Path,
+    target: Path,
+    test: Labelled,
+    method: str | None,
+    left: tuple[str, ...],
+) -> Converted:
+    """Check the file, measure it beside its source, and put it in its place."""
+    import onnx
+
+    with replacing(target) as temporary:
+        more = dict(info.more)
+        if method is not None:
+            more |= {"calibration": method, "float_layers": list(left)}
+        described = replace(info, precision=precision, more=more)
+        del model.metadata_props[:]
+        for key, value in described.to_metadata().items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = key, value
+        model.producer_name = "gemkit"
+        temporary.write_bytes(model.SerializeToString())
+        try:
+            onnx.checker.check_model(str(temporary), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise RuntimeError(f"onnx's checker refuses the {precision} file: {error}") from error
+        _check_batches(temporary, described)
+        accuracy = accuracy_of(temporary, *test)
+        reference = accuracy_of(source, *test)
+        times = latency_ms([source, temporary])
+        notes = _notes(precision, temporary, accuracy, reference, times)
+        content = temporary.read_bytes()
+    return Converted(
+        target,
+        precision,
+        accuracy,
+        reference,
+        len(content),
+        source.stat().st_size,
+        times[1],
+        times[0],
+        method,
+        left,
+        notes,
+        hashlib.sha256(content).hexdigest(),
+    )
+
+
+def _check_batches(path: Path, info: ModelInfo) -> None:
+    """The written file must give one finite row per image, alone as in a batch."""
+    session = open_session(path)
+    channels, height, width = info.input_shape
+    images = np.random.default_rng(0).integers(0, 256, (3, height, width, channels), np.uint8)
+    inputs = info.normalise(images)
+    together, alone = run_batched(session, inputs), run_batched(session, inputs[:1])
+    if together.shape != (3, len(info.class_names)) or not np.isfinite(together).all():
+        raise RuntimeError(f"the {info.precision} file gives {together.shape}, or no numbers")
+    if np.abs(together[:1] - alone).max() > 0.05 * max(1.0, float(np.abs(together).max())):
+        raise RuntimeError(f"the {info.precision} file depends on the batch")
+
+
+def _notes(
+    precision: str,
+    path: Path,
+    accuracy: float,
+    reference: float,
+    times: Sequence[float],
+) -> tuple[str, ...]:
+    notes = []
+    lost = reference - accuracy
+    if lost > TOLERATED:
+        notes.append(
+            f"{precision} loses {100 * lost:.1f} points of accuracy "
+            f"({100 * reference:.2f} % to {100 * accuracy:.2f} %)"
+        )
+    if times[1] > times[0]:
+        notes.append(
+            f"{precision} is slower than fp32 here ({times[0] / times[1]:.2f}x the speed): "
+            f"{_why_slower(precision, optimised_operators(path))}"
+        )
+    return tuple(notes)
+
+
+def _why_slower(precision: str, kernels: Mapping[str, int]) -> str:
+    conversions = sum(kernels.get(name, 0) for name in _CONVERSIONS)
+    reasons = []
+    if conversions:
+        reasons.append(
+            f"{conversions} of its {sum(kernels.values())} kernels only convert between number "
+            "formats"
+        )
+    if precision == "fp16":
+        reasons.append("the CPU provider computes most of its operators in fp32")
+    else:
+        flags = cpu_flags()
+        if flags and not any("vnni" in flag or flag == "asimddp" for flag in flags):
+            reasons.append("this processor has no instructions for dot products of 8-bit numbers")
+        reasons.append("fp32 convolutions use a blocked layout that int8 ones lack")
+    return "; ".join(reasons)
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets that Linux reports; empty elsewhere."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return frozenset()
+    lines = (line for line in text.splitlines() if line.startswith(("flags", "Features")))
+    return frozenset(next(lines, "").partition(":")[2].split())
+
+
+def optimised_operators(path: Path) -> dict[str, int]:
+    """Operators of the graph that onnxruntime's CPU provider really runs, with their number."""
+    import onnx
+    import onnxruntime as ort
+
+    with tempfile.TemporaryDirectory(prefix="gemkit-") as folder:
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
+        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        model = onnx.load(options.optimized_model_filepath)
+    found: dict[str, int] = {}
+    for node in model.graph.node:
+        found[node.op_type] = found.get(node.op_type, 0) + 1
+    return found
