@@ -285,9 +285,8 @@ def run(
     """
     unknown = [name for name in strategies if name not in STRATEGIES]
     if unknown or not strategies:
-        raise UserError(
-            f"unknown strategy {', '.join(unknown) or 'none'!r}: choose from {', '.join(STRATEGIES)}"
-        )
+        given = ", ".join(unknown) or "none"
+        raise UserError(f"unknown strategy {given!r}: choose from {', '.join(STRATEGIES)}")
     if queries < 1 or seeds < 1:
         raise UserError(f"queries ({queries}) and seeds ({seeds}) must be at least 1")
     embedded = any(needs_embedding(name) for name in strategies)
@@ -305,7 +304,7 @@ def run(
         "queries": queries,
         "unique": unique,
     }
-    kept = _Kept(results, settings)
+    kept = Kept(results, settings)
     place = str(path)
     todo = [
         (f"search/{name}/{seed}", _searched, (place, unique, metric, name, seed, queries))
@@ -346,7 +345,7 @@ def run(
     }
     for name in strategies:
         searched = [kept.found[f"search/{name}/{seed}"] for seed in range(seeds)]
-        summary, curve = _summary(table, metric, searched, queries)
+        one, curve = summary(table, metric, searched, queries)
         found = {
             count: [
                 kept.found.get(f"correlation/{name}/{count}/{s}") for s in range(correlation_seeds)
@@ -356,10 +355,10 @@ def run(
         correlations = {n: [c for c in cs if c is not None] for n, cs in found.items()}
         correlations = {n: cs for n, cs in correlations.items() if cs}
         for key in ("kendall_tau", "spearman", "coverage"):
-            summary[key] = {
+            one[key] = {
                 str(n): float(np.mean([c[key] for c in cs])) for n, cs in correlations.items()
             }
-        report["strategies"][name] = summary
+        report["strategies"][name] = one
         report["figures"]["curves"][name] = curve
         if correlations:
             taus = {n: np.array([c["kendall_tau"] for c in cs]) for n, cs in correlations.items()}
@@ -375,7 +374,7 @@ def run(
     return report
 
 
-def _summary(
+def summary(
     table: Table, metric: str, searched: Sequence[Sequence[int]], queries: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """A strategy's figures and its regret curve, from the rows of its searches."""
@@ -387,7 +386,7 @@ def _summary(
         rows = np.asarray(rows_, dtype=np.int64)
         values, reported = ask(Candidates(table.graphs[rows], table.keys[rows], rows)), ask.reported
         leader = -1
-        for q, row in enumerate(rows.tolist()):
+        for q in range(len(rows)):
             if np.isfinite(values[q]) and (leader < 0 or values[q] > values[leader]):
                 leader = q
             reached[seed, q] = reported[rows[leader]] if leader >= 0 else np.nan
@@ -397,9 +396,9 @@ def _summary(
     regret = best - reached
     low, high = interval(regret)
     mean = _nanmean(regret)
-    tenth = [q for q in range(10, queries + 1, 10)] or [queries]
+    tenth = list(range(10, queries + 1, 10)) or [queries]
     median = float(np.median([np.inf if q is None else q for q in to_best]))
-    summary = {
+    figures = {
         "best_after": {str(q): float(best - mean[q - 1]) for q in tenth},
         "regret_after": {str(q): float(mean[q - 1]) for q in tenth},
         "regret_after_interval": {str(q): [float(low[q - 1]), float(high[q - 1])] for q in tenth},
@@ -414,7 +413,7 @@ def _summary(
         "low": low.tolist(),
         "high": high.tolist(),
     }
-    return summary, curve
+    return figures, curve
 
 
 def _nanmean(values: FloatArray) -> FloatArray:
@@ -480,7 +479,7 @@ def encodings(
     table = tables.load(Path(path), unique)
     full = table.find(metric)
     table_encoder(table)
-    kept = _Kept(
+    kept = Kept(
         results, {"table": Path(path).name, "cells": len(table), "metric": full, "unique": unique}
     )
     todo = [
@@ -592,7 +591,7 @@ def latency(
     usable = int(np.isfinite(table.metrics[full]).sum())
     if not 5 <= samples <= usable - 20:
         raise UserError(f"--samples {samples} must be between 5 and {usable - 20} for {path}")
-    kept = _Kept(
+    kept = Kept(
         results,
         {"table": Path(path).name, "cells": len(table), "metric": full, "samples": samples},
     )
@@ -702,7 +701,7 @@ def _ridge(
 # --- results that survive -----------------------------------------------------------------------
 
 
-class _Kept:
+class Kept:
     """Finished pieces by name, in a JSON file if one is given."""
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
