@@ -1,6 +1,6 @@
 """Speed and memory of optimised networks beside the plain export, on random 30-node cells.
 
-    python experiments/optimize.py [--cells 24] [--seed 0] [--objective latency,memory]
+    python experiments/optimize.py [--cells 20] [--seed 0] [--objective latency,memory]
 
 Every network is optimised (`gemkit.export.optimize`), then measured a second time from its
 written files: plain and optimised in turn, one thread. Results are written as they come to
@@ -10,7 +10,9 @@ of all anew, with the rewrites chosen anew).
 
 import argparse
 import json
+import re
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -80,6 +82,49 @@ def second_measurement(plain: Path, better: Path, rounds: int = ROUNDS) -> dict[
     return {name: statistics.median(found) * 1e3 for name, found in medians.items()}
 
 
+_ARENA = """
+import sys
+import numpy, onnxruntime as ort
+path, file_order = sys.argv[1], sys.argv[2] == "file order"
+ort.set_default_logger_severity(1)
+info = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+ort.create_and_register_allocator(info, ort.OrtArenaCfg(
+    {"max_mem": 0, "arena_extend_strategy": 1, "initial_chunk_size_bytes": -1,
+     "max_dead_bytes_per_chunk": -1}))
+options = ort.SessionOptions()
+options.intra_op_num_threads = 1
+options.log_severity_level = 3
+options.add_session_config_entry("session.use_env_allocators", "1")
+if file_order:
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+given = session.get_inputs()[0]
+values = numpy.zeros((1, *given.shape[1:]), numpy.float32)
+for _ in range(2):
+    print("RUN", file=sys.stderr, flush=True)
+    session.run(None, {given.name: values})
+"""
+
+
+def arena_bytes(path: Path, order: str) -> int | None:
+    """The block that onnxruntime plans for all activations of a run, from its arena's log.
+
+    The first run records what is alive when; for the second one block is requested that holds
+    everything. Network input and output lie outside.
+
+    Args:
+        order: "default", or "file order": without graph optimisations and in the order of the
+            file, as interpreters on small devices run.
+    """
+    ran = subprocess.run(
+        [sys.executable, "-c", _ARENA, str(path), order], capture_output=True, text=True, check=True
+    )
+    second = ran.stderr.split("RUN")[2]
+    requests = [int(size) for size in re.findall(r"\(requested\) num_bytes: (\d+)", second)]
+    return max(requests, default=None)
+
+
 def measure(architecture: Architecture, objective: str, seconds: float = 0.2) -> dict[str, Any]:
     """Optimise one network and measure the result a second time."""
     model = draft(architecture)
@@ -91,7 +136,15 @@ def measure(architecture: Architecture, objective: str, seconds: float = 0.2) ->
         for path, one in zip(paths, (model, better), strict=True):
             onnx.save(one, path)
         again = second_measurement(*paths)
+        arena = {
+            order: dict(
+                zip(("plain", "optimized"), (arena_bytes(p, order) for p in paths), strict=True)
+            )
+            for order in ("default", "file order")
+            if objective == "memory"
+        }
     return {
+        "arena_bytes": arena,
         "edges": len(architecture.cells[0].edges),
         "width": architecture.width,
         "macs": cost(architecture).macs,
@@ -103,6 +156,11 @@ def measure(architecture: Architecture, objective: str, seconds: float = 0.2) ->
             again["plain_cpu"] / again["optimized_cpu"] if better is not model else 1.0
         ),
     }
+
+
+def _median_reduction(found: list[dict[str, Any]]) -> float | None:
+    shares = [1 - one["optimized"] / one["plain"] for one in found if all(one.values())]
+    return statistics.median(shares) if shares else None
 
 
 def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -162,7 +220,11 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
                 "proven_best_order": sum(
                     peak["lower_bound"] == peak["optimized"] for peak in peaks
                 ),
-                "median_speedup": statistics.median(speed),
+                "median_speedup_cpu": statistics.median(processor),
+                "median_arena_reduction": {
+                    order: _median_reduction([row["arena_bytes"][order] for row in group])
+                    for order in ("default", "file order")
+                },
             }
         found.setdefault(objective, {})[kind] = entry
     return found
@@ -170,7 +232,7 @@ def summary(rows: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--cells", type=int, default=24)
+    parser.add_argument("--cells", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--objective", default="latency,memory")
     parser.add_argument("--again", type=int, default=0)

@@ -20,7 +20,8 @@ from .rewrites import adds_for_free, is_depthwise, split_concats, sums
 from .schedule import Unit, parts
 
 TRIES = 3000
-"""Plans looked at per part of a network."""
+"""Plans looked at per part of a network; fewer where a plan has more than _STEPS steps."""
+_STEPS = 200
 _HEAT = 0.05  # in tensors of the largest size
 
 
@@ -31,7 +32,7 @@ def accumulate(graph: Graph, tries: int | None = None, seed: int = 0) -> Graph:
     more than those already rewritten is left as it is.
 
     Args:
-        tries: plans looked at per part; TRIES without it.
+        tries: plans looked at per part, fewer where they are long; TRIES without it.
         seed: of the random search.
     """
     best = graph
@@ -201,6 +202,7 @@ class _Search:
             for moment in range(len(order) + 1)
         ]
         now = best = min((_Run(self, *plan) for plan in plans), key=lambda run: run.energy)
+        tries = max(1, min(tries, tries * _STEPS // len(now.events)))
         for left in range(tries, 0, -1):
             if best.peak <= enough:
                 break
