@@ -139,7 +139,7 @@ def test_edge_cases(seed: int) -> None:
     assert np.isfinite(twice.predict(x)[1]).all()
     assert fit(x, y).predict(x[:0])[0].shape == (0,)
     for features, targets in ((x, y[:5]), (x * np.nan, y), (x[:0], y[:0]), (x[:, 0], y)):
-        with pytest.raises(ValueError, match="features|targets"):
+        with pytest.raises(ValueError, match=r"features|targets"):
             fit(features, targets)
     with pytest.raises(ValueError, match="lack the groups"):
         fit({"a": x}, y).predict({"b": x})
