@@ -412,6 +412,20 @@ def train(
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=FOLDER)
 @click.argument("ids", metavar="[ID]...", nargs=-1)
+@click.option(
+    "--precision",
+    type=PRECISION_LIST,
+    default="fp32",
+    show_default=True,
+    help="Also in these precisions, e.g. fp32,fp16,int8.",
+)
+@click.option(
+    "--optimize",
+    is_flag=False,
+    flag_value="latency",
+    type=click.Choice(("latency", "memory")),
+    help="Also a graph rewritten to be faster here, or to need less memory.",
+)
 @click.option("--out", type=FOLDER, help="Also copy the files to this folder.")
 @json_option
 @click.pass_context
@@ -506,6 +520,78 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
 
     _check_json(json_file)
     value = module.predict(model, images, top, _console(json_file))
+    _deliver_json(value, json_file)
+
+
+@cli.command()
+@click.argument("table", type=click.Path(path_type=Path))
+@click.option("--metric", help="What is searched for: a metric of the table.")
+@click.option("--latency", metavar="NAME", help="Predict this latency instead of searching.")
+@click.option(
+    "--queries",
+    type=click.IntRange(1, 100_000),
+    default=150,
+    show_default=True,
+    help="Cells that a search may ask for.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(1, 100_000),
+    default=100,
+    show_default=True,
+    help="Measured cells that a latency is predicted from.",
+)
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 10_000),
+    default=30,
+    show_default=True,
+    help="Repetitions with other random numbers.",
+)
+@click.option(
+    "--strategies",
+    type=_Parsed("LIST", _list_of(_one_of(STRATEGIES), "strategies")),
+    default="nasgem,bo,bo+embedding,evolution,evolution+embedding,random",
+    show_default=True,
+    help="What is compared.",
+)
+@click.option("--unique", is_flag=True, help="Merge cells that compute the same.")
+@workers_option
+@click.option(
+    "--out", type=FOLDER, help="Folder of figures and results.  [default: runs/ablate-TABLE]"
+)
+@json_option
+@click.pass_context
+def ablate(
+    context: click.Context,
+    table: Path,
+    metric: str | None,
+    latency: str | None,
+    queries: int,
+    samples: int,
+    strategies: tuple[str, ...],
+    out: Path | None,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Compare search strategies on a tabular benchmark (NAS-Bench-101, -201 or npz).
+
+    What is finished is kept in --out, so the same command goes on after an interruption.
+    """
+    from . import ablate as module
+
+    _check_json(json_file)
+    if (metric is None) == (latency is None):
+        raise UserError("name either a --metric to search for or a --latency to predict")
+    folder = out or Path("runs") / f"ablate-{table.stem}"
+    console = _console(json_file)
+    with _resumable(_again(context)):
+        if latency is not None:
+            value = module.latency(table, latency, folder, console, samples=samples, **options)
+        else:
+            value = module.strategies(
+                table, str(metric), folder, console, queries=queries, names=strategies, **options
+            )
     _deliver_json(value, json_file)
 
 

@@ -5,7 +5,8 @@ figures and no window can open. `save` writes one as PNG or SVG.
 """
 
 import io
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -533,6 +534,51 @@ def embedding_figure(
     bar.ax.tick_params(labelsize=8, colors=INK)
     _titled(axes, title, "first principal component", "second principal component")
     axes.tick_params(labelbottom=False, labelleft=False, length=0)
+    return figure
+
+
+_SERIES = ("#1f8a70", "#2f74c0", "#e07b39", "#8e5ea2", "#c8352b", "#6b7a2e", "#22303c", "#b08a2e")
+
+
+def regret_figure(curves: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> Figure:
+    """Mean regret of strategies by number of queries, with 95 % intervals, on a log scale.
+
+    Args:
+        curves: per strategy `queries`, `regret`, `low`, `high`.
+    """
+    figure, axes = _plot(7.4, 4.8)
+    least = min(
+        (value for curve in curves.values() for value in curve["regret"] if value > 0), default=1e-3
+    )
+    for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
+        queries = curve["queries"]
+        shown = np.maximum(np.asarray(curve["regret"], dtype=float), least / 2)
+        low, high = (np.maximum(np.asarray(curve[k], float), least / 2) for k in ("low", "high"))
+        axes.fill_between(queries, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(queries, shown, color=colour, linewidth=1.8, label=name)
+    axes.set_yscale("log")
+    _titled(axes, "Regret: how far the best cell found is from the best", "queries", metric)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    return figure
+
+
+def correlation_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+    """Kendall's tau of predictors by number of measured cells, with 95 % intervals.
+
+    Args:
+        found: per predictor `samples`, `kendall_tau`, `low`, `high`.
+    """
+    figure, axes = _plot(6.6, 4.4)
+    for (name, one), colour in zip(found.items(), itertools.cycle(_SERIES)):
+        axes.fill_between(one["samples"], one["low"], one["high"], color=colour, alpha=0.12)
+        axes.plot(
+            one["samples"], one["kendall_tau"], marker="o", markersize=5, color=colour,
+            linewidth=1.8, label=name,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    _titled(axes, "Rank correlation of the predictors", "measured cells", "Kendall's tau")
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
     return figure
 
 

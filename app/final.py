@@ -48,8 +48,8 @@ class Job:
     def build(self, dataset: Dataset) -> "nn.Module":
         """The untrained network, initialised from the job's seed."""
         import torch
-        from gemkit.baselines import baseline
 
+        from gemkit.baselines import baseline
         from gemkit.network import build
 
         torch.manual_seed(self.seed)

@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from gemkit.search.loop import Plan, Workers
     from gemkit.search.strategies import Strategy
     from gemkit.search.trials import ProxyTask
-
     from gemkit.train import Recipe
 
 DEFAULT_TRIALS = 16
@@ -100,6 +99,7 @@ def search(
     resume: bool = False,
     console: Console | None = None,
     command: str | None = None,
+    hint: bool = True,
 ) -> Run:
     """Search for cells that fit a budget; everything found is in the run's folder.
 
@@ -116,6 +116,7 @@ def search(
         epochs: of a trial; by default those of the proxy recipe.
         resume: continue the run in `out`.
         command: what to write into the report as the way to repeat this.
+        hint: end with a line that names the next command.
 
     Returns:
         the run, open for reading.
@@ -128,7 +129,6 @@ def search(
     from gemkit.search.cell_space import CellSpace
     from gemkit.search.loop import Plan, Workers
     from gemkit.search.trials import ProxyTask, threads_per_worker
-
     from gemkit.train import RECIPES
 
     console = console or default_console()
@@ -213,7 +213,8 @@ def search(
             f"best of {tables.number(len(best), 'trial')}: {best[0].id}, "
             f"{tables.percent(best[0].accuracy)} on {len(split.y_validation):,} validation images"
         )
-    console.print(f"next: gemkit train {path}")
+    if hint:
+        console.print(f"next: gemkit train {path}")
     return Run.open(path)
 
 
@@ -417,6 +418,7 @@ def train(
     workers: int | None = None,
     device: str = "auto",
     console: Console | None = None,
+    hint: bool = True,
 ) -> list[dict[str, Any]]:
     """Train networks of a run on all training data and take their test accuracy, once.
 
@@ -456,7 +458,8 @@ def train(
         _train_models(opened, spec, dataset, chosen, wanted, schedule, device, workers, console)
         _keep_examples(opened.path, dataset)
         models = [model for model in opened.models() if model["accuracy"] is not None]
-        console.print(f"next: gemkit export {opened.path}")
+        if hint:
+            console.print(f"next: gemkit export {opened.path}")
         return models
 
 
@@ -687,8 +690,11 @@ def export(
     run: Run | Path | str,
     ids: Sequence[str] = (),
     *,
+    precision: Sequence[str] = ("fp32",),
+    optimize: str | None = None,
     out: Path | str | None = None,
     console: Console | None = None,
+    hint: bool = True,
 ) -> list[dict[str, Any]]:
     """Write the trained networks of a run as ONNX files that were checked and fit the budget.
 
@@ -697,7 +703,11 @@ def export(
 
     Args:
         ids: only these models.
-        out: also copy the files to this folder, as `ID.onnx`.
+        precision: fp32 is always written; fp16 and int8 come from it, as `model.fp16.onnx` and
+            `model.int8.onnx`, int8 calibrated on training images.
+        optimize: "latency" or "memory": also write `model.optimized.onnx`, the fp32 graph
+            rewritten as measurements on this machine (or the peak memory) tell.
+        out: also copy the files to this folder, as `ID.onnx`, `ID.int8.onnx` and so on.
 
     Returns:
         the models, under the names that programs read.
@@ -709,29 +719,93 @@ def export(
     with _opened(run) as opened:
         models = _chosen_models(opened, ids)
         dataset = load(opened.config["data"])
-        jobs = [_model_job(opened, model) for model in models]
         entries = [
-            (job, model)
-            for job, model in zip(jobs, models, strict=True)
+            (_model_job(opened, model), model)
+            for model in models
             if not (model["onnx"] and (opened.path / model["onnx"]).is_file())
         ]
         for entry in opened.baselines():
             path = entry["onnx"]
             if entry["accuracy"] is not None and not (path and (opened.path / path).is_file()):
                 entries.append((_baseline_job(opened, entry), entry))
+        if entries:
+            console.print(
+                f"exporting {tables.number(len(entries), 'network')}: about 10 seconds each"
+            )
         with bar(console, "networks exported", len(entries)) as advance:
             for index, (job, entry) in enumerate(entries):
                 _export_one(opened, job, entry, dataset, console)
                 advance(completed=index + 1)
         chosen = {model["id"] for model in models}
         delivered = [model for model in opened.models() if model["id"] in chosen]
-        if out is not None:
-            for model in delivered:
-                if model["onnx"]:
-                    content = (opened.path / model["onnx"]).read_bytes()
-                    write_bytes(Path(out) / f"{model['id']}.onnx", content)
-        console.print(f"next: gemkit bench {opened.path}")
+        for model in delivered:
+            if model["onnx"]:
+                _convert(opened.path / model["onnx"], precision, optimize, dataset, console)
+                if out is not None:
+                    _copy(opened.path / model["onnx"], model["id"], Path(out))
+        if hint:
+            console.print(f"next: gemkit bench {opened.path}")
         return delivered
+
+
+def _convert(
+    path: Path,
+    precision: Sequence[str],
+    optimize: str | None,
+    dataset: Dataset,
+    console: Console,
+) -> None:
+    """Write the other precisions of a model and its optimised form, where asked for."""
+    from gemkit.export import optimize as optimizer
+    from gemkit.export import quantize
+
+    training = (dataset.x_train, dataset.y_train)
+    test = (dataset.x_test, dataset.y_test)
+    id = path.parent.name
+    for kind in precision:
+        if kind == "fp32":
+            continue
+        target = path.with_name(f"model.{kind}.onnx")
+        with bar(console, f"{id} {kind}", 100) as advance:
+            if kind == "fp16":
+                found = quantize.to_fp16(path, target, test=test)
+            else:
+                found = quantize.to_int8(
+                    path,
+                    target,
+                    training=training,
+                    test=test,
+                    progress=lambda share: advance(completed=int(100 * share)),
+                )
+        console.print(
+            f"  {id} {kind}: {tables.percent(found.accuracy)} "
+            f"(fp32 {tables.percent(found.reference_accuracy)}), "
+            f"{tables.size(found.file_bytes)} (fp32 {tables.size(found.reference_bytes)}), "
+            f"{found.speedup:.2f} times as fast"
+        )
+        for note in found.notes:
+            console.print(f"    {note}", markup=False)
+    if optimize is not None:
+        report = optimizer.optimize_file(
+            path, path.with_name("model.optimized.onnx"), objective=optimize
+        )
+        before, after = report.peak_memory_bytes
+        console.print(
+            f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
+            f"{tables.size(before)} -> {tables.size(after)}; applied: "
+            f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
+            markup=False,
+        )
+
+
+def _files(path: Path) -> list[Path]:
+    """The ONNX files beside a model's, its own first."""
+    return [path, *(other for other in sorted(path.parent.glob("*.onnx")) if other != path)]
+
+
+def _copy(path: Path, id: str, out: Path) -> None:
+    for file in _files(path):
+        write_bytes(out / file.name.replace("model", id, 1), file.read_bytes())
 
 
 def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
@@ -822,6 +896,7 @@ def bench(
     batch: Sequence[int] = (1,),
     provider: Sequence[str] = ("cpu",),
     console: Console | None = None,
+    hint: bool = True,
 ) -> list[dict[str, Any]]:
     """Measure a run's ONNX files and baselines, or any files and networks by name.
 
@@ -864,43 +939,70 @@ def bench(
                 f"{opened.path} has no ONNX file to measure: run `gemkit export {opened.path}` "
                 "first"
             )
-        console.print(
-            f"measuring {tables.number(len(entries), 'ONNX file')} side by side, in rounds"
-        )
-        paths = [str(opened.path / entry["onnx"]) for _, entry in entries]
+        files = {
+            str(file): (kind, entry)
+            for kind, entry in entries
+            for file in _files(opened.path / entry["onnx"])
+        }
+        console.print(f"measuring {tables.number(len(files), 'ONNX file')} side by side, in rounds")
         with bar(console, "measuring", 100) as advance:
             found = benchmark(
-                paths, progress=lambda share: advance(completed=int(100 * share)), **options
+                list(files),
+                progress=lambda share: advance(completed=int(100 * share)),
+                **options,
             )
-        for (kind, entry), path in zip(entries, paths, strict=True):
-            own = [
-                {**one, "model": entry["id"], "id": entry["id"], "onnx": entry["onnx"]}
-                for one in found
-                if one["model"] == path
-            ]
+        for one in found:
+            kind, entry = files[one["model"]]
+            one["onnx"] = str(Path(one["model"]).relative_to(opened.path))
+            one["id"] = one["model"] = entry["id"]
+        for kind, entry in entries:
+            own = [one for one in found if one["id"] == entry["id"]]
             _keep_measurements(opened, kind, entry, own)
-        named = dict(zip(paths, (entry["id"] for _, entry in entries), strict=True))
-        found = [{**one, "model": named[one["model"]]} for one in found]
         _print_measurements(found, console)
         _finish_report(opened)
         console.print(f"report: {opened.path / 'report.md'}")
-        console.print(f"next: gemkit app {opened.path}")
+        if hint:
+            console.print(f"next: gemkit app {opened.path}")
     return found
 
 
 def _keep_measurements(
     run: Run, kind: str, entry: Mapping[str, Any], own: Sequence[dict[str, Any]]
 ) -> None:
-    """Store measurements; those of the same conditions replace older ones."""
-    conditions = ("provider", "precision", "threads", "batch")
+    """Store measurements; those of the same file and conditions replace older ones."""
+    conditions = ("onnx", "provider", "threads", "batch")
     known = {tuple(one[name] for name in conditions): one for one in entry["measurements"] or []}
     known |= {tuple(one[name] for name in conditions): one for one in own}
     values: dict[str, Any] = {"measurements": list(known.values())}
-    plain = known.get(("CPUExecutionProvider", "fp32", 1, 1))
+    plain = known.get((entry["onnx"], "CPUExecutionProvider", 1, 1))
     if plain is not None:
         values["latency_ms"] = plain["latency_ms"]
     (run.put_model if kind == "models" else run.put_baseline)(entry["id"], **values)
     write_json(run.path / kind / entry["id"] / "bench.json", values["measurements"])
+    if kind == "models":
+        _write_card(run, entry, values["measurements"])
+
+
+def _write_card(
+    run: Run, entry: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]
+) -> None:
+    from gemkit.export.card import write_card
+
+    data = run.setting("data", {})
+    recipe = run.setting("recipe", {})
+    path = run.path / entry["onnx"]
+    write_card(
+        path.with_name("card.md"),
+        path,
+        data=data.get("name", run.config["data"]),
+        accuracy=entry["accuracy"],
+        test_images=data.get("test"),
+        training=f"{entry['epochs']} epochs, recipe {recipe.get('recipe')}, seed {entry['seed']}",
+        budget=run.budget,
+        parity_max_abs=entry["parity_max_abs"],
+        measurements=measurements,
+        files=_files(path)[1:],
+    )
 
 
 def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) -> None:
@@ -944,6 +1046,7 @@ def run(
         workers=workers,
         resume=resume,
         console=console,
+        hint=False,
         **options,
     )
     path = found.path
@@ -952,11 +1055,11 @@ def run(
     delivered: list[dict[str, Any]] = []
     known = -1
     while True:
-        models = train(path, workers=workers, console=console, **chosen)
+        models = train(path, workers=workers, console=console, hint=False, **chosen)
         if len(models) == known:  # no other network is left to take a refused one's place
             break
         known = len(models)
-        delivered = [model for model in export(path, console=console) if model["onnx"]]
+        delivered = [model for model in export(path, console=console, hint=False) if model["onnx"]]
         if len(delivered) >= top:
             break
     if not delivered:

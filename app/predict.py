@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from gemkit.export import exporter
 from numpy.typing import NDArray
 
 from gemkit.data import fit_image
 from gemkit.errors import UserError
+from gemkit.export import exporter
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -15,7 +15,7 @@ from rich.progress import (
 )
 
 Advance = Callable[..., None]
-"""Called with `completed=N` or `text=...` (or both) to move a bar."""
+"""Called with `completed=N`, `note=...` or `total=N` to move a bar."""
 
 
 def default_console() -> Console:
@@ -41,8 +41,10 @@ def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
     with progress:
         task = progress.add_task(text, total=total, note="")
 
-        def advance(completed: int | None = None, note: str | None = None) -> None:
+        def advance(
+            completed: int | None = None, note: str | None = None, total: int | None = None
+        ) -> None:
             values = {} if note is None else {"note": note}
-            progress.update(task, completed=completed, **values)
+            progress.update(task, completed=completed, total=total, **values)
 
         yield advance

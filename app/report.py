@@ -12,6 +12,7 @@ import numpy as np
 
 from gemkit.budget import Budget, format_count, format_latency
 from gemkit.cell import Cell
+from gemkit.export.card import interval
 from gemkit.files import write_text
 from gemkit.store import Run
 
@@ -176,9 +177,8 @@ def _embedding(run: Run) -> np.ndarray[Any, Any] | None:
     path = run.path / "encoder.safetensors"
     if len(trials) < 3 or not path.is_file():
         return None
-    from gemkit.search import encoder
-
     from gemkit.cell import CellArrays
+    from gemkit.search import encoder
 
     arrays = CellArrays.from_cells([trial.cell for trial in trials])
     vectors = encoder.embed(encoder.load_encoder(path), arrays.operations, arrays.adjacency)
@@ -280,7 +280,7 @@ def _model_notes(run: Run, data: Mapping[str, Any], budget: Budget) -> str:
         "the test set was used once for each, after training."
     )
     if first and images:
-        low, high = tables.interval(first["accuracy"], images)
+        low, high = interval(first["accuracy"], images)
         text += (
             f" With {images} test images the 95 % interval of `{first['id']}` is "
             f"{percent(low, 1)} to {percent(high, 1)}."

@@ -85,6 +85,13 @@ def _table(kind: Any, title: str, heads: Any, rows: Any) -> Any:
     return table
 
 
+def table_of(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table for the terminal, its first column at the left and all others at the right."""
+    from rich.table import Table
+
+    return _table(Table, title, heads, rows)
+
+
 def measurement_table(found: Sequence[Mapping[str, Any]]) -> Any:
     """Measurements as a table for the terminal."""
     from rich.table import Table

@@ -1,6 +1,5 @@
 """What people read of a run as rows of text: the same in the terminal, the report and the page."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,15 +62,6 @@ def duration(seconds: float) -> str:
 def number(amount: int, noun: str) -> str:
     """`1 trial`, `16 trials`."""
     return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
-
-
-def interval(accuracy: float, images: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of an accuracy measured on so many images."""
-    z = 1.96
-    centre = (accuracy + z * z / (2 * images)) / (1 + z * z / images)
-    spread = math.sqrt(accuracy * (1 - accuracy) / images + z * z / (4 * images * images))
-    half = z * spread / (1 + z * z / images)
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def model_row(model: Mapping[str, Any]) -> tuple[str, ...]:
