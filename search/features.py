@@ -231,7 +231,8 @@ def _scrambled(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def reduced(graphs: Graphs, roles: Roles) -> Graphs:
-    """The graphs left when dead operations are removed and wires replaced by edges."""
+    """The graphs left when dead operations are removed, with what becomes useless, and wires
+    replaced by edges; without roles the graphs as they are."""
     if not roles.dead and not roles.wires:
         return graphs
     live = live_nodes(graphs, roles)

@@ -1,0 +1,157 @@
+import importlib.util
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from gemkit.search.nasgem import Nasgem, expected_improvement, spread
+from gemkit.search.predictor import GraphPredictor, embedding_predictor, nasgem_predictor
+from gemkit.search.strategies import Candidates, History, Prediction
+
+
+def _neighbour(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+toy = _neighbour("test_strategies")
+SMALL = {"random": 300, "mutants": 60, "crossovers": 30}
+
+
+def history_of(seed: int, count: int = 25) -> History:
+    space = toy.Chains()
+    return toy.after(History(), space.sample(np.random.default_rng(seed), count))
+
+
+@pytest.mark.parametrize("z", [-30.0, -8.0, -2.0, -0.5, 0.0, 0.7, 4.0, 30.0])
+def test_expected_improvement_is_the_integral(z: float) -> None:
+    std, threshold = 0.3, 1.2
+    found = expected_improvement(
+        np.array([threshold + z * std]), np.array([std]), np.array([threshold])
+    )
+    if z > -10:
+        value = quad(lambda t: (z + t) * norm.pdf(t), -z, -z + 12)[0] if z < 8 else z
+        np.testing.assert_allclose(found[0], np.log(std * value), rtol=1e-6, atol=1e-6)
+    assert np.isfinite(found).all()
+
+
+def test_expected_improvement_increases_everywhere() -> None:
+    z = np.linspace(-200, 50, 5001)
+    found = expected_improvement(z, np.ones_like(z), np.zeros_like(z))
+    assert (np.diff(found) > 0).all()
+
+
+def test_first_round_is_spread_out(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    clusters = np.repeat(np.eye(6) * 10, [200, 3, 3, 3, 3, 3], axis=0)
+    chosen = spread(clusters + 0.01 * rng.normal(size=clusters.shape), 6, rng)
+    assert len(set(np.argmax(clusters[chosen], axis=1))) == 6
+    seen = clusters[:1] * 1.0
+    again = spread(clusters, 5, rng, seen)
+    assert 0 not in np.argmax(clusters[again], axis=1)
+    assert len(set(spread(np.zeros((4, 2)), 4, rng))) == 4
+
+
+def test_removing_encoder_or_predictor_changes_the_cells(seed: int) -> None:
+    space, history = toy.Chains(), history_of(seed)
+
+    class Backwards:
+        def __init__(self, fitted: object) -> None:
+            self.fitted = fitted
+
+        def predict(self, candidates: Candidates) -> Prediction:
+            p = self.fitted.predict(candidates)
+            return Prediction(-p.mean, p.std, -p.latent, p.latent_std, p.feasible, p.spread)
+
+        def covariance(self, candidates: Candidates) -> np.ndarray:
+            return self.fitted.covariance(candidates)
+
+    full = nasgem_predictor(toy.embedding)
+    proposals = {
+        name: Nasgem(predictor=predictor, embedding=toy.embedding, **SMALL)(
+            space, history, 6, np.random.default_rng(seed)
+        ).keys.tolist()
+        for name, predictor in {
+            "full": full,
+            "without encoder": GraphPredictor(("flat",), roles=False),
+            "encoder alone": embedding_predictor(toy.embedding),
+            "replaced": lambda c, v: Backwards(full(c, v)),
+        }.items()
+    }
+    for name, keys in proposals.items():
+        if name != "full":
+            assert set(keys) != set(proposals["full"]), name
+    first = [
+        Nasgem(predictor=full, embedding=e)(space, History(), 6, np.random.default_rng(seed)).keys
+        for e in (toy.embedding, None)
+    ]
+    assert set(first[0].tolist()) != set(first[1].tolist())
+
+
+def test_other_results_lead_to_other_cells(seed: int) -> None:
+    space, history = toy.Chains(), history_of(seed)
+    propose = Nasgem(predictor=nasgem_predictor(toy.embedding), **SMALL)
+    changed = History(history.candidates, history.values[::-1].copy())
+    found = [propose(space, h, 4, np.random.default_rng(seed)) for h in (history, changed)]
+    assert found[0].keys.tolist() != found[1].keys.tolist()
+    assert np.isfinite(found[0].notes["predicted_mean"]).all()
+    assert (found[0].notes["predicted_std"] > 0).all()
+
+
+def test_a_batch_asks_different_questions(seed: int) -> None:
+    space, history = toy.Chains(), history_of(seed)
+    predictor = nasgem_predictor(None)
+    batch = Nasgem(predictor=predictor, **SMALL)(space, history, 8, np.random.default_rng(seed))
+    assert history.candidates is not None
+    fitted = predictor(history.candidates, history.values)
+    pool = Nasgem(predictor=predictor, **SMALL)._pool(space, history, np.random.default_rng(seed))
+    p = fitted.predict(pool)
+    threshold = p.scale(np.full(len(pool), history.best))
+    top = pool[np.argsort(-expected_improvement(p.latent, p.latent_std, threshold))[:8]]
+
+    def likeness(cells: Candidates) -> float:
+        covariance = fitted.covariance(cells)
+        deviations = np.sqrt(np.diag(covariance))
+        return float(np.mean(covariance / np.outer(deviations, deviations)))
+
+    assert likeness(batch) < likeness(top)
+
+
+def test_factors_steer_the_choice(seed: int) -> None:
+    class Priced(toy.Chains):
+        def candidates(self, codes: np.ndarray) -> Candidates:
+            plain = super().candidates(codes)
+            # A node of label 5 costs so much that the best score has none.
+            number = (plain.graphs.labels == 5).sum(axis=1)
+            return Candidates(plain.graphs, plain.keys, plain.payload, 0.5**number)
+
+    space = Priced()
+    history = toy.after(History(), space.sample(np.random.default_rng(seed), 25))
+    propose = Nasgem(predictor=nasgem_predictor(None), **SMALL)
+    found = propose(space, history, 8, np.random.default_rng(seed))
+    plain = propose(toy.Chains(), history_of(seed), 8, np.random.default_rng(seed))
+    assert (found.graphs.labels == 5).sum() < (plain.graphs.labels == 5).sum()
+
+
+def test_explorers_keep_their_share(seed: int) -> None:
+    propose = Nasgem(predictor=nasgem_predictor(None), explore=0.25, initial=10)
+    alone = sum(len(propose._explorers(done, 1)) for done in range(10, 50))
+    together = sum(len(propose._explorers(done, 8)) for done in range(10, 50, 8))
+    assert alone == together == 10
+    space, history = toy.Chains(), history_of(seed)
+    many = Nasgem(predictor=nasgem_predictor(None), explore=0.5, **SMALL)
+    assert len(many(space, history, 8, np.random.default_rng(seed))) == 8
+
+
+def test_too_few_successes_mean_more_random_cells(seed: int) -> None:
+    space = toy.Chains()
+    failed = toy.after(History(), space.sample(np.random.default_rng(seed), 30), fail=True)
+    propose = Nasgem(predictor=nasgem_predictor(toy.embedding), embedding=toy.embedding, **SMALL)
+    assert len(propose(space, failed, 3, np.random.default_rng(seed))) == 3
