@@ -20,6 +20,10 @@ from gemkit.errors import UserError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # generic since click 8.5 only
+
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 STRATEGIES = (
@@ -38,7 +42,7 @@ _DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(s|m|min|h)\s*", re.IGN
 _SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
 
 
-class _Parsed(click.ParamType):
+class _Parsed(_ParamType):
     """An option whose text a function reads; the function's sentence is the error."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
@@ -255,7 +259,7 @@ final_options = _options(
 )
 @click.version_option(__version__, prog_name="gemkit")
 @click.pass_context
-def cli(context: click.Context) -> None:
+def cli(context: click.Context, /) -> None:
     """Finds small image-classification networks that fit a device and delivers them as ONNX files.
 
     Begin with:  gemkit run --data digits
@@ -308,10 +312,11 @@ def _resumable(command: str) -> Iterator[None]:
         ) from None
 
 
-def _again(context: click.Context, out: Path | None = None) -> str:
-    """The command line that continues the present one."""
+def _again(out: Path | None = None) -> str:
+    """The present command line; with `out`, the one that continues it."""
     import shlex
 
+    context = click.get_current_context()
     words = ["gemkit", *context.meta.get("gemkit.words", [context.info_name or ""])]
     if out is not None:
         if not any(word.split("=")[0] == "--out" for word in words):
@@ -341,22 +346,19 @@ def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
 @search_options
 @final_options
 @json_option
-@click.pass_context
-def run(
-    context: click.Context, json_file: str | None, top: int, recipe: str, **options: Any
-) -> None:
+def run(json_file: str | None, top: int, recipe: str, **options: Any) -> None:
     """Search, train the best, export, measure and report: from data to ONNX files."""
     from . import pipeline
 
     _check_json(json_file)
     arguments = _search_arguments(options)
-    with _resumable(_again(context, arguments["out"])):
+    with _resumable(_again(arguments["out"])):
         finished = pipeline.run(
             **arguments,
             top=top,
             recipe=recipe,
             console=_console(json_file),
-            command=_again(context),
+            command=_again(),
         )
     with finished:
         _deliver_json(finished.to_json(), json_file)
@@ -365,17 +367,14 @@ def run(
 @cli.command()
 @search_options
 @json_option
-@click.pass_context
-def search(context: click.Context, json_file: str | None, **options: Any) -> None:
+def search(json_file: str | None, **options: Any) -> None:
     """Search for networks: the first step of `run`."""
     from . import pipeline
 
     _check_json(json_file)
     arguments = _search_arguments(options)
-    with _resumable(_again(context, arguments["out"])):
-        finished = pipeline.search(
-            **arguments, console=_console(json_file), command=_again(context)
-        )
+    with _resumable(_again(arguments["out"])):
+        finished = pipeline.search(**arguments, console=_console(json_file), command=_again())
     with finished:
         _deliver_json(finished.to_json(), json_file)
 
@@ -389,9 +388,7 @@ def search(context: click.Context, json_file: str | None, **options: Any) -> Non
 @workers_option
 @device_option
 @json_option
-@click.pass_context
 def train(
-    context: click.Context,
     run_folder: Path,
     ids: tuple[str, ...],
     json_file: str | None,
@@ -404,7 +401,7 @@ def train(
     from . import pipeline
 
     _check_json(json_file)
-    with _resumable(_again(context)):
+    with _resumable(_again()):
         models = pipeline.train(run_folder, ids, console=_console(json_file), **options)
     _deliver_json(models, json_file)
 
@@ -428,9 +425,7 @@ def train(
 )
 @click.option("--out", type=FOLDER, help="Also copy the files to this folder.")
 @json_option
-@click.pass_context
 def export(
-    context: click.Context,
     run_folder: Path,
     ids: tuple[str, ...],
     json_file: str | None,
@@ -440,7 +435,7 @@ def export(
     from . import pipeline
 
     _check_json(json_file)
-    with _resumable(_again(context)):
+    with _resumable(_again()):
         models = pipeline.export(run_folder, ids, console=_console(json_file), **options)
     _deliver_json(models, json_file)
 
@@ -461,10 +456,7 @@ def export(
     help="Execution providers of onnxruntime, e.g. cpu,cuda.",
 )
 @json_option
-@click.pass_context
-def bench(
-    context: click.Context, what: tuple[str, ...], json_file: str | None, **options: Any
-) -> None:
+def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     """Measure latency with onnxruntime.
 
     Give a RUN (its models and baselines, whose figures are stored there), or ONNX files and names
@@ -473,7 +465,7 @@ def bench(
     from . import pipeline
 
     _check_json(json_file)
-    with _resumable(_again(context)):
+    with _resumable(_again()):
         measurements = pipeline.bench(*what, console=_console(json_file), **options)
     _deliver_json(measurements, json_file)
 
@@ -561,9 +553,7 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
     "--out", type=FOLDER, help="Folder of figures and results.  [default: runs/ablate-TABLE]"
 )
 @json_option
-@click.pass_context
 def ablate(
-    context: click.Context,
     table: Path,
     metric: str | None,
     latency: str | None,
@@ -585,7 +575,7 @@ def ablate(
         raise UserError("name either a --metric to search for or a --latency to predict")
     folder = out or Path("runs") / f"ablate-{table.stem}"
     console = _console(json_file)
-    with _resumable(_again(context)):
+    with _resumable(_again()):
         if latency is not None:
             value = module.latency(table, latency, folder, console, samples=samples, **options)
         else:

@@ -18,6 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
 from matplotlib.path import Path as Outline
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from gemkit.cell import Cell
@@ -51,7 +52,7 @@ class Point:
 
 
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), facecolor="white", layout="none")
+    figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
@@ -435,7 +436,7 @@ def progress_figure(
     if rounds is not None and len(rounds) == len(index):
         for place in np.nonzero(np.diff(np.asarray(rounds)))[0]:
             axes.axvline(place + 1.5, color=GRID, linewidth=1.6, zorder=1)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     title = "Course of the search" + (" (grey lines: rounds)" if rounds is not None else "")
     _titled(axes, title, "trial", "accuracy on the proxy's validation part")

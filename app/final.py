@@ -10,52 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemkit.architecture import Architecture
 from gemkit.data import Dataset, load
 
-if TYPE_CHECKING:
-    from torch import nn
+from .jobs import Job, save
 
+if TYPE_CHECKING:
     from gemkit.train import Recipe
 
 Progress = Callable[[str, float], None]
 """(name of the network, share of its training that is done)."""
-
-
-@dataclass(frozen=True)
-class Job:
-    """One network to train.
-
-    Attributes:
-        name: id of the model or name of the baseline.
-        architecture: what to build; None for a baseline.
-        limits: a baseline's `max_macs` and `max_params`.
-        seed: of initialisation, order and augmentation.
-        folder: where weights and checkpoints go.
-    """
-
-    name: str
-    architecture: Architecture | None
-    limits: dict[str, int]
-    seed: int
-    folder: Path
-
-    @property
-    def weights(self) -> Path:
-        """The file of the trained weights."""
-        return self.folder / "weights.safetensors"
-
-    def build(self, dataset: Dataset) -> "nn.Module":
-        """The untrained network, initialised from the job's seed."""
-        import torch
-
-        from gemkit.baselines import baseline
-        from gemkit.network import build
-
-        torch.manual_seed(self.seed)
-        if self.architecture is not None:
-            return build(self.architecture)
-        return baseline(self.name, dataset.input_shape, dataset.classes, **self.limits)
 
 
 @dataclass(frozen=True)
@@ -109,47 +72,6 @@ def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: P
         trained.images_per_second,
         None,
     )
-
-
-def save(network: "nn.Module", path: Path) -> None:
-    """Write any network's weights as safetensors; a GEMNet's with its architecture."""
-    from safetensors.torch import save as serialise
-
-    from gemkit.files import write_bytes
-    from gemkit.network import GEMNet, save_weights
-
-    if isinstance(network, GEMNet):
-        save_weights(network, path)
-        return
-    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
-    write_bytes(path, serialise(tensors))
-
-
-def restored(job: Job, dataset: Dataset) -> "nn.Module":
-    """The trained network of a job that was done.
-
-    Raises:
-        UserError: its weights are missing, damaged or another network's.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    from gemkit.errors import UserError
-    from gemkit.network import GEMNet, load_weights
-
-    network = job.build(dataset)
-    if isinstance(network, GEMNet):
-        load_weights(network, job.weights)
-        return network
-    if not job.weights.is_file():
-        raise UserError(f"there is no weights file {job.weights}")
-    try:
-        network.load_state_dict(load_file(job.weights))
-    except (SafetensorError, RuntimeError):
-        raise UserError(
-            f"{job.weights} is damaged or holds the weights of another network"
-        ) from None
-    return network
 
 
 # ---- processes

@@ -44,7 +44,8 @@ def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
         def advance(
             completed: int | None = None, note: str | None = None, total: int | None = None
         ) -> None:
-            values = {} if note is None else {"note": note}
-            progress.update(task, completed=completed, total=total, **values)
+            progress.update(task, completed=completed, total=total)
+            if note is not None:
+                progress.update(task, note=note)
 
         yield advance

@@ -96,32 +96,32 @@ def draw(run: Run) -> dict[str, str]:
         )
     if trials or models:
         limit = budget.macs
+        by_macs = [
+            [figures.Point(p.name, p.cost / 1e6, p.accuracy) for p in points(kind, "macs")]
+            for kind in (trials, models, baselines)
+        ]
         keep(
             "macs",
             figures.tradeoff_figure(
                 f"Accuracy against MACs: {data}",
                 "million MACs",
-                *(
-                    [figures.Point(p.name, p.cost / 1e6, p.accuracy) for p in points(kind, "macs")]
-                    for kind in (trials, models, baselines)
-                ),
-                limit=None
-                if limit is None
-                else (limit / 1e6, f"budget {format_count(limit)} MACs"),
+                by_macs[0],
+                by_macs[1],
+                by_macs[2],
+                None if limit is None else (limit / 1e6, f"budget {format_count(limit)} MACs"),
             ),
         )
-    measured = [points(kind, "latency_ms") for kind in (models, baselines)]
-    if any(measured):
+    if points(models, "latency_ms"):
+        most = budget.latency_ms
         keep(
             "latency",
             figures.tradeoff_figure(
                 f"Accuracy against measured latency: {data}",
                 "milliseconds (p50, batch 1, one thread, CPU)",
                 points(trials, "latency_ms"),
-                *measured,
-                limit=None
-                if budget.latency_ms is None
-                else (budget.latency_ms, f"budget {format_latency(budget.latency_ms)}"),
+                points(models, "latency_ms"),
+                points(baselines, "latency_ms"),
+                None if most is None else (most, f"budget {format_latency(most)}"),
             ),
         )
     predicted = [
@@ -130,13 +130,9 @@ def draw(run: Run) -> dict[str, str]:
         if (known := trial["extra"].get("predicted")) and known.get("std") is not None
     ]
     if len(predicted) >= 3:
-        keep(
-            "predicted",
-            figures.predicted_figure(
-                *np.array(predicted).T,
-                title="Predicted and measured accuracy of the trials",
-            ),
-        )
+        measured, mean, deviation = np.array(predicted).T
+        title = "Predicted and measured accuracy of the trials"
+        keep("predicted", figures.predicted_figure(measured, mean, deviation, title))
     embedding = _embedding(run)
     if embedding is not None:
         values = [

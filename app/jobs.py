@@ -1,0 +1,119 @@
+"""Networks of a run between steps: what to build, and where it is stored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gemkit.architecture import Architecture, Skeleton
+from gemkit.cell import Cell
+from gemkit.data import Dataset
+from gemkit.store import Run
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train.
+
+    Attributes:
+        name: id of the model or name of the baseline.
+        architecture: what to build; None for a baseline.
+        limits: a baseline's `max_macs` and `max_params`.
+        seed: of initialisation, order and augmentation.
+        folder: where weights and checkpoints go.
+    """
+
+    name: str
+    architecture: Architecture | None
+    limits: dict[str, int]
+    seed: int
+    folder: Path
+
+    @property
+    def weights(self) -> Path:
+        """The file of the trained weights."""
+        return self.folder / "weights.safetensors"
+
+    def build(self, dataset: Dataset) -> "nn.Module":
+        """The untrained network, initialised from the job's seed."""
+        import torch
+
+        from gemkit.baselines import baseline
+        from gemkit.network import build
+
+        torch.manual_seed(self.seed)
+        if self.architecture is not None:
+            return build(self.architecture)
+        return baseline(self.name, dataset.input_shape, dataset.classes, **self.limits)
+
+
+def save(network: "nn.Module", path: Path) -> None:
+    """Write any network's weights as safetensors; a GEMNet's with its architecture."""
+    from safetensors.torch import save as serialise
+
+    from gemkit.files import write_bytes
+    from gemkit.network import GEMNet, save_weights
+
+    if isinstance(network, GEMNet):
+        save_weights(network, path)
+        return
+    tensors = {name: value.cpu().contiguous() for name, value in network.state_dict().items()}
+    write_bytes(path, serialise(tensors))
+
+
+def restored(job: Job, dataset: Dataset) -> "nn.Module":
+    """The trained network of a job that was done.
+
+    Raises:
+        UserError: its weights are missing, damaged or another network's.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    from gemkit.errors import UserError
+    from gemkit.network import GEMNet, load_weights
+
+    network = job.build(dataset)
+    if isinstance(network, GEMNet):
+        load_weights(network, job.weights)
+        return network
+    if not job.weights.is_file():
+        raise UserError(f"there is no weights file {job.weights}")
+    try:
+        network.load_state_dict(load_file(job.weights))
+    except (SafetensorError, RuntimeError):
+        raise UserError(
+            f"{job.weights} is damaged or holds the weights of another network"
+        ) from None
+    return network
+
+
+def open_run(run: Run | Path | str) -> Run:
+    """The run, open for writing; a run that is open for reading is opened a second time."""
+    return Run.open(run.path if isinstance(run, Run) else run, write=True)
+
+
+def skeleton_of(run: Run) -> Skeleton:
+    return Skeleton.from_json(run.setting("skeleton"), where=f"{run.path}: skeleton")
+
+
+def put(run: Run, job: Job, **values: Any) -> None:
+    (run.put_baseline if job.architecture is None else run.put_model)(job.name, **values)
+
+
+def baseline_job(run: Run, entry: Mapping[str, Any]) -> Job:
+    limits = (entry["extra"] or {}).get("limits", {})
+    return Job(entry["id"], None, limits, entry["seed"], run.path / "baselines" / entry["id"])
+
+
+def architecture_of(run: Run, model: Mapping[str, Any]) -> Architecture:
+    where = f"{run.path}: model {model['id']}"
+    return Architecture((Cell.from_json(model["cell"], where),), skeleton_of(run), model["width"])
+
+
+def model_job(run: Run, model: Mapping[str, Any]) -> Job:
+    folder = run.path / "models" / model["id"]
+    return Job(model["id"], architecture_of(run, model), {}, model["seed"], folder)

@@ -1,0 +1,148 @@
+"""Measuring as a step: latencies of a run's files, its cards and its report."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from gemkit.errors import UserError
+from gemkit.files import write_json
+from gemkit.store import Run
+
+from . import tables
+from .jobs import (
+    open_run,
+)
+from .progress import bar, default_console
+
+if TYPE_CHECKING:
+    pass
+
+from .exporting import files_of
+
+
+def bench(
+    *what: Run | Path | str,
+    threads: Sequence[int] = (1,),
+    batch: Sequence[int] = (1,),
+    provider: Sequence[str] = ("cpu",),
+    console: Console | None = None,
+    hint: bool = True,
+) -> list[dict[str, Any]]:
+    """Measure a run's ONNX files and baselines, or any files and networks by name.
+
+    A run's measurements are stored in it, and its report is written anew.
+
+    Args:
+        what: one run, or ONNX files and names in `gemkit.baselines.BASELINES`.
+
+    Returns:
+        the measurements, under the names that programs read.
+
+    Raises:
+        UserError: something cannot be measured.
+    """
+    from gemkit.export.benchmark import benchmark
+
+    from . import report
+
+    console = console or default_console()
+    runs = [item for item in what if isinstance(item, Run) or Path(item).is_dir()]
+    if runs and len(what) > 1:
+        raise UserError("give one run alone, or ONNX files and names of networks without a run")
+    options: dict[str, Any] = {"threads": threads, "batches": batch, "providers": provider}
+    if not runs:
+        models = [str(item) for item in what]
+        with bar(console, "measuring", 100) as advance:
+            found = benchmark(
+                models, progress=lambda share: advance(completed=int(100 * share)), **options
+            )
+        _print_measurements(found, console)
+        return found
+    with open_run(runs[0]) as opened:
+        content = opened.to_json()
+        entries = [
+            (kind, entry)
+            for kind in ("models", "baselines")
+            for entry in content[kind]
+            if entry["onnx"] and (opened.path / entry["onnx"]).is_file()
+        ]
+        if not any(kind == "models" for kind, _ in entries):
+            raise UserError(
+                f"{opened.path} has no ONNX file to measure: run `gemkit export {opened.path}` "
+                "first"
+            )
+        files = {
+            str(file): (kind, entry)
+            for kind, entry in entries
+            for file in files_of(opened.path / entry["onnx"])
+        }
+        console.print(f"measuring {tables.number(len(files), 'ONNX file')} side by side, in rounds")
+        with bar(console, "measuring", 100) as advance:
+            found = benchmark(
+                list(files),
+                progress=lambda share: advance(completed=int(100 * share)),
+                **options,
+            )
+        for one in found:
+            kind, entry = files[one["model"]]
+            one["onnx"] = str(Path(one["model"]).relative_to(opened.path))
+            one["id"] = one["model"] = entry["id"]
+        for kind, entry in entries:
+            own = [one for one in found if one["id"] == entry["id"]]
+            _keep_measurements(opened, kind, entry, own)
+        _print_measurements(found, console)
+        report.write(opened)
+        console.print(f"report: {opened.path / 'report.md'}")
+        if hint:
+            console.print(f"next: gemkit app {opened.path}")
+    return found
+
+
+def _keep_measurements(
+    run: Run, kind: str, entry: Mapping[str, Any], own: Sequence[dict[str, Any]]
+) -> None:
+    """Store measurements; those of the same file and conditions replace older ones."""
+    conditions = ("onnx", "provider", "threads", "batch")
+    known = {tuple(one[name] for name in conditions): one for one in entry["measurements"] or []}
+    known |= {tuple(one[name] for name in conditions): one for one in own}
+    values: dict[str, Any] = {"measurements": list(known.values())}
+    plain = known.get((entry["onnx"], "CPUExecutionProvider", 1, 1))
+    if plain is not None:
+        values["latency_ms"] = plain["latency_ms"]
+    (run.put_model if kind == "models" else run.put_baseline)(entry["id"], **values)
+    write_json(run.path / kind / entry["id"] / "bench.json", values["measurements"])
+    if kind == "models":
+        _write_card(run, entry, values["measurements"])
+
+
+def _write_card(
+    run: Run, entry: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]
+) -> None:
+    from gemkit.export.card import write_card
+
+    data = run.setting("data", {})
+    recipe = run.setting("recipe", {})
+    path = run.path / entry["onnx"]
+    write_card(
+        path.with_name("card.md"),
+        path,
+        data=data.get("name", run.config["data"]),
+        accuracy=entry["accuracy"],
+        test_images=data.get("test"),
+        training=f"{entry['epochs']} epochs, recipe {recipe.get('recipe')}, seed {entry['seed']}",
+        budget=run.budget,
+        parity_max_abs=entry["parity_max_abs"],
+        measurements=measurements,
+        files=files_of(path)[1:],
+    )
+
+
+def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) -> None:
+    from .show import measurement_table
+
+    console.print(measurement_table(found))
+    for one in found:
+        for note in one.get("notes", ()):
+            console.print(f"  {one['model']}: {note}", markup=False)

@@ -1,0 +1,345 @@
+"""The search as a step: from data and a budget to a run full of trials."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from gemkit.architecture import Architecture, Skeleton, skeleton_for
+from gemkit.budget import Budget, check_feasible
+from gemkit.data import Dataset, Split, load, proxy_split
+from gemkit.errors import UserError
+from gemkit.machine import usable_cores
+from gemkit.store import Run, Trial, is_run
+
+from . import tables
+from .progress import bar, default_console
+
+if TYPE_CHECKING:
+    from gemkit.search.cell_space import CellSpace, Latency
+    from gemkit.search.loop import Plan, Workers
+    from gemkit.search.strategies import Strategy
+    from gemkit.search.trials import ProxyTask
+
+DEFAULT_TRIALS = 16
+
+
+def default_budget(skeleton: Skeleton) -> Budget:
+    """What is aimed for when no limit is given, by the size of the images."""
+    side = min(skeleton.input_shape[1:])
+    if side <= 12:
+        return Budget(macs=3_000_000, params=100_000)
+    if side <= 96:
+        return Budget(macs=20_000_000, params=500_000)
+    return Budget(macs=300_000_000, params=3_000_000)
+
+
+def default_out(data: str, resume: bool) -> Path:
+    """`runs/DATA`, or the next free `runs/DATA-2` and so on; the last one there to resume."""
+    name = data.partition("@")[0].rstrip("/").partition(":")
+    stem = Path(name[2]).stem if name[2] else name[0]
+    first = Path("runs") / (stem or "run")
+    path, number = first, 1
+    while is_run(path):
+        number += 1
+        following = first.with_name(f"{first.name}-{number}")
+        if resume and not is_run(following):
+            break
+        path = following
+    return path
+
+
+def search(
+    data: str = "digits",
+    budget: Budget | None = None,
+    *,
+    out: Path | str | None = None,
+    nodes: int = 30,
+    aggregation: str = "concat",
+    trials: int | None = None,
+    time_limit: float | None = None,
+    workers: int | None = None,
+    dask: str | None = None,
+    strategy: str = "nasgem",
+    encoder: Path | str | None = None,
+    epochs: int | None = None,
+    device: str = "auto",
+    seed: int = 0,
+    resume: bool = False,
+    console: Console | None = None,
+    command: str | None = None,
+    hint: bool = True,
+) -> Run:
+    """Search for cells that fit a budget; everything found is in the run's folder.
+
+    Args:
+        data: as `gemkit.data.load` takes it.
+        budget: hard limits; without any, `default_budget`.
+        out: the run's folder, by default `default_out`.
+        nodes: of the complete graph whose sub-graphs are candidates.
+        trials: networks trained on the proxy task.
+        time_limit: seconds after which no new trial is started.
+        workers: processes; by default one per core.
+        dask: address of a Dask scheduler that runs the trials instead.
+        encoder: a graph encoder's file; by default the one that comes with gemkit.
+        epochs: of a trial; by default those of the proxy recipe.
+        resume: continue the run in `out`.
+        command: what to write into the report as the way to repeat this.
+        hint: end with a line that names the next command.
+
+    Returns:
+        the run, open for reading.
+
+    Raises:
+        UserError: an input is unusable or no network fits the budget; nothing was written then.
+    """
+    from gemkit.search import encoder as encoders
+    from gemkit.search import strategies
+    from gemkit.search.cell_space import CellSpace
+    from gemkit.search.loop import Plan, Workers
+    from gemkit.search.trials import ProxyTask, threads_per_worker
+    from gemkit.train import RECIPES
+
+    console = console or default_console()
+    path = Path(out) if out is not None else default_out(data, resume)
+    if is_run(path) and not resume:
+        raise UserError(
+            f"{path} already holds a run: continue it with --resume or choose another --out"
+        )
+    dataset = load(data)
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
+    given = budget or Budget()
+    budget = given
+    if not any((given.macs, given.params, given.latency_ms, given.memory_bytes)):
+        budget = replace(default_budget(skeleton), precision=given.precision)
+    check_feasible(budget, skeleton)
+    if budget.latency_ms is not None:
+        from gemkit.export.latency import measure_here, smallest
+
+        check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
+    _check_device(device)
+    graph_encoder = encoders.load_encoder(Path(encoder)) if encoder else encoders.default_encoder()
+    many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
+    epochs = epochs or RECIPES["proxy"].epochs
+    config: dict[str, Any] = {
+        "data": data,
+        "budget": budget.to_json(),
+        "seed": seed,
+        "nodes": nodes,
+        "aggregation": aggregation,
+        "trials": trials or DEFAULT_TRIALS,
+        "strategy": strategy,
+        "encoder": str(encoder) if encoder else None,
+        "epochs": epochs,
+        "device": device,
+        "workers": many.count,
+        "dask": dask,
+        "threads": threads_per_worker(many.count) if not dask else 1,
+        "time_limit": time_limit,
+    }
+    console.print(
+        f"data: {dataset.name}, {len(dataset.y_train):,} training and {len(dataset.y_test):,} "
+        f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
+        f"{dataset.classes} classes"
+    )
+    console.print(
+        f"budget: {budget.describe()}"
+        + ("" if budget == given else " (what gemkit aims for at this size of image)")
+    )
+    with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
+        opened.set_setting("skeleton", skeleton.to_json())
+        opened.set_setting("data", _about(dataset))
+        _note_command(opened, command)
+        if not (path / "encoder.safetensors").is_file():
+            encoders.save_encoder(graph_encoder, path / "encoder.safetensors")
+        space = CellSpace(
+            skeleton,
+            budget,
+            nodes,
+            aggregation,
+            latency=_latency_model(opened, skeleton, aggregation, console),
+        )
+        plan = Plan(
+            trials=config["trials"],
+            per_round=max(2, config["trials"] // 8),
+            epochs=epochs,
+            seconds=time_limit,
+        )
+        propose = strategies.strategy(
+            strategy,
+            lambda graphs: encoders.embed(graph_encoder, graphs.labels, graphs.adjacency),
+            initial=max(3, opened.config["trials"] // 3),
+        )
+        task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
+        split = proxy_split(dataset, seed)
+        missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
+        if missing > 0:
+            _announce(space, split, dataset, epochs, missing, many.count, device, console)
+        best = _search(opened, space, propose, task, plan, many, console)
+        opened.set_setting("ranking", [trial.id for trial in best])
+    if best:
+        console.print(
+            f"best of {tables.number(len(best), 'trial')}: {best[0].id}, "
+            f"{tables.percent(best[0].accuracy)} on {len(split.y_validation):,} validation images"
+        )
+    if hint:
+        console.print(f"next: gemkit train {path}")
+    return Run.open(path)
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch sees no CUDA GPU here; use auto or cpu")
+
+
+_CHANGEABLE = ("workers", "dask", "threads", "time_limit", "trials")
+"""What may differ when a search is resumed: it decides nothing about the trials made so far."""
+
+
+def _about(dataset: Dataset) -> dict[str, Any]:
+    """What a run remembers of its data."""
+    return {
+        "name": dataset.name,
+        "note": dataset.note,
+        "train": len(dataset.y_train),
+        "test": len(dataset.y_test),
+        "input_shape": list(dataset.input_shape),
+        "class_names": list(dataset.class_names),
+    }
+
+
+def _note_command(run: Run, command: str | None) -> None:
+    """Remember a command line, for the report."""
+    commands = run.setting("commands", [])
+    if command and command not in commands:
+        run.set_setting("commands", [*commands, command])
+
+
+def _announce(
+    space: "CellSpace",
+    split: Split,
+    dataset: Dataset,
+    epochs: int,
+    trials: int,
+    workers: int,
+    device: str,
+    console: Console,
+) -> None:
+    """Say how long the search is going to take, from a few training steps of sampled networks."""
+    seconds = epochs * len(split.y_train) * _seconds_per_image(space, split, dataset, device)
+    total = seconds * trials / workers
+    console.print(
+        f"search: {tables.number(trials, 'trial')} of about {tables.duration(seconds)} on "
+        f"{tables.number(workers, 'worker')}: about {tables.duration(total)}"
+    )
+
+
+def _seconds_per_image(space: "CellSpace", split: Split, dataset: Dataset, device: str) -> float:
+    import time
+
+    import torch
+
+    from gemkit.network import build
+    from gemkit.train import RECIPES, TrainingFailed, train
+
+    recipe = replace(RECIPES["proxy"], epochs=1)
+    images = 2 * recipe.batch_size
+    scaled = space.sample(np.random.default_rng(0), 3).payload
+    spent: list[float] = []
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for index in range(len(scaled)):
+            network = build(
+                Architecture((scaled.cells.cell(index),), space.skeleton, int(scaled.widths[index]))
+            )
+            for _ in range(2):  # the first one warms up
+                start = time.perf_counter()
+                train(
+                    network,
+                    split.x_train[:images],
+                    split.y_train[:images],
+                    split.x_validation[:1],
+                    split.y_validation[:1],
+                    recipe=recipe,
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    seed=0,
+                    device=device,
+                )
+                elapsed = time.perf_counter() - start
+            spent.append(elapsed / min(images, len(split.y_train)))
+    except TrainingFailed:
+        pass
+    finally:
+        torch.set_num_threads(threads)
+    return float(np.mean(spent)) if spent else 0.0
+
+
+def _search(
+    run: Run,
+    space: "CellSpace",
+    propose: "Strategy",
+    task: "ProxyTask",
+    plan: "Plan",
+    workers: "Workers",
+    console: Console,
+) -> list[Trial]:
+    from gemkit.search import loop
+
+    ended = {trial.index: trial for trial in run.trials() if trial.state in ("done", "failed")}
+    best = max((trial.accuracy or 0.0 for trial in ended.values()), default=0.0)
+    with bar(console, "trials", plan.trials) as advance:
+
+        def progress(trial: Trial) -> None:
+            nonlocal best
+            if trial.state not in ("done", "failed"):
+                return
+            ended[trial.index] = trial
+            if trial.accuracy is None:
+                console.print(f"  trial {trial.index} ({trial.id}) failed: {trial.error}")
+            elif trial.accuracy > best:
+                best = trial.accuracy
+                console.print(
+                    f"  trial {trial.index}: {tables.percent(best)}, the best so far "
+                    f"({tables.number(trial.cell.nodes, 'node')}, width {trial.width}, "
+                    f"{tables.count(trial.macs)} MACs)"
+                )
+            advance(completed=len(ended), note=f"best {tables.percent(best)}")
+
+        advance(completed=len(ended))
+        return loop.search(run, space, propose, task, plan, workers, progress)
+
+
+def _latency_model(
+    run: Run, skeleton: Skeleton, aggregation: str, console: Console
+) -> "Latency | None":
+    """What predicts latency in a search with a latency budget; None without one."""
+    if run.budget.latency_ms is None:
+        return None
+    from gemkit.export import latency
+    from gemkit.search.sampling import random_cells
+
+    path = run.path / "latency.json"
+    if not path.is_file():
+        console.print(
+            f"latency: measuring {latency.SAMPLES} networks on this machine to learn from: "
+            "about a minute"
+        )
+        pool = random_cells(
+            np.random.default_rng(run.seed), 8 * latency.SAMPLES, run.config["nodes"], aggregation
+        )
+        with bar(console, "measuring", 100) as advance:
+            fitted = latency.fit_latency(
+                skeleton,
+                [pool.pruned()],
+                budget=run.budget,
+                seed=run.seed,
+                progress=lambda share: advance(completed=int(100 * share)),
+            )
+        latency.save_model(fitted, path)
+    return latency.load_model(path).safe

@@ -1,0 +1,322 @@
+"""Final training as a step: the best trials and a baseline, on all training images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from gemkit.architecture import MIN_WIDTH, Architecture
+from gemkit.budget import format_latency
+from gemkit.cost import cost, count_with_fvcore
+from gemkit.data import Dataset, load
+from gemkit.errors import UserError
+from gemkit.files import write_bytes, write_json
+from gemkit.machine import usable_cores
+from gemkit.store import Run, Trial
+
+from . import tables
+from .final import Outcome, train_all
+from .jobs import (
+    Job,
+    architecture_of,
+    baseline_job,
+    open_run,
+    put,
+    skeleton_of,
+)
+from .progress import bar, default_console
+
+if TYPE_CHECKING:
+    from gemkit.train import Recipe
+
+TOP = 2
+RECIPE = "standard"
+_EXAMPLES = 8
+_TOLERANCE = 0.03
+"""A network is planned to take so much less than a latency budget, for the noise of measuring."""
+
+
+def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | None, float]:
+    """The architecture at the largest width, at most its own, that is measured inside a limit.
+
+    Returns:
+        the architecture, None when even the smallest width is too slow, and its milliseconds.
+    """
+    aim = limit * (1 - _TOLERANCE)
+    from gemkit.export.latency import measure_here
+
+    found = measure_here([architecture])[0]
+    if found <= aim:
+        return architecture, found
+    low, high = MIN_WIDTH - 1, architecture.width  # inside (or none), outside
+    best: tuple[Architecture | None, float] = None, found
+    while high - low > 1:
+        # Latency grows about linearly with the width; halving protects from a bad guess.
+        guess = int(high * aim / found) if best[0] is None else (low + high) // 2
+        width = min(max(guess, low + 1), high - 1)
+        candidate = replace(architecture, width=width)
+        milliseconds = measure_here([candidate])[0]
+        if milliseconds <= aim:
+            low, best = width, (candidate, milliseconds)
+        else:
+            high, found = width, milliseconds
+    return best
+
+
+# ---- train
+
+
+def train(
+    run: Run | Path | str,
+    ids: Sequence[str] = (),
+    *,
+    top: int = TOP,
+    recipe: str = RECIPE,
+    epochs: int | None = None,
+    data: str | None = None,
+    workers: int | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+    hint: bool = True,
+) -> list[dict[str, Any]]:
+    """Train networks of a run on all training data and take their test accuracy, once.
+
+    The networks are the `ids`, or the `top` best trials in the search's own order. Where the run
+    has a latency budget each is first measured and, if need be, narrowed until it fits; one that
+    fits at no width, or whose training fails, is replaced by the next best. One torchvision
+    network of about the first one's size is trained beside them under the same recipe. Networks
+    that are trained already are left alone.
+
+    Args:
+        recipe: a name in `gemkit.train.RECIPES`.
+        epochs: instead of the recipe's.
+        data: other data of the same shape and number of classes.
+
+    Returns:
+        the models trained, under the names that programs read.
+
+    Raises:
+        UserError: no run, no such id, or data of another shape.
+    """
+    from gemkit.train import RECIPES
+
+    console = console or default_console()
+    with open_run(run) as opened:
+        spec = data or opened.config["data"]
+        dataset = load(spec)
+        skeleton = skeleton_of(opened)
+        if (dataset.input_shape, dataset.classes) != (skeleton.input_shape, skeleton.classes):
+            raise UserError(
+                f"{spec} has {dataset.classes} classes of {dataset.input_shape} images, but "
+                f"{opened.path} was searched for {skeleton.classes} of {skeleton.input_shape}"
+            )
+        chosen = _chosen_trials(opened, ids)
+        schedule = RECIPES[recipe] if epochs is None else RECIPES[recipe].with_epochs(epochs)
+        wanted = len(ids) or min(top, len(chosen))
+        opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
+        _train_models(opened, spec, dataset, chosen, wanted, schedule, device, workers, console)
+        _keep_examples(opened.path, dataset)
+        models = [model for model in opened.models() if model["accuracy"] is not None]
+        if hint:
+            console.print(f"next: gemkit export {opened.path}")
+        return models
+
+
+def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
+    """The trials to train in full: those named, or all that are done, the best first."""
+    from . import show
+
+    trials = {trial.id: trial for trial in run.trials()}
+    if ids:
+        content = {"models": [], "trials": [trial.to_json() for trial in trials.values()]}
+        return [trials[show.find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
+    done = {id: trial for id, trial in trials.items() if trial.accuracy is not None}
+    if not done:
+        raise UserError(
+            f"{run.path} has no finished trial: run `gemkit search --out {run.path} --resume` first"
+        )
+    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
+    return sorted(
+        done.values(),
+        key=lambda trial: (order.get(trial.id, len(order)), -(trial.accuracy or 0), trial.index),
+    )
+
+
+def _train_models(
+    run: Run,
+    data: str,
+    dataset: Dataset,
+    chosen: Sequence[Trial],
+    wanted: int,
+    recipe: "Recipe",
+    device: str,
+    workers: int | None,
+    console: Console,
+) -> None:
+    """Train until `wanted` of the chosen are trained (or none is left), and the baseline."""
+    waiting = list(chosen)
+    while True:
+        models = {model["id"]: model for model in run.models()}
+        good = [t for t in chosen if models.get(t.id, {}).get("state") == "done"]
+        missing = wanted - len(good)
+        jobs: list[Job] = []
+        while waiting and len(jobs) < missing:
+            trial = waiting.pop(0)
+            known = models.get(trial.id)
+            if known and known["state"] in ("done", "failed"):
+                continue
+            job = _planned(run, trial, known, console)
+            if job is not None:
+                jobs.append(job)
+        baseline = _planned_baseline(run, dataset)
+        if baseline is not None:
+            jobs.append(baseline)
+        if not jobs:
+            break
+        _run_jobs(run, data, dataset, jobs, recipe, device, workers or usable_cores(), console)
+
+
+def _planned(
+    run: Run, trial: Trial, known: Mapping[str, Any] | None, console: Console
+) -> Job | None:
+    """A trial's network as a job, narrowed to the latency budget; None when it cannot fit."""
+    skeleton = skeleton_of(run)
+    architecture = Architecture((trial.cell,), skeleton, trial.width)
+    extra: dict[str, Any] = {"trial": trial.index, "validation_accuracy": trial.accuracy}
+    limit = run.budget.latency_ms
+    if known and known["width"]:  # decided before an interruption
+        architecture = replace(architecture, width=known["width"])
+    elif limit is not None:
+        fitting, milliseconds = narrowed(architecture, limit)
+        if fitting is None:
+            run.put_model(
+                trial.id,
+                cell=trial.cell.to_json(),
+                state="failed",
+                error=f"measured {format_latency(milliseconds)} even at the smallest width",
+            )
+            console.print(f"  {trial.id} fits {format_latency(limit)} at no width: next one taken")
+            return None
+        if fitting.width < trial.width:
+            console.print(
+                f"  {trial.id} narrowed from width {trial.width} to {fitting.width} to stay "
+                f"within {format_latency(limit)} (measured {format_latency(milliseconds)})"
+            )
+        architecture = fitting
+        extra["measured_before_training_ms"] = milliseconds
+    price = cost(architecture, run.budget.precision)
+    run.put_model(
+        trial.id,
+        cell=architecture.cells[0].to_json(),
+        width=architecture.width,
+        macs=price.macs,
+        params=price.params,
+        peak_memory_bytes=price.peak_memory_bytes,
+        seed=trial.seed,
+        state="queued",
+        extra=extra,
+    )
+    return Job(trial.id, architecture, {}, trial.seed, run.path / "models" / trial.id)
+
+
+def _run_jobs(
+    run: Run,
+    data: str,
+    dataset: Dataset,
+    jobs: Sequence[Job],
+    recipe: "Recipe",
+    device: str,
+    workers: int,
+    console: Console,
+) -> None:
+    console.print(
+        f"training {tables.number(len(jobs), 'network')} "
+        f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
+        f"{len(dataset.y_train):,} images, {tables.number(min(workers, len(jobs)), 'worker')}"
+    )
+    shares = dict.fromkeys((job.name for job in jobs), 0.0)
+    with bar(console, "epochs", recipe.epochs * len(jobs)) as advance:
+
+        def tell(name: str, share: float) -> None:
+            shares[name] = share
+            advance(completed=int(recipe.epochs * sum(shares.values())))
+
+        for job in jobs:
+            put(run, job, state="running")
+        for job, outcome in train_all(jobs, data, recipe, device, workers, tell):
+            _finish(run, job, outcome)
+            text = (
+                f"failed: {outcome.error}"
+                if outcome.accuracy is None
+                else f"{tables.percent(outcome.accuracy)} on {len(dataset.y_test):,} test images"
+            )
+            console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
+
+
+def _finish(run: Run, job: Job, outcome: Outcome) -> None:
+    entries = run.baselines() if job.architecture is None else run.models()
+    extra = next((entry["extra"] for entry in entries if entry["id"] == job.name), None) or {}
+    put(
+        run,
+        job,
+        state="failed" if outcome.accuracy is None else "done",
+        error=outcome.error,
+        accuracy=outcome.accuracy,
+        seconds=outcome.seconds,
+        epochs=outcome.epochs,
+        extra={
+            **extra,
+            "curve": outcome.curve,
+            "images_per_second": outcome.images_per_second,
+        },
+    )
+    if job.architecture is not None and outcome.accuracy is not None:
+        write_json(job.folder / "cell.json", job.architecture.cells[0].to_json())
+
+
+def _planned_baseline(run: Run, dataset: Dataset) -> Job | None:
+    """The torchvision network of about the size of the first model; None when it is trained."""
+    from gemkit.baselines import nearest_baseline
+
+    known = run.baselines()
+    if any(entry["state"] in ("done", "failed") for entry in known):
+        return None
+    if known:
+        return baseline_job(run, known[0])
+    models = [model for model in run.models() if model["macs"] is not None]
+    if not models:
+        return None
+    first = models[0]
+    price = cost(architecture_of(run, first), run.budget.precision)
+    try:
+        name, network = nearest_baseline(dataset.input_shape, dataset.classes, price)
+    except UserError:  # none of them can be made so small
+        return None
+    macs, params = count_with_fvcore(network, dataset.input_shape)
+    limits = {"max_macs": price.macs, "max_params": price.params}
+    run.put_baseline(
+        name, macs=macs, params=params, seed=run.seed, state="queued", extra={"limits": limits}
+    )
+    return baseline_job(run, run.baselines()[0])
+
+
+def _keep_examples(folder: Path, dataset: Dataset) -> None:
+    """A few test images as files, for `predict` and the page to be tried with."""
+    import io
+
+    from PIL import Image
+
+    if dataset.input_shape[0] not in (1, 3) or (folder / "examples").is_dir():
+        return
+    for index in np.linspace(0, len(dataset.y_test) - 1, _EXAMPLES).astype(int):
+        pixels = dataset.x_test[index]
+        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        label = "".join(
+            c if c.isalnum() else "-" for c in dataset.class_names[dataset.y_test[index]]
+        )
+        write_bytes(folder / "examples" / f"{index:05d}-{label}.png", buffer.getvalue())
