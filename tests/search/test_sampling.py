@@ -4,9 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from gemkit.search import sampling
 
 from gemkit.cell import Cell, CellArrays
+from gemkit.search import sampling
 
 
 def same(first: CellArrays, second: CellArrays) -> bool:
