@@ -36,6 +36,7 @@ def draft(
         network: gives the weights; without it they are random, of a size that keeps activations
             moderate.
         batch: a fixed batch; dynamic without it.
+        opset: 13 or newer.
 
     Returns:
         A model with input `image` (batch, c, h, w) and output `logits`.
@@ -43,7 +44,7 @@ def draft(
     import onnx
     from onnx import TensorProto, helper
 
-    builder = _Builder(np.random.default_rng(seed), _folded(network))
+    builder = _Builder(np.random.default_rng(seed), _folded(network), opset)
     output = builder.network(architecture)
     size: int | str = batch or "batch"
     graph = helper.make_graph(
@@ -62,7 +63,7 @@ def draft(
         builder.constants,
     )
     model: onnx.ModelProto = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10
+        graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10 if opset > 20 else 8
     )
     return model
 
@@ -78,8 +79,10 @@ def _folded(network: "GEMNet | None") -> dict[str, Array] | None:
 class _Builder:
     """Nodes and constants while they are written; names are those of the network's modules."""
 
-    def __init__(self, rng: np.random.Generator, weights: dict[str, Array] | None) -> None:
-        self.rng, self.weights = rng, weights
+    def __init__(
+        self, rng: np.random.Generator, weights: dict[str, Array] | None, opset: int
+    ) -> None:
+        self.rng, self.weights, self.opset = rng, weights, opset
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -186,8 +189,11 @@ class _Builder:
             for repeat in range(stage.repeats):
                 out = self.cell(cell, out, f"stages.{index}.{repeat}", channels, width)
                 channels = width
-        axes = self.constant("pool.axes", np.array([2, 3], np.int64))
-        out = self.node("ReduceMean", [out, axes], "pooled", keepdims=1)
+        if self.opset < 18:
+            out = self.node("ReduceMean", [out], "pooled", axes=[2, 3], keepdims=1)
+        else:
+            axes = self.constant("pool.axes", np.array([2, 3], np.int64))
+            out = self.node("ReduceMean", [out, axes], "pooled", keepdims=1)
         shape = self.constant("flat.shape", np.array([-1, channels], np.int64))
         out = self.node("Reshape", [out, shape], "flat")
         weight = self.weight("classifier.weight", (skeleton.classes, channels))

@@ -223,6 +223,22 @@ class Measured:
             "latency_ms": self.latency_ms,
         }
 
+    @classmethod
+    def from_json(cls, value: Any, where: str = "measurement") -> "Measured":
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: `value` is no measurement; the sentence begins with `where`.
+        """
+        if not isinstance(value, dict):
+            raise UserError(f"{where} must be an object with cell, width and latency_ms")
+        width, time = value.get("width"), value.get("latency_ms")
+        if not isinstance(width, int) or not MIN_WIDTH <= width <= MAX_WIDTH:
+            raise UserError(f"{where}: width {width!r} is not possible")
+        if not isinstance(time, int | float) or isinstance(time, bool) or not time > 0:
+            raise UserError(f"{where}: latency_ms {time!r} is no positive number")
+        return cls(Cell.from_json(value.get("cell"), f"{where}: cell").pruned(), width, float(time))
+
 
 @dataclass(frozen=True)
 class LatencyModel:
@@ -333,22 +349,13 @@ class LatencyModel:
         if not isinstance(device, dict) or not isinstance(rows, list):
             raise UserError(f"{where}: 'device' must be an object and 'measured' a list")
         skeleton = Skeleton.from_json(value.get("skeleton"), f"{where}: skeleton")
-        measured = [_measured(row, f"{where}: measurement {i}") for i, row in enumerate(rows)]
+        measured = [
+            Measured.from_json(row, f"{where}: measurement {i}") for i, row in enumerate(rows)
+        ]
         try:
             return cls.fit(skeleton, measured, device)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-
-
-def _measured(row: Any, where: str) -> Measured:
-    if not isinstance(row, dict):
-        raise UserError(f"{where} must be an object with cell, width and latency_ms")
-    width, time = row.get("width"), row.get("latency_ms")
-    if not isinstance(width, int) or not MIN_WIDTH <= width <= MAX_WIDTH:
-        raise UserError(f"{where}: width {width!r} is not possible")
-    if not isinstance(time, int | float) or isinstance(time, bool) or not time > 0:
-        raise UserError(f"{where}: latency_ms {time!r} is no positive number")
-    return Measured(Cell.from_json(row.get("cell"), f"{where}: cell").pruned(), width, float(time))
 
 
 def _features_of(skeleton: Skeleton, networks: Sequence[tuple[Cell, int]]) -> dict[str, FloatArray]:
@@ -410,9 +417,7 @@ def measure_here(
             for _ in range(rounds):
                 for one in timed:
                     one.turn()
-            for one in timed:
-                medians = [np.median(times) for times in one.rounds]
-                found.append(1e3 * float(np.percentile(medians, 25)))
+            found += [one.calm_ms for one in timed]
             if progress is not None:
                 progress(min(1.0, (start + _GROUP) / len(architectures)))
     return found

@@ -1,8 +1,10 @@
 """Times ONNX files with onnxruntime. Needs Python 3.8+, onnxruntime and numpy, nothing else.
 
     python timing.py model.onnx ... [--threads 1,2] [--batch 1,8] [--provider cpu] [--out FILE]
+    python measure.py          # in an unpacked kit: measures it, or goes on where it stopped
 
-This one file is used by gemkit itself and copied to devices, so that both measure alike:
+This one file is used by gemkit itself and copied to devices (there as measure.py), so that both
+measure alike:
 
 - All files, thread counts, batch sizes and providers are measured in turn, round by round, so
   that a slow moment of the machine meets all of them. Before each turn come warm-up calls.
@@ -16,6 +18,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import glob
+import hashlib
 import io
 import json
 import os
@@ -198,6 +201,11 @@ class Timed:
         self.rounds.append(np.array(times))
 
     @property
+    def calm_ms(self) -> float:
+        """First quartile of the rounds' medians: the median of a machine that nobody else uses."""
+        return 1e3 * float(np.percentile([np.median(times) for times in self.rounds], 25))
+
+    @property
     def spread(self) -> float:
         """How far the rounds' medians lie apart, as a share of their median."""
         medians = [np.median(times) for times in self.rounds]
@@ -225,6 +233,7 @@ class Timed:
             "throughput": 1e3 * self.batch / latency["p50"],
             "load_ms": self.load_ms,
             "file_bytes": file_bytes(self.path),
+            "calm_ms": self.calm_ms,
             "rounds": len(self.rounds),
             "calls": sum(len(times) for times in self.rounds),
             "spread": self.spread,
@@ -386,6 +395,91 @@ def write_json(path: str, value: Any) -> None:
     os.replace(beside, path)
 
 
+def digest(path: str) -> str:
+    """SHA-256 of a file."""
+    with open(path, "rb") as file:
+        return hashlib.sha256(file.read()).hexdigest()
+
+
+def manifest_id(manifest: dict[str, Any]) -> str:
+    """What names a kit: SHA-256 of everything its manifest says."""
+    content = {name: value for name, value in manifest.items() if name != "id"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def read_kit(folder: str) -> dict[str, Any]:
+    """The manifest of an unpacked kit, after checking every file against it.
+
+    Raises:
+        MeasureError: a file is missing or was changed.
+    """
+    try:
+        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
+            manifest: dict[str, Any] = json.load(file)
+        whole = manifest_id(manifest) == manifest["id"]
+        files = {str(entry["file"]): entry["sha256"] for entry in manifest["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise MeasureError(f"{folder} holds no whole manifest.json: unpack the kit again") from None
+    if not whole:
+        raise MeasureError("manifest.json was changed: unpack the kit again")
+    for name, known in files.items():
+        path = os.path.join(folder, name)
+        if not os.path.isfile(path) or digest(path) != known:
+            raise MeasureError(f"{name} is missing or not as it was packed: unpack the kit again")
+    return manifest
+
+
+def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int = 4) -> None:
+    """Measure a kit's networks, a few at a time; what `out` holds already is not measured again.
+
+    Raises:
+        MeasureError: the kit was changed, or `out` belongs to another kit or device.
+    """
+    manifest = read_kit(folder)
+    device = {
+        "machine": describe_machine(),
+        "versions": versions(),
+        "provider": "CPUExecutionProvider",
+        "threads": 1,
+    }
+    found: dict[str, Any] = {
+        "kind": "gemkit measurements",
+        "format": 1,
+        "manifest": manifest,
+        "device": device,
+        "measured": [],
+    }
+    if os.path.exists(out):
+        try:
+            with open(out, encoding="utf-8") as file:
+                before = json.load(file)
+            same_kit = before["manifest"]["id"] == manifest["id"]
+            same_device = before["device"] == device
+            found["measured"] = before["measured"]
+        except (ValueError, KeyError, TypeError):
+            raise MeasureError(f"{out} is damaged: remove it to begin again") from None
+        if not (same_kit and same_device):
+            what = "on another device or with other versions" if same_kit else "of another kit"
+            raise MeasureError(f"{out} holds measurements {what}: remove it to begin again")
+    done = {one["file"] for one in found["measured"]}
+    waiting = [entry for entry in manifest["files"] if entry["file"] not in done]
+    for start in range(0, len(waiting), group):
+        part = waiting[start : start + group]
+        paths = [os.path.join(folder, entry["file"]) for entry in part]
+        for i, one in enumerate(measure(paths, rounds=rounds, seconds=seconds)):
+            found["measured"].append(
+                dict(
+                    {"file": part[i]["file"], "sha256": part[i]["sha256"]},
+                    **{name: one[name] for name in ("latency_ms", "calm_ms", "spread", "load_ms")},
+                )
+            )
+        write_json(out, found)
+        print(f"{len(found['measured'])} of {len(manifest['files'])} measured", flush=True)
+    if not waiting:
+        print(f"all {len(done)} networks are measured already")
+    print(f"give {out} to: gemkit latency fit {os.path.basename(out)} --name NAME")
+
+
 def _numbers(text: str) -> Iterator[int]:
     for word in text.split(","):
         if not word.strip().isdigit():
@@ -396,12 +490,12 @@ def _numbers(text: str) -> Iterator[int]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Times ONNX files with onnxruntime.")
-    parser.add_argument("models", nargs="+", metavar="MODEL.onnx")
+    parser.add_argument("models", nargs="*", metavar="MODEL.onnx", help="none: the kit beside this")
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2")
     parser.add_argument("--batch", default="1", help="batch sizes, e.g. 1,8")
     parser.add_argument("--provider", default="cpu", help="execution providers, e.g. cpu,cuda")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.3, help="of one file in one round")
+    parser.add_argument("--seconds", type=float, help="of one file in one round")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of latency")
     parser.add_argument("--out", help="file for the JSON; standard output without it")
     chosen = parser.parse_args(arguments)
@@ -409,11 +503,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         threads, batches = list(_numbers(chosen.threads)), list(_numbers(chosen.batch))
         providers = chosen.provider.split(",")
         value: Any
+        if not chosen.models:
+            here = os.path.dirname(os.path.abspath(__file__))
+            out = chosen.out or os.path.join(here, "measurements.json")
+            measure_kit(here, out, chosen.rounds, chosen.seconds or 0.1)
+            return 0
         if chosen.memory:
             value = memory_of(chosen.models[0], threads[0], batches[0], providers[0])
         else:
             value = measure(
-                chosen.models, threads, batches, providers, chosen.rounds, chosen.seconds
+                chosen.models, threads, batches, providers, chosen.rounds, chosen.seconds or 0.3
             )
             about = {"machine": describe_machine(), "versions": versions()}
             value = [dict(one, **about) for one in value]
