@@ -14,7 +14,6 @@ A searcher gets a `TableSpace`, which knows cells but no metric, and pays for va
 
 from __future__ import annotations
 
-import base64
 import binascii
 import json
 import os
@@ -24,6 +23,7 @@ import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -528,30 +528,94 @@ def _first_wrong(data: NDArray[np.uint8], heads: IntArray, length: int) -> int |
     return None
 
 
-_MESSAGE = struct.Struct("<" + "BBBdBdBdBdBd" * 3)
-_TAGS = (0x0A, 45, 0x09, 0x11, 0x19, 0x21, 0x29)
+_TOGETHER = 16384
+"""Records decoded at a time."""
+_LENGTH = 47
+"""Bytes of an evaluation without checkpoint path: tag, length, five doubles with a tag each."""
+_TAGS = np.array([0x0A, 45, 0x09, 0x11, 0x19, 0x21, 0x29], dtype=np.uint8)
+_TAG_PLACES = np.array([0, 1, 2, 11, 20, 29, 38])
 
 
-def _evaluations(message: bytes) -> tuple[list[tuple[float, float, float, float]], int]:
-    """Per evaluation (training time, train, validation, test accuracy), and the parameters."""
-    if len(message) > _MESSAGE.size:
-        m = _MESSAGE.unpack_from(message)
-        if all((m[k], m[k + 1], *m[k + 2 : k + 12 : 2]) == _TAGS for k in (0, 12, 24)):
-            found = [(m[k + 5], m[k + 7], m[k + 9], m[k + 11]) for k in (0, 12, 24)]
-            return found, _parameters(message, _MESSAGE.size)
-    found = []
+def _no_record(path: Path, number: int, starts: IntArray) -> UserError:
+    return UserError(
+        f"{path}: record {number} at byte {int(starts[number]) - 12} is no NAS-Bench-101 record "
+        "(module hash, epochs, adjacency, operations, metrics)"
+    )
+
+
+def _records(
+    path: Path, data: NDArray[np.uint8], starts: IntArray, sizes: IntArray, begin: int
+) -> tuple[list[Any], list[bytes]]:
+    """Records from number `begin` on, and their metrics as protobuf messages."""
+    some = slice(begin, begin + _TOGETHER)
+    ends = (starts[some] + sizes[some]).tolist()
+    texts = [data[a:b].tobytes() for a, b in zip(starts[some].tolist(), ends, strict=True)]
+    try:
+        records = json.loads(b"[" + b",".join(texts) + b"]")
+        if len(records) != len(texts):
+            raise ValueError("a record is not one value")
+    except ValueError:
+        records = [None] * len(texts)
+        for k, text in enumerate(texts):
+            with suppress(ValueError):
+                records[k] = json.loads(text)
+    messages = []
+    for k, record in enumerate(records):
+        try:
+            digest, epochs, edges, operations, metrics = record
+            if not all(isinstance(text, str) for text in (digest, edges, operations, metrics)):
+                raise ValueError("not text")
+            if not isinstance(epochs, int) or not 0 < epochs < 1 << 31:
+                raise ValueError("no number of epochs")
+            messages.append(binascii.a2b_base64(metrics, strict_mode=True))
+        except (ValueError, TypeError):
+            raise _no_record(path, begin + k, starts) from None
+    return records, messages
+
+
+def _evaluations(path: Path, messages: list[bytes], begin: int, starts: IntArray) -> FloatArray:
+    """Half-way and final training time, train, validation and test accuracy (n, 2, 4)."""
+    found = np.empty((len(messages), 2, 4))
+    whole = 3 * _LENGTH
+    usual = np.array([len(message) > whole for message in messages])
+    if usual.any():
+        text = b"".join(message[:whole] for message in messages if len(message) > whole)
+        block = np.frombuffer(text, dtype=np.uint8).reshape(-1, 3, _LENGTH)
+        as_expected = (block[:, :, _TAG_PLACES] == _TAGS).all(axis=(1, 2))
+        places = np.flatnonzero(usual)
+        for field in range(4):
+            at = 12 + 9 * field
+            raw = np.ascontiguousarray(block[:, 1:, at : at + 8])
+            found[places, :, field] = raw.view("<f8")[:, :, 0]
+        usual[places] = as_expected
+    for k in np.flatnonzero(~usual).tolist():
+        try:
+            found[k] = _decoded(messages[k])
+        except (ValueError, struct.error):
+            raise _no_record(path, begin + k, starts) from None
+    return found
+
+
+def _decoded(message: bytes) -> list[list[float]]:
+    """The same of one message in any order of fields. ValueError when malformed."""
+    evaluations = []
     for number, wire, value in _fields(message):
         if number == 1 and wire == 2:
             inner = {n: v for n, w, v in _fields(value) if w == 1}
-            decoded = [struct.unpack("<d", inner[n])[0] if n in inner else 0.0 for n in range(2, 6)]
-            found.append((decoded[0], decoded[1], decoded[2], decoded[3]))
-    return found, _parameters(message, 0)
+            evaluations.append(
+                [struct.unpack("<d", inner[n])[0] if n in inner else 0.0 for n in range(2, 6)]
+            )
+    if len(evaluations) != 3:
+        raise ValueError("not three evaluations")
+    return evaluations[1:]
 
 
-def _parameters(message: bytes, start: int) -> int:
-    for number, wire, value in _fields(message[start:]):
-        if number == 2 and wire == 0:
-            return int(value)
+def _parameters(message: bytes) -> int:
+    """The number of trainable parameters, 0 where the message does not say."""
+    with suppress(ValueError):
+        for number, wire, value in _fields(message):
+            if number == 2 and wire == 0:
+                return int(value) if value < 1 << 62 else 0
     return 0
 
 
@@ -605,38 +669,27 @@ def read_nasbench101(
     A run that a cell lacks is nan. Raises UserError as `load` does.
     """
     data, starts, sizes = record_places(path)
-    raw = memoryview(data)  # type: ignore[arg-type]
     names: dict[str, int] = {name: code for code, name in enumerate(_NAMES101)}
     index: dict[str, int] = {}
     cells: list[tuple[str, tuple[int, ...]]] = []
-    parameters = array("q")
-    owner, trained, numbers = array("q"), array("q"), array("d")
-    for k, (start, size) in enumerate(zip(starts.tolist(), sizes.tolist(), strict=True)):
-        try:
-            record = json.loads(bytes(raw[start : start + size]))
-            digest, epochs, edges, operations, metrics = record
-            found, count = _evaluations(base64.b64decode(metrics, validate=True))
-            if len(found) != 3 or not isinstance(digest, str):
-                raise ValueError("not three evaluations")
-            trained.append(epochs)
+    parameters, owner, trained = array("q"), array("q"), array("q")
+    numbers: list[FloatArray] = []
+    for begin in range(0, len(starts), _TOGETHER):
+        records, messages = _records(path, data, starts, sizes, begin)
+        for k, (digest, epochs, edges, operations, _) in enumerate(records):
             place = index.get(digest)
             if place is None:
                 place = index[digest] = len(cells)
                 codes = tuple(names.setdefault(o, len(names)) for o in operations.split(","))
                 if len(edges) != len(codes) ** 2 or set(edges) - {"0", "1"}:
-                    raise ValueError("the matrix does not fit the operations")
+                    raise _no_record(path, begin + k, starts)
                 cells.append((edges, codes))
-                parameters.append(count)
-        except (ValueError, TypeError, AttributeError, binascii.Error, OverflowError):
-            raise UserError(
-                f"{path}: record {k} at byte {start - 12} is no NAS-Bench-101 record "
-                "(module hash, epochs, adjacency, operations, metrics)"
-            ) from None
-        owner.append(place)
-        numbers.extend(found[1])
-        numbers.extend(found[2])
-        if progress and k % 20000 == 0:
-            progress(k / len(starts))
+                parameters.append(_parameters(messages[k]))
+            owner.append(place)
+            trained.append(epochs)
+        numbers.append(_evaluations(path, messages, begin, starts))
+        if progress:
+            progress(min(1.0, (begin + _TOGETHER) / len(starts)))
     if len(names) >= ABSENT:
         raise UserError(f"{path} has more than {ABSENT} kinds of operations")
     places = max(len(codes) for _, codes in cells)
@@ -657,7 +710,7 @@ def read_nasbench101(
         "module_hash": np.array(list(index)),
         "params": np.frombuffer(parameters, dtype=np.int64),
     }
-    values = np.frombuffer(numbers, dtype=np.float64).reshape(-1, 2, 4)
+    values = np.concatenate(numbers)
     rows_, lengths = np.frombuffer(owner, dtype=np.int64), np.frombuffer(trained, dtype=np.int64)
     for epochs in np.unique(lengths)[::-1].tolist():
         here = np.flatnonzero(lengths == epochs)
