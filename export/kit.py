@@ -24,7 +24,7 @@ from gemkit.files import read_json, write_bytes
 
 from . import timing
 from .draft import draft
-from .latency import SAMPLES, LatencyModel, Measured, plan
+from .latency import SAMPLES, LatencyModel, Measured, levelled, plan
 
 _KIND, _FORMAT = "gemkit kit", 1
 _OPSET = 17
@@ -120,7 +120,7 @@ def read_measurements(
     if manifest.get("id") != timing.manifest_id(manifest):
         raise UserError(f"{path} does not match its own manifest, which was changed")
     entries = _entries(manifest, path)
-    found: dict[str, Measured] = {}
+    found: dict[str, tuple[float, float]] = {}
     for row in rows:
         name = row.get("file") if isinstance(row, dict) else None
         entry = entries.get(str(name))
@@ -130,14 +130,26 @@ def read_measurements(
             raise UserError(f"{path} mixes measurements of several devices: measure one at a time")
         if name in found:
             raise UserError(f"{path} holds {name!r} twice: was it joined from several files?")
-        found[str(name)] = _one(row, entry, f"{path}: {name}")
+        latency = row.get("latency_ms")
+        times = row.get("calm_ms"), latency.get("p50") if isinstance(latency, dict) else None
+        if not all(isinstance(time, int | float) and time > 0 for time in times):
+            raise UserError(f"{path}: the latency of {name} is no positive number")
+        found[str(name)] = times
     if len(found) < len(entries):
         raise UserError(
             f"{path} holds {len(found)} of the kit's {len(entries)} networks: start measure.py "
             "again, it goes on where it stopped"
         )
     skeleton = Skeleton.from_json(manifest.get("skeleton"), f"{path}: skeleton")
-    return skeleton, list(found.values()), device
+    times = levelled(*zip(*found.values(), strict=True))
+    measured = [
+        Measured.from_json(
+            {"cell": entries[name]["cell"], "width": entries[name]["width"], "latency_ms": time},
+            f"{path}: {name}",
+        )
+        for name, time in zip(found, times.tolist(), strict=True)
+    ]
+    return skeleton, measured, device
 
 
 def _entries(manifest: Mapping[str, Any], path: Path | str) -> dict[str, Mapping[str, Any]]:
@@ -148,17 +160,6 @@ def _entries(manifest: Mapping[str, Any], path: Path | str) -> dict[str, Mapping
     ):
         raise UserError(f"{path} is damaged: its manifest does not list what was measured")
     return {str(entry["file"]): entry for entry in files}
-
-
-def _one(row: Mapping[str, Any], entry: Mapping[str, Any], where: str) -> Measured:
-    return Measured.from_json(
-        {
-            "cell": entry["cell"],
-            "width": entry["width"],
-            "latency_ms": row.get("calm_ms"),
-        },
-        where,
-    )
 
 
 def fit_measurements(*paths: Path | str) -> LatencyModel:

@@ -393,20 +393,19 @@ def smallest(skeleton: Skeleton) -> Architecture:
 
 def measure_here(
     architectures: Sequence[Architecture],
-    rounds: int = 5,
-    seconds: float = 0.05,
+    rounds: int = 9,
+    seconds: float = 0.03,
     progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
 
-    They are measured in groups, round by round. A machine that others use is slow in some rounds;
-    what is taken is the first quartile of the rounds' medians, which on a calm machine is the
-    median within noise.
+    They are measured in groups, round by round, and levelled (see `levelled`).
     """
     from . import timing
     from .draft import draft
 
-    found: list[float] = []
+    calm: list[float] = []
+    middle: list[float] = []
     with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
         for start in range(0, len(architectures), _GROUP):
             timed = []
@@ -417,10 +416,22 @@ def measure_here(
             for _ in range(rounds):
                 for one in timed:
                     one.turn()
-            found += [one.calm_ms for one in timed]
+            calm += [one.calm_ms for one in timed]
+            middle += [one.result()["latency_ms"]["p50"] for one in timed]
             if progress is not None:
                 progress(min(1.0, (start + _GROUP) / len(architectures)))
-    return found
+    return levelled(calm, middle).tolist()
+
+
+def levelled(calm: ArrayLike, p50: ArrayLike) -> FloatArray:
+    """Medians of many networks without the noise that hit each of them differently.
+
+    Other work on the machine moves a network's median by tens of per cent, its 10th percentile far
+    less. So networks are compared by the latter, raised by one factor for all: the median of how
+    far the medians lie above. On a calm machine that is the median itself within noise.
+    """
+    low, middle = np.asarray(calm, dtype=np.float64), np.asarray(p50, dtype=np.float64)
+    return low * np.median(middle / low)
 
 
 def plan(

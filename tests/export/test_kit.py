@@ -137,6 +137,7 @@ def test_measurements_that_do_not_match(kit: Path, tmp_path: Path) -> None:
     refused(lambda v: v["measured"].append(v["measured"][0]), "twice")
     refused(lambda v: v["measured"][1].update(device={"other": 1}), "mixes measurements of several")
     refused(lambda v: v["measured"][1].update(calm_ms=None), "no positive number")
+    refused(lambda v: v["measured"][1].pop("latency_ms"), "no positive number")
     other = json.loads(good)
     other["device"]["machine"]["processor"] = "another"
     path.write_text(json.dumps(other))

@@ -6,17 +6,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from gemkit.export.draft import draft
-from gemkit.export.latency import (
-    Measured,
-    features,
-    fit_latency,
-    load_model,
-    measure_here,
-    plan,
-    save_model,
-    smallest,
-)
 from networks import DIGITS, random_cell
 
 from gemkit.architecture import Architecture, Skeleton, Stage
@@ -24,6 +13,18 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
+from gemkit.export.draft import draft
+from gemkit.export.latency import (
+    Measured,
+    features,
+    fit_latency,
+    levelled,
+    load_model,
+    measure_here,
+    plan,
+    save_model,
+    smallest,
+)
 
 SKELETON = Skeleton((3, 16, 20), 10, (1, 2), (Stage(1, 2), Stage(2)))
 
@@ -176,6 +177,13 @@ def test_measures_here(seed: int) -> None:
     assert min(times) > 0
     assert times[2] > max(times[:2])
     assert shares[-1] == 1
+
+
+def test_levelled(seed: int) -> None:
+    """Load that slows some medians leaves the others' relations untouched."""
+    true = np.random.default_rng(seed).uniform(1, 10, 51)
+    slow = np.where(np.arange(51) % 3 == 0, 1.7, 1.04)
+    assert levelled(0.97 * true, 0.97 * true * slow) == pytest.approx(0.97 * true * 1.04)
 
 
 def test_bad_model_files(tmp_path: Path, seed: int) -> None:

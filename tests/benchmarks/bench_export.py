@@ -1,0 +1,134 @@
+"""Deployment: how long an export takes, how true a benchmark is, how well latency is predicted.
+
+Latencies are of this machine while the benchmark ran; both sides of a row were measured in turn.
+"""
+
+import os
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from rows import Row
+
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.cell import Cell, CellArrays
+from gemkit.network import build
+
+SKELETON = skeleton_for((3, 32, 32), 10)
+MEASURED, UNSEEN = 80, 40
+
+
+def _cell(rng: np.random.Generator, aggregation: str) -> Cell:
+    from gemkit.search.sampling import random_cells
+
+    return random_cells(rng, 1, 30, aggregation, smallest=30).cell(0)
+
+
+def _export(rng: np.random.Generator, path: Path) -> float:
+    """Seconds for one network of 30 nodes with all checks."""
+    from gemkit.export.exporter import export_onnx
+
+    network = build(Architecture((_cell(rng, "concat"),), SKELETON, 16))
+    with torch.no_grad():
+        for _ in range(10):
+            network(torch.randn(8, 3, 32, 32))
+    images = rng.integers(0, 256, (500, 32, 32, 3), dtype=np.uint8)
+    start = time.perf_counter()
+    export_onnx(
+        network,
+        path,
+        input_shape=(3, 32, 32),
+        class_names=[str(label) for label in range(10)],
+        mean=[0.5] * 3,
+        std=[0.25] * 3,
+        images=images,
+        test=(images, np.zeros(500, dtype=np.int64)),
+    )
+    return time.perf_counter() - start
+
+
+def _plain_loop(path: Path, rounds: int = 9) -> tuple[float, float]:
+    """p50 by our benchmark's rounds and by a loop written here over the same session."""
+    from gemkit.export.timing import Timed
+
+    timed = Timed(str(path), "CPUExecutionProvider", 1, 1, 0.3)
+    plain = []
+    for _ in range(rounds):
+        timed.turn()
+        times = []
+        for _ in range(len(timed.rounds[-1])):
+            begin = time.perf_counter_ns()
+            timed.session.run(None, timed.feed)
+            times.append(time.perf_counter_ns() - begin)
+        plain.append(np.median(times) / 1e6)
+    return timed.result()["latency_ms"]["p50"], float(np.median(plain))
+
+
+def _prediction(rng: np.random.Generator) -> tuple[float, float, float, float, float]:
+    """Share within 10 %, rank correlation, the same of a second measurement, seconds."""
+    from scipy.stats import spearmanr
+
+    from gemkit.budget import Budget
+    from gemkit.export.latency import LatencyModel, Measured, measure_here, plan, this_device
+    from gemkit.search.sampling import random_cells
+
+    def pools() -> list[CellArrays]:
+        return [random_cells(rng, 800, 30, aggregation) for aggregation in ("concat", "sum")]
+
+    budget = Budget(macs=20_000_000)
+    start = time.perf_counter()
+    chosen = plan(SKELETON, pools(), budget=budget, samples=MEASURED)
+    measured = [
+        Measured(one.cells[0], one.width, ms)
+        for one, ms in zip(chosen, measure_here(chosen), strict=True)
+    ]
+    seconds = time.perf_counter() - start
+    model = LatencyModel.fit(SKELETON, measured, this_device())
+    # The first half of a plan is a random sample.
+    unseen = plan(SKELETON, pools(), budget=budget, samples=2 * UNSEEN)[1 : UNSEEN + 1]
+    true, again = (np.array(measure_here(unseen)) for _ in range(2))
+    predicted = np.array([model.of(one)[0] for one in unseen])
+
+    def within(values: np.ndarray) -> float:
+        return float((np.abs(values / true - 1) <= 0.1).mean())
+
+    rank = float(spearmanr(predicted, true)[0])
+    return within(predicted), rank, within(again), float(spearmanr(again, true)[0]), seconds
+
+
+def rows() -> list[Row]:
+    """See the module's text."""
+    rng = np.random.default_rng(0)
+    load = f"load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        seconds = _export(rng, path)
+        ours, plain = _plain_loop(path)
+    within, rank, floor, floor_rank, fitting = _prediction(rng)
+    what = f"{UNSEEN} unseen networks from {MEASURED} measured ({fitting:.0f} s)"
+    return [
+        Row("export of a 30-node network, all checks", seconds, None, "s", 15.0, note=load),
+        Row(
+            "p50 against a plain loop: deviation", abs(ours / plain - 1), None, "", 0.03, note=load
+        ),
+        Row(
+            f"latency within 10 %, {what}",
+            within,
+            None,
+            "share",
+            0.9,
+            higher=True,
+            note=f"{load}; a second measurement of the same networks: {floor:.2f}",
+        ),
+        Row(
+            f"latency, Spearman, {what}",
+            rank,
+            None,
+            "",
+            0.97,
+            higher=True,
+            note=f"a second measurement: {floor_rank:.3f}",
+        ),
+    ]
