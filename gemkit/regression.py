@@ -241,7 +241,7 @@ def _matern(squared: NDArray[Any]) -> NDArray[Any]:
     t *= t / 3.0 + 1.0
     t += 1.0
     t *= decay
-    return t
+    return np.asarray(t)
 
 
 def fit(

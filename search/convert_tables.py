@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gemkit.errors import UserError
 from gemkit.files import replacing
@@ -55,7 +55,7 @@ def parse_cell(text: str) -> list[int]:
 
 
 def on_edges(
-    cells: Sequence[str], metrics: Mapping[str, Sequence[float]]
+    cells: Sequence[str], metrics: Mapping[str, ArrayLike]
 ) -> dict[str, NDArray[Any]]:
     """The layout with operations on edges from cell strings and metrics."""
     arrays: dict[str, NDArray[Any]] = {

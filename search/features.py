@@ -107,13 +107,13 @@ def live_nodes(graphs: Graphs, roles: Roles) -> NDArray[np.bool_]:
     for j in range(1, sound.shape[1]):
         into = graphs.adjacency[:, :j, j] & reached[:, :j]
         reached[:, j] = sound[:, j] & into.any(axis=1)
-    return reached & used_nodes(graphs, roles)
+    return np.asarray(reached & used_nodes(graphs, roles))
 
 
 def positions(graphs: Graphs, used: NDArray[np.bool_], labels: int) -> NDArray[np.bool_]:
     """Which label stands at which place, of used nodes (n, m * labels)."""
     found = (graphs.labels[:, :, None] == np.arange(labels)) & used[:, :, None]
-    return found.reshape(len(found), -1)
+    return np.asarray(found.reshape(len(found), -1))
 
 
 def counts(graphs: Graphs, live: NDArray[np.bool_], labels: int) -> FloatArray:
@@ -155,7 +155,7 @@ def paths(graphs: Graphs, live: NDArray[np.bool_], roles: Roles) -> Occurrences:
     """
     labels, adjacency = graphs.labels.astype(np.int64), graphs.adjacency
     sinks = ~adjacency.any(axis=2)
-    wire = np.isin(labels, list(roles.wires))
+    wire: NDArray[np.bool_] = np.isin(labels, list(roles.wires)).reshape(labels.shape)
     found: list[tuple[IntArray, IntArray]] = []
 
     def extend(last: int, rows: IntArray, codes: IntArray) -> None:
@@ -268,6 +268,5 @@ def walks(graphs: Graphs, live: NDArray[np.bool_], labels: int) -> FloatArray:
     three = np.stack(
         [before.transpose(0, 2, 1) @ (after * ones[:, :, c : c + 1]) for c in range(labels)], axis=1
     )
-    return np.log1p(
-        np.concatenate([two.reshape(len(two), -1), three.reshape(len(three), -1)], axis=1)
-    ).astype(float)
+    both = [two.reshape(len(two), -1), three.reshape(len(three), -1)]
+    return np.asarray(np.log1p(np.concatenate(both, axis=1)), dtype=float)
