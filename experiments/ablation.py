@@ -63,7 +63,7 @@ def tuning(data: Path, workers: int, runs: Path) -> dict[str, Any]:
     """Every configuration on the two tables that defaults are chosen on."""
     report: dict[str, Any] = {}
     for table, metric in ((NB201, "ep12_cifar10_val"), (SMALL, "val_acc_4ep")):
-        path, seeds, queries = str(data / table), 10, 60
+        path, seeds, queries = str(data / table), 5, 60
         kept = ablation.Kept(
             runs.with_name(f"{runs.stem}-{metric}.json"),
             {"table": table, "metric": metric, "queries": queries},
@@ -108,7 +108,7 @@ def strategies(data: Path, workers: int, runs: Path) -> dict[str, Any]:
             data / NB201,
             "ep200_cifar10_val",
             queries=100,
-            seeds=10,
+            seeds=5,
             strategies=(
                 "random",
                 "evolution",
@@ -133,7 +133,7 @@ def encodings(data: Path, workers: int, runs: Path) -> dict[str, Any]:
         metric: ablation.encodings(
             data / table,
             metric,
-            samples=(50, 100, 200),
+            samples=(50, 100),
             seeds=5,
             workers=workers,
             results=runs.with_name(f"{runs.stem}-{metric}.json"),
@@ -176,7 +176,7 @@ def small(data: Path, workers: int, runs: Path) -> dict[str, Any]:
                 data / table,
                 metric,
                 queries=queries,
-                seeds=10,
+                seeds=5,
                 strategies=("nasgem", "bo", "evolution", "local", "random"),
                 samples=(20, 50, 100),
                 correlation_seeds=5,
