@@ -350,6 +350,7 @@ def tradeoff_figure(
             )
     axes.margins(0.08, 0.12)
     axes.autoscale_view()
+    _cut_below(axes, [point.accuracy for point in (*trials, *models, *baselines)])
     if limit is not None:
         _budget_line(axes, *limit)
     _spread_labels(axes, [*models, *baselines], {p.name for p in baselines})
@@ -360,6 +361,27 @@ def tradeoff_figure(
             loc="outside lower center", ncol=2, frameon=False, fontsize=8.5, labelcolor=INK
         )
     return figure
+
+
+def _cut_below(axes: Axes, accuracies: Sequence[float]) -> None:
+    """Leave far worse accuracies out of the picture, and say how many, so that the best spread."""
+    if len(accuracies) < 8:
+        return
+    best, middle = max(accuracies), float(np.median(accuracies))
+    lowest = best - 3 * max(best - middle, 0.005)
+    hidden = sum(value < lowest for value in accuracies)
+    if not hidden:
+        return
+    span = best - lowest
+    axes.set_ylim(lowest - 0.08 * span, best + 0.1 * span)
+    axes.annotate(
+        f"{hidden} below {100 * (lowest - 0.08 * span):.3g} %: not shown",
+        (0.01, 0.01),
+        xycoords="axes fraction",
+        fontsize=8,
+        color=MUTED,
+        va="bottom",
+    )
 
 
 def _spread_labels(axes: Axes, points: Sequence[Point], second: set[str]) -> None:
@@ -441,7 +463,10 @@ def progress_figure(
     title = "Course of the search" + (" (grey lines: rounds)" if rounds is not None else "")
     _titled(axes, title, "trial", "accuracy on the proxy's validation part")
     if done.any():
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+        _cut_below(axes, values[done].tolist())
+        figure.legend(
+            loc="outside lower center", ncol=3, frameon=False, fontsize=8.5, labelcolor=INK
+        )
     return figure
 
 
@@ -535,6 +560,8 @@ def embedding_figure(
     bar.ax.tick_params(labelsize=8, colors=INK)
     _titled(axes, title, "first principal component", "second principal component")
     axes.tick_params(labelbottom=False, labelleft=False, length=0)
+    axes.grid(False)
+    axes.margins(0.1)
     return figure
 
 
