@@ -50,7 +50,7 @@ class EncoderConfig:
     labels: int = len(OPERATIONS)
     hidden: int = 32
     rounds: int = 2
-    dimension: int = 64
+    dimension: int = 128
     similarity: str = similarity.DEFAULT
 
 
@@ -177,7 +177,7 @@ def train_encoder(
     families: NDArray[np.integer] | None = None,
     steps: int = 1500,
     batch: int = 256,
-    rate: float = 3e-3,
+    rate: float = 5e-3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> TrainedEncoder:
@@ -298,8 +298,8 @@ def train_for_cells(
     config: EncoderConfig | None = None,
     *,
     seed: int = 0,
-    steps: int = 1500,
-    families: int = 2500,
+    steps: int = 3500,
+    families: int = 2000,
     progress: Progress | None = None,
 ) -> TrainedEncoder:
     """Train an encoder for the 30-node space on cells drawn from `seed`."""
@@ -381,7 +381,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="train the graph encoder of the 30-node space")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=3500)
     parser.add_argument("--hidden", type=int, default=EncoderConfig.hidden)
     parser.add_argument("--rounds", type=int, default=EncoderConfig.rounds)
     parser.add_argument("--dimension", type=int, default=EncoderConfig.dimension)

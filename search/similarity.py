@@ -63,7 +63,7 @@ def continuous(
     adjacency: NDArray[np.bool_],
     kinds: int,
     widths: Sequence[tuple[int, float]] = ((1, 0.5), (2, 0.7)),
-    frequencies: int = 256,
+    frequencies: int = 512,
     gaussian: bool = False,
 ) -> NDArray[np.float32]:
     """Continuous WL: nodes are compared by a smooth kernel instead of by equal labels.
@@ -102,8 +102,8 @@ def continuous(
         nodes = _node_vectors(labels[part], adjacency[part], kinds, deepest)
         present = labels[part] >= 0
         begins = np.cumsum(np.append(0, present.sum(axis=1)[:-1]))
-        for index, ((rounds, _), projection) in enumerate(zip(widths, drawn, strict=True)):
-            phases = nodes[rounds][present] @ projection
+        for index, ((rounds, _), frequency) in enumerate(zip(widths, drawn, strict=True)):
+            phases = nodes[rounds][present] @ frequency
             waves = np.concatenate([np.cos(phases), np.sin(phases)], axis=1)
             found[part, index] = np.add.reduceat(waves, begins, axis=0)
     found /= np.linalg.norm(found, axis=2, keepdims=True) * np.float32(np.sqrt(len(widths)))
