@@ -30,7 +30,8 @@ from gemkit.files import write_bytes
 
 from . import sampling, similarity
 
-FORMAT = "gemkit-encoder-1"
+FORMAT = 1
+"""Version of the file; another is refused."""
 SHIPPED = Path(__file__).with_name("encoder.safetensors")
 """The trained encoder of the default space."""
 
@@ -159,7 +160,7 @@ _GROUP = 64
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """A trained encoder and its curve: `step`, `loss` and `seconds` at regular steps."""
+    """A trained encoder and its curve: `step` and running `loss` at regular steps."""
 
     encoder: GraphEncoder
     curve: list[dict[str, float]]
@@ -211,7 +212,8 @@ def train_encoder(
     inside.fill_diagonal_(False)
     apart = ~torch.eye(batch, dtype=torch.bool)
     scale = _scales(rng, target, groups, batch, inside, apart)
-    curve, running, started = [], 0.0, time.perf_counter()
+    curve: list[dict[str, float]] = []
+    running = 0.0
     encoder.train()
     for step in range(steps):
         rows = _batch(rng, groups, batch)
@@ -229,8 +231,7 @@ def train_encoder(
         if progress is not None:
             progress(step + 1, steps, running)
         if (step + 1) % max(1, steps // 50) == 0 or step + 1 == steps:
-            seconds = round(time.perf_counter() - started, 3)
-            curve.append({"step": step + 1, "loss": round(running, 5), "seconds": seconds})
+            curve.append({"step": step + 1, "loss": round(running, 5)})
     encoder.eval()
     return TrainedEncoder(encoder, curve)
 
@@ -321,11 +322,32 @@ def save_encoder(
     """Write weights, configuration and training curve into one safetensors file."""
     from safetensors.torch import save
 
-    metadata = {"format": FORMAT, "config": json.dumps(asdict(encoder.config), sort_keys=True)}
-    if curve:
-        metadata["curve"] = json.dumps(curve)
+    # One entry: safetensors writes several in an order that changes from run to run.
+    about = {"format": FORMAT, "config": asdict(encoder.config), "curve": curve or []}
     state = {name: value.contiguous() for name, value in encoder.state_dict().items()}
-    write_bytes(path, save(state, metadata))
+    write_bytes(path, save(state, {_ABOUT: json.dumps(about, sort_keys=True)}))
+
+
+_ABOUT = "gemkit_encoder"
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        raise UserError(f"no encoder file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(_ABOUT, "{}"))
+            state = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as error:
+        raise UserError(f"{path} is no readable safetensors file: {error}") from None
+    if not isinstance(about, dict) or about.get("format") != FORMAT:
+        raise UserError(
+            f"{path} holds no graph encoder of this version of gemkit: "
+            "train one with python -m gemkit.search.encoder --out FILE"
+        )
+    return about, state
 
 
 def load_encoder(path: Path) -> GraphEncoder:
@@ -334,23 +356,9 @@ def load_encoder(path: Path) -> GraphEncoder:
     Raises:
         UserError: the file is missing, damaged or holds no encoder of this version.
     """
-    from safetensors import SafetensorError, safe_open
-
-    if not path.is_file():
-        raise UserError(f"no encoder file {path}")
+    about, state = _read(path)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is no readable safetensors file: {error}") from None
-    if metadata.get("format") != FORMAT:
-        raise UserError(
-            f"{path} holds no graph encoder of this version of gemkit: "
-            "train one with python -m gemkit.search.encoder --out FILE"
-        )
-    try:
-        encoder = GraphEncoder(EncoderConfig(**json.loads(metadata["config"])))
+        encoder = GraphEncoder(EncoderConfig(**about["config"]))
         encoder.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path} is a damaged encoder file: {error}") from None
@@ -359,10 +367,7 @@ def load_encoder(path: Path) -> GraphEncoder:
 
 def load_curve(path: Path) -> list[dict[str, float]]:
     """The training curve stored in an encoder's file; empty when there is none."""
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        curve: list[dict[str, float]] = json.loads((file.metadata() or {}).get("curve", "[]"))
+    curve: list[dict[str, float]] = _read(path)[0].get("curve", [])
     return curve
 
 
@@ -396,6 +401,7 @@ def main(arguments: list[str] | None = None) -> None:
         similarity=chosen.similarity,
     )
     torch.set_num_threads(1)  # sums in one order: the same file every time
+    started, used = time.perf_counter(), time.process_time()
     columns = (BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
     with Progress(TextColumn("training the encoder"), *columns) as bar:
         task = bar.add_task("train", total=chosen.steps, loss=float("nan"))
@@ -406,7 +412,10 @@ def main(arguments: list[str] | None = None) -> None:
             progress=lambda step, _, loss: bar.update(task, completed=step, loss=loss),
         )
     save_encoder(trained.encoder, chosen.out, trained.curve)
-    print(f"wrote {chosen.out}: {chosen.out.stat().st_size} bytes")
+    print(
+        f"wrote {chosen.out}: {chosen.out.stat().st_size} bytes, loss {trained.curve[-1]['loss']}, "
+        f"{time.perf_counter() - started:.0f} s ({time.process_time() - used:.0f} s of processor)"
+    )
 
 
 if __name__ == "__main__":

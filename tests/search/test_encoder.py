@@ -1,5 +1,6 @@
 """The graph encoder: what it must not depend on, what it must have learned, and its files."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -120,6 +121,9 @@ def test_training_teaches_any_vocabulary(seed: int, tmp_path: Path) -> None:
     path = tmp_path / "encoder.safetensors"
     encoders.save_encoder(trained.encoder, path, trained.curve)
     assert encoders.load_curve(path) == trained.curve
+    first = path.read_bytes()
+    encoders.save_encoder(trained.encoder, path, trained.curve)
+    assert path.read_bytes() == first
     loaded = encoders.load_encoder(path)
     assert loaded.config == config
     np.testing.assert_array_equal(
@@ -193,12 +197,16 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path)
     with pytest.raises(UserError, match="holds no graph encoder"):
         encoders.load_encoder(path)
+    save_file({"weight": torch.zeros(3)}, path, {"gemkit_encoder": "[1]"})
+    with pytest.raises(UserError, match="holds no graph encoder"):
+        encoders.load_encoder(path)
     encoders.save_encoder(fresh(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="no readable safetensors file"):
         encoders.load_encoder(path)
-    metadata = {"format": encoders.FORMAT, "config": '{"hidden": 8}'}
+    about = {"format": encoders.FORMAT, "config": {"hidden": 8}}
+    metadata = {"gemkit_encoder": json.dumps(about)}
     save_file({"weight": torch.zeros(3)}, path, metadata)
     with pytest.raises(UserError, match="damaged encoder file"):
         encoders.load_encoder(path)
