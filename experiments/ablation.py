@@ -94,6 +94,7 @@ def bars(data: Path, workers: int, runs: Path) -> dict[str, Any]:
             seeds=30,
             strategies=("nasgem",),
             samples=(20, 50, 100, 200),
+            correlation_seeds=5,
             workers=workers,
             results=runs,
             progress=said,
@@ -134,7 +135,7 @@ def encodings(data: Path, workers: int, runs: Path) -> dict[str, Any]:
             data / table,
             metric,
             samples=(50, 100),
-            seeds=5,
+            seeds=3,
             workers=workers,
             results=runs.with_name(f"{runs.stem}-{metric}.json"),
             progress=said,
@@ -213,14 +214,14 @@ def fullsize(data: Path, workers: int, runs: Path) -> dict[str, Any]:
         embedding = timed("encoder", lambda: ablation.table_embedding(table))
         metric = "validation_accuracy"
         timed(
-            "search_150",
-            lambda: ablation.search(table, space, metric, "nasgem", 0, 150, embedding),
-        )
-        timed(
             "whole_table_round",
             lambda: ablation.search(
                 table, space, metric, "nasgem", 1, 11, embedding, random=NASBENCH101 + 1
             ),
+        )
+        timed(
+            "search_150",
+            lambda: ablation.search(table, space, metric, "nasgem", 0, 150, embedding),
         )
     report["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return report

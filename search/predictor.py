@@ -177,7 +177,7 @@ class FittedPredictor:
         features = self._features(candidates)
         latent, latent_std = self.process.latent(features)
         noise = self.process.noise * self.process.target_scale**2
-        spread = np.sqrt(latent_std**2 + noise)
+        spread = np.sqrt(latent_std**2 + noise) * _caution(len(self.process.weights))
         mean, std = self.process.in_units(latent, spread)
         feasible = np.ones(len(candidates))
         if self.survival is not None:
@@ -317,6 +317,15 @@ class GraphPredictor:
                 warps.append((fitted(roles, best.parameters, self.iterations // 2), warp))
             best, warp = max(warps, key=lambda pair: pair[0].evidence)
         return roles, best.parameters, warp
+
+
+def _caution(measured: int) -> float:
+    """How much wider an interval is than the process says, which takes its scales as known: the
+    ratio of Student's t with a tenth of the measurements as degrees of freedom to the normal, at
+    90 %. Chosen on ep12_cifar10_val; the search itself uses the narrower deviation."""
+    from scipy.special import stdtrit
+
+    return float(stdtrit(max(2.0, measured / 10), 0.95)) / 1.6448536
 
 
 def _stage(done: int) -> int:
