@@ -135,7 +135,7 @@ def random_inputs(session: Any, batch: int, path: str) -> dict[str, Any]:
         MeasureError: the batch does not fit the file, or its shapes leave open what to feed.
     """
     rng = np.random.default_rng(0)
-    feed = {}
+    feed: dict[str, Any] = {}
     for place in session.get_inputs():
         shape = list(place.shape)
         if shape and not isinstance(shape[0], int):
@@ -190,7 +190,7 @@ class Timed:
         while clock() < warm or calls < 2:
             run(outputs, feed)
             calls += 1
-        times = []
+        times: list[float] = []
         end = clock() + self.seconds
         while len(times) < most:
             start = clock()
