@@ -83,11 +83,16 @@ def restored(job: Job, dataset: Dataset) -> "nn.Module":
     if not job.weights.is_file():
         raise UserError(f"there is no weights file {job.weights}")
     try:
-        network.load_state_dict(load_file(job.weights))
-    except (SafetensorError, RuntimeError):
-        raise UserError(
-            f"{job.weights} is damaged or holds the weights of another network"
-        ) from None
+        found = load_file(job.weights)
+    except SafetensorError:
+        found = {}
+    own = network.state_dict()
+    if {n: t.shape for n, t in found.items()} != {n: t.shape for n, t in own.items()}:
+        raise UserError(f"{job.weights} is damaged or holds the weights of another network")
+    # Not by load_state_dict: some of torchvision's networks want to know versions, which
+    # safetensors do not carry. These tensors are the network's own.
+    for name, tensor in own.items():
+        tensor.copy_(found[name])
     return network
 
 

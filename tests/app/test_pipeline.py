@@ -24,8 +24,8 @@ from gemkit.network import load_network
 from gemkit.store import Run
 
 MakeCell = Callable[[np.random.Generator, int, float], Cell]
-BUDGET = Budget(macs=400_000, params=20_000, memory_bytes=60_000)
-SMALL: dict[str, Any] = {"nodes": 6, "trials": 4, "epochs": 1, "workers": 1, "seed": 3}
+BUDGET = Budget(macs=200_000, params=10_000, memory_bytes=60_000)
+SMALL: dict[str, Any] = {"nodes": 5, "trials": 4, "epochs": 1, "workers": 1, "seed": 3}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def test_every_model_fits_the_budget_by_independent_counts(run_folder: Path) -> 
         network = load_network(run_folder / "models" / model["id"] / "weights.safetensors")
         macs, params = count_with_fvcore(network, (1, 8, 8))
         assert (macs, params) == (model["macs"], model["params"])
-        assert macs <= 400_000
-        assert params <= 20_000
+        assert macs <= 200_000
+        assert params <= 10_000
         assert model["peak_memory_bytes"] <= 60_000
         file = onnx.load(run_folder / model["onnx"])
-        assert sum(int(np.prod(tensor.dims)) for tensor in file.graph.initializer) <= 20_000
+        assert sum(int(np.prod(tensor.dims)) for tensor in file.graph.initializer) <= 10_000
         assert not any(node.op_type == "BatchNormalization" for node in file.graph.node)
 
 
@@ -76,8 +76,8 @@ def test_the_onnx_file_classifies_as_its_model_says(run_folder: Path) -> None:
 def test_a_baseline_of_about_the_size_stands_beside(run_folder: Path) -> None:
     content = _content(run_folder)
     (baseline,) = content["baselines"]
-    assert baseline["macs"] <= 400_000
-    assert baseline["params"] <= 20_000
+    assert baseline["macs"] <= 200_000
+    assert baseline["params"] <= 10_000
     assert baseline["epochs"] == content["models"][0]["epochs"]
     assert baseline["latency_ms"]["p50"] > 0
 
@@ -123,7 +123,7 @@ def test_a_finished_run_resumes_without_doing_anything(
     run_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _content(run_folder)
-    words = "run --data digits --max-macs 400k --max-params 20k --max-memory 60kB --nodes 6"
+    words = "run --data digits --max-macs 200k --max-params 10k --max-memory 60kB --nodes 5"
     words += f" --trials 4 --epochs 1 --workers 1 --seed 3 --top 1 --resume --out {run_folder}"
     with pytest.raises(SystemExit) as ended:
         cli.main([*words.split(), "--json"])
