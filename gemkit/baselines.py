@@ -1,4 +1,7 @@
-"""Networks to compare with: torchvision's small ones, fitted to the images and to a budget.
+"""Networks to compare with, fitted to the images and to a budget.
+
+torchvision's small networks, three found by differentiable search (DARTS, PC-DARTS, P-DARTS; built
+from the genotypes their authors published) and RandWire.
 
 Every torchvision network is adapted in the same way (ours), so that none is favoured:
 
@@ -12,6 +15,14 @@ Every torchvision network is adapted in the same way (ours), so that none is fav
   keeps its statistics with PyTorch's momentum of 0.1: some of the originals average over
   thousands of steps, more than a short training has.
 - Convolutions start with He's initialisation, as GEMNet's do.
+
+The networks of differentiable search are their papers' CIFAR-10 networks without auxiliary tower
+and drop-path: 20 cells, 36 channels. Images above 32 px pass more stem convolutions of stride 2;
+the first reduction cells keep the resolution where fewer than 4 pixels would remain. Within a
+budget they have 20 cells if 8 channels or more fit; else the 8 cells of the papers' search
+networks and, where 4 pixels remain, a stem of stride 2 (twenty cells of 2 channels would be a
+straw man). RandWire is its paper's small regime with Watts-Strogatz graphs of fixed seeds, treated
+as torchvision's networks are.
 """
 
 import copy
@@ -40,7 +51,8 @@ _TORCHVISION = {
     "efficientnet_b0": "efficientnet_b0",
     "regnet_y_400mf": "regnet_y_400mf",
 }
-BASELINES = tuple(_TORCHVISION)
+_SEARCHED = ("darts_v2", "pc_darts", "p_darts")
+BASELINES = (*_TORCHVISION, *_SEARCHED, "randwire")
 """Names that `baseline` knows."""
 
 _LEAST_CHANNELS, _LEAST_SIDE = 4, 4
@@ -71,6 +83,8 @@ def baseline(
     design = _design(name, input_shape, classes)
     if max_params is None and max_macs is None:
         return design.build(design.original)
+    if name in _SEARCHED and not _fits(design, _WORTHWHILE_CHANNELS, max_params, max_macs):
+        design = _Searched(name, input_shape, classes, small=True)
     return design.build(_largest(name, design, max_params, max_macs))
 
 
@@ -118,17 +132,22 @@ def _design(name: str, input_shape: InputShape, classes: int) -> _Design:
         raise UserError(f"unknown baseline {name!r}: use one of {', '.join(BASELINES)}")
     if classes < 2 or min(input_shape) < 1:
         raise UserError(f"no network for {classes} classes and images of shape {input_shape}")
+    if name in _SEARCHED:
+        return _Searched(name, input_shape, classes, small=False)
+    if name == "randwire":
+        return _RandWireDesign(input_shape, classes)
     return _Adapted(name, input_shape, classes)
+
+
+def _fits(design: _Design, size: int, max_params: int | None, max_macs: int | None) -> bool:
+    macs, params = design.count(size)
+    return macs <= (max_macs or math.inf) and params <= (max_params or math.inf)
 
 
 def _largest(name: str, design: _Design, max_params: int | None, max_macs: int | None) -> int:
     """The largest size within the limits, by bisection."""
 
-    def fits(size: int) -> bool:
-        macs, params = design.count(size)
-        return macs <= (max_macs or math.inf) and params <= (max_params or math.inf)
-
-    if not fits(1):
+    if not _fits(design, 1, max_params, max_macs):
         macs, params = design.count(1)
         raise UserError(
             f"{name} does not fit the budget: its narrowest form takes {format_count(macs)} MACs "
@@ -137,7 +156,7 @@ def _largest(name: str, design: _Design, max_params: int | None, max_macs: int |
     low, high = 1, design.largest + 1
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        low, high = (middle, high) if _fits(design, middle, max_params, max_macs) else (low, middle)
     return low
 
 
@@ -197,12 +216,7 @@ class _Adapted:
         copied = dict(zip(self._network.modules(), network.modules(), strict=True))
         for layer in self._layers:
             _resize(copied[layer.module], *self._scaled(layer, size))
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        return network.train()
+        return _initialised(network)
 
     def _scaled(self, layer: _Layer, size: int) -> tuple[int, int]:
         channels_in = layer.channels_in
@@ -234,7 +248,7 @@ class _Adapted:
                 halvings.setdefault(inputs[0].shape[-1], []).append(module)
 
         self._observed(note, (3, 256, 256), (nn.Conv2d, nn.MaxPool2d))
-        kept = int(math.log2(side // _LEAST_SIDE)) if side >= _LEAST_SIDE else 0
+        kept = _halvings_kept(side)
         for resolution in sorted(halvings, reverse=True)[: max(len(halvings) - kept, 0)]:
             for module in halvings[resolution]:
                 module.stride = (1, 1) if isinstance(module, nn.Conv2d) else 1
@@ -298,3 +312,319 @@ def _resize(module: nn.Module, channels_in: int, channels: int) -> None:
         fresh = nn.BatchNorm2d(channels, module.eps, module.momentum)
     # In place, because the layers are found in containers of many kinds.
     module.__dict__.update(fresh.__dict__)
+
+
+def _halvings_kept(side: int) -> int:
+    """How often a side can be halved with at least four pixels left."""
+    return int(math.log2(side // _LEAST_SIDE)) if side >= _LEAST_SIDE else 0
+
+
+def _initialised(network: nn.Module) -> nn.Module:
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    return network.train()
+
+
+def _counted(network: nn.Module, input_shape: InputShape) -> tuple[int, int]:
+    """MACs of convolutions and linear layers in one pass, and params."""
+    macs = 0
+
+    def note(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal macs
+        macs += module.weight.numel() * math.prod(output.shape[2:])
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            module.register_forward_hook(note)
+    network.eval()
+    with torch.inference_mode():
+        network(torch.zeros(1, *input_shape))
+    return macs, sum(weight.numel() for weight in network.parameters())
+
+
+# ------------------------------------------------- networks found by differentiable search
+
+
+_WORTHWHILE_CHANNELS = 8
+_STEM_SIDE = 32
+
+
+@dataclass(frozen=True)
+class _Genotype:
+    """Two operations for each of a cell's four nodes, as `operation input`, in order.
+
+    Inputs 0 and 1 are the outputs of the two cells before, 2 and up the cell's own nodes.
+    """
+
+    normal: str
+    reduce: str
+
+
+_GENOTYPES = {
+    # Liu et al. 2019, second order
+    "darts_v2": _Genotype(
+        "sep3 0, sep3 1, sep3 0, sep3 1, sep3 1, skip 0, skip 0, dil3 2",
+        "max 0, max 1, skip 2, max 1, max 0, skip 2, skip 2, max 1",
+    ),
+    # Xu et al. 2020, searched on CIFAR-10
+    "pc_darts": _Genotype(
+        "sep3 1, skip 0, sep3 0, dil3 1, sep5 0, sep3 1, avg 0, dil3 1",
+        "sep5 1, max 0, sep5 1, sep5 2, sep3 0, sep3 3, sep3 1, sep3 2",
+    ),
+    # Chen et al. 2019, searched on CIFAR-10
+    "p_darts": _Genotype(
+        "skip 0, dil3 1, skip 0, sep3 1, sep3 1, sep3 3, sep3 0, dil5 4",
+        "avg 0, sep5 1, sep3 0, dil5 2, max 0, dil3 1, dil3 1, dil5 3",
+    ),
+}
+
+
+class _Searched:
+    """A DARTS-like network; its size is the channels of a node in the first cells."""
+
+    original = 36
+    largest = 256
+
+    def __init__(self, name: str, input_shape: InputShape, classes: int, small: bool) -> None:
+        self._genotype, self._small = _GENOTYPES[name], small
+        self._input_shape, self._classes = input_shape, classes
+
+    def count(self, size: int) -> tuple[int, int]:
+        with torch.random.fork_rng([]):
+            return _counted(self._network(size), self._input_shape)
+
+    def build(self, size: int) -> nn.Module:
+        return _initialised(self._network(size))
+
+    def _network(self, size: int) -> nn.Module:
+        return _DARTSNetwork(self._genotype, size, self._small, self._input_shape, self._classes)
+
+
+class _DARTSNetwork(nn.Module):
+    def __init__(
+        self,
+        genotype: _Genotype,
+        channels: int,
+        small: bool,
+        input_shape: InputShape,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        side, width, layers = min(input_shape[1:]), 3 * channels, 8 if small else 20
+        stem = [nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
+        halved_stem = small and _halvings_kept(side) > 2
+        while side > _STEM_SIDE or halved_stem:
+            halved_stem = False
+            side = -(-side // 2)
+            stem += [
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, 2, 1, bias=False),
+                nn.BatchNorm2d(width),
+            ]
+        self.stem = nn.Sequential(*stem)
+        self.cells = nn.ModuleList()
+        before, last, halved_before = width, width, False
+        skipped = max(2 - _halvings_kept(side), 0)
+        for layer in range(layers):
+            reduction = layer in (layers // 3, 2 * layers // 3)
+            halved = reduction and (layer == 2 * layers // 3 or skipped == 0) and skipped < 2
+            channels *= 2 if reduction else 1
+            description = genotype.reduce if reduction else genotype.normal
+            self.cells.append(
+                _DARTSCell(description, before, last, channels, halved, halved_before)
+            )
+            before, last, halved_before = last, 4 * channels, halved
+        self.classifier = nn.Linear(last, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        before = last = self.stem(x)
+        for cell in self.cells:
+            before, last = last, cell(before, last)
+        out: Tensor = self.classifier(nn.functional.adaptive_avg_pool2d(last, 1).flatten(1))
+        return out
+
+
+class _DARTSCell(nn.Module):
+    def __init__(
+        self,
+        description: str,
+        channels_before: int,
+        channels_last: int,
+        channels: int,
+        halved: bool,
+        halved_before: bool,
+    ) -> None:
+        super().__init__()
+        self.before = (
+            _Halving(channels_before, channels)
+            if halved_before
+            else _relu_convolution(channels_before, channels)
+        )
+        self.last = _relu_convolution(channels_last, channels)
+        self.operations = nn.ModuleList()
+        self._reads = []
+        for part in description.split(", "):
+            name, source = part.split()
+            self._reads.append(int(source))
+            stride = 2 if halved and int(source) < 2 else 1
+            self.operations.append(_darts_operation(name, channels, stride))
+
+    def forward(self, before: Tensor, last: Tensor) -> Tensor:
+        states = [self.before(before), self.last(last)]
+        parts = [
+            (operation, source)
+            for operation, source in zip(self.operations, self._reads, strict=True)
+        ]
+        for first, second in zip(parts[::2], parts[1::2], strict=True):
+            states.append(first[0](states[first[1]]) + second[0](states[second[1]]))
+        return torch.cat(states[2:], 1)
+
+
+def _relu_convolution(channels_in: int, channels: int) -> nn.Module:
+    return nn.Sequential(
+        nn.ReLU(), nn.Conv2d(channels_in, channels, 1, bias=False), nn.BatchNorm2d(channels)
+    )
+
+
+class _Halving(nn.Module):
+    """Halves the resolution with two 1x1 convolutions, one of them shifted by a pixel."""
+
+    def __init__(self, channels_in: int, channels: int) -> None:
+        super().__init__()
+        self.even = nn.Conv2d(channels_in, channels // 2, 1, 2, bias=False)
+        self.odd = nn.Conv2d(channels_in, channels - channels // 2, 1, 2, bias=False)
+        self.norm = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.relu(x)
+        shifted = nn.functional.pad(x, (0, 1, 0, 1))[:, :, 1:, 1:]
+        out: Tensor = self.norm(torch.cat([self.even(x), self.odd(shifted)], 1))
+        return out
+
+
+def _darts_operation(name: str, channels: int, stride: int) -> nn.Module:
+    if name == "skip":
+        return nn.Identity() if stride == 1 else _Halving(channels, channels)
+    if name == "max":
+        return nn.MaxPool2d(3, stride, 1)
+    if name == "avg":
+        return nn.AvgPool2d(3, stride, 1, count_include_pad=False)
+    kind, size = name[:3], int(name[3:])
+    layers: list[nn.Module] = []
+    dilation = 2 if kind == "dil" else 1
+    for repeat in range(1 if kind == "dil" else 2):
+        layers += [
+            nn.ReLU(),
+            nn.Conv2d(
+                channels,
+                channels,
+                size,
+                stride if repeat == 0 else 1,
+                dilation * (size - 1) // 2,
+                dilation,
+                groups=channels,
+                bias=False,
+            ),
+            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.BatchNorm2d(channels),
+        ]
+    return nn.Sequential(*layers)
+
+
+# ---------------------------------------------------------------------------------- RandWire
+
+
+class _RandWireDesign:
+    """RandWire-WS(4, 0.75), small regime (Xie et al. 2019); its size is half of C."""
+
+    original = 39
+    largest = 256
+
+    def __init__(self, input_shape: InputShape, classes: int) -> None:
+        self._input_shape, self._classes = input_shape, classes
+
+    def count(self, size: int) -> tuple[int, int]:
+        with torch.random.fork_rng([]):
+            return _counted(self._network(size), self._input_shape)
+
+    def build(self, size: int) -> nn.Module:
+        return _initialised(self._network(size))
+
+    def _network(self, size: int) -> nn.Module:
+        return _RandWire(2 * size, self._input_shape, self._classes)
+
+
+class _RandWire(nn.Module):
+    def __init__(self, channels: int, input_shape: InputShape, classes: int) -> None:
+        super().__init__()
+        kept = _halvings_kept(min(input_shape[1:]))
+        strides = [2 if place >= 5 - kept else 1 for place in range(5)]
+        half, head = channels // 2, max(_LEAST_CHANNELS, round(1280 * channels / 78))
+        self.stem = nn.Sequential(
+            nn.Conv2d(input_shape[0], half, 3, strides[0], 1, bias=False),
+            nn.BatchNorm2d(half),
+            nn.ReLU(),
+            nn.Conv2d(half, channels, 3, strides[1], 1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        widths = [channels, channels, 2 * channels, 4 * channels]
+        self.stages = nn.Sequential(
+            *(
+                _RandomStage(widths[stage], widths[stage + 1], strides[2 + stage], seed=stage)
+                for stage in range(3)
+            )
+        )
+        self.head = nn.Sequential(
+            nn.ReLU(), nn.Conv2d(4 * channels, head, 1, bias=False), nn.BatchNorm2d(head), nn.ReLU()
+        )
+        self.classifier = nn.Linear(head, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.head(self.stages(self.stem(x)))
+        out: Tensor = self.classifier(nn.functional.adaptive_avg_pool2d(x, 1).flatten(1))
+        return out
+
+
+class _RandomStage(nn.Module):
+    """32 nodes wired at random: weighted sum - ReLU - separable 3x3 convolution - batch norm."""
+
+    def __init__(self, channels_in: int, channels: int, stride: int, seed: int) -> None:
+        super().__init__()
+        import networkx
+
+        graph = networkx.connected_watts_strogatz_graph(32, 4, 0.75, seed=seed)
+        self._reads = [sorted(other for other in graph[node] if other < node) for node in range(32)]
+        read = {source for sources in self._reads for source in sources}
+        self._leaves = [node for node in range(32) if node not in read]
+        self.weights = nn.ParameterList(
+            [nn.Parameter(torch.zeros(len(sources))) for sources in self._reads if len(sources) > 1]
+        )
+        self.nodes = nn.ModuleList()
+        for sources in self._reads:
+            width = channels if sources else channels_in
+            self.nodes.append(
+                nn.Sequential(
+                    nn.Conv2d(
+                        width, width, 3, 1 if sources else stride, 1, groups=width, bias=False
+                    ),
+                    nn.Conv2d(width, channels, 1, bias=False),
+                    nn.BatchNorm2d(channels),
+                )
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs: list[Tensor] = []
+        weights = iter(self.weights)
+        for node, sources in zip(self.nodes, self._reads, strict=True):
+            if len(sources) > 1:
+                share = torch.sigmoid(next(weights))
+                joined = torch.stack(
+                    [outputs[source] * share[place] for place, source in enumerate(sources)]
+                ).sum(0)
+            else:
+                joined = outputs[sources[0]] if sources else x
+            outputs.append(node(nn.functional.relu(joined)))
+        return torch.stack([outputs[leaf] for leaf in self._leaves]).mean(0)

@@ -20,6 +20,11 @@ PUBLISHED = {  # torchvision's model pages: parameters, and G(MACs) to two or th
     "efficientnet_b0": (5_288_548, 0.386),
     "regnet_y_400mf": (4_344_144, 0.402),
 }
+SEARCHED = {  # the papers' CIFAR-10 tables: params to two digits; MACs as their code counts them
+    "darts_v2": (3.3e6, None),
+    "p_darts": (3.4e6, 532e6),
+    "pc_darts": (3.6e6, 558e6),
+}
 SMALL = ((1, 8, 8), (3, 32, 32), (3, 28, 30))
 
 
@@ -44,6 +49,29 @@ def test_at_224_pixels_they_have_their_published_size(name: str) -> None:
     macs, counted = count_with_fvcore(network, IMAGENET)
     assert counted == sum(weight.numel() for weight in network.parameters()) == params
     assert macs / 1e9 == pytest.approx(giga_macs, abs=0.0006)
+
+
+@pytest.mark.parametrize("name", SEARCHED)
+def test_networks_of_differentiable_search_have_their_published_size(name: str) -> None:
+    params, macs = SEARCHED[name]
+    found = count_with_fvcore(baseline(name, (3, 32, 32), 10), (3, 32, 32))
+    assert found[1] == pytest.approx(params, abs=0.05e6)
+    assert macs is None or found[0] == pytest.approx(macs, rel=0.005)
+
+
+def test_randwire_has_its_published_size() -> None:
+    macs, params = count_with_fvcore(baseline("randwire", IMAGENET, 1000), IMAGENET)
+    assert params == pytest.approx(5.6e6, abs=0.1e6)  # the paper: 5.6 +- 0.1 M, 583 +- 6.2 M
+    assert macs == pytest.approx(583e6, abs=6.2e6)
+
+
+@pytest.mark.parametrize("name", [*SEARCHED, "randwire"])
+def test_larger_networks_fit_a_budget_too(name: str) -> None:
+    for shape, budget in (((1, 8, 8), 3_000_000), ((3, 32, 32), 3_000_000), ((3, 40, 35), 4e7)):
+        network = baseline(name, shape, 7, max_macs=int(budget))
+        macs, _ = count_with_fvcore(network, shape)
+        assert 0.7 * budget < macs <= budget
+        assert network.train()(torch.rand(3, *shape)).shape == (3, 7)
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
