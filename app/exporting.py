@@ -71,6 +71,8 @@ def export(
             path = entry["onnx"]
             if entry["accuracy"] is not None and not (path and (opened.path / path).is_file()):
                 entries.append((baseline_job(opened, entry), entry))
+        for job, _ in entries:
+            job.check_weights()
         if entries:
             console.print(
                 f"exporting {tables.number(len(entries), 'network')}: about 10 seconds each"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from gemkit.architecture import Architecture, Skeleton
 from gemkit.cell import Cell
 from gemkit.data import Dataset
+from gemkit.errors import UserError
 from gemkit.store import Run
 
 if TYPE_CHECKING:
@@ -36,6 +37,15 @@ class Job:
     def weights(self) -> Path:
         """The file of the trained weights."""
         return self.folder / "weights.safetensors"
+
+    def check_weights(self) -> None:
+        """Make sure that there are weights.
+
+        Raises:
+            UserError: there are none.
+        """
+        if not self.weights.is_file():
+            raise UserError(f"there is no weights file {self.weights}")
 
     def build(self, dataset: Dataset) -> "nn.Module":
         """The untrained network, initialised from the job's seed."""
@@ -73,15 +83,13 @@ def restored(job: Job, dataset: Dataset) -> "nn.Module":
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    from gemkit.errors import UserError
     from gemkit.network import GEMNet, load_weights
 
     network = job.build(dataset)
     if isinstance(network, GEMNet):
         load_weights(network, job.weights)
         return network
-    if not job.weights.is_file():
-        raise UserError(f"there is no weights file {job.weights}")
+    job.check_weights()
     try:
         found = load_file(job.weights)
     except SafetensorError:

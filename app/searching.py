@@ -139,20 +139,22 @@ def search(
         "threads": threads_per_worker(many.count) if not dask else 1,
         "time_limit": time_limit,
     }
-    console.print(
-        f"data: {dataset.name}, {len(dataset.y_train):,} training and {len(dataset.y_test):,} "
-        f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
-        f"{dataset.classes} classes"
-    )
-    console.print(
-        f"budget: {budget.describe()}"
-        + ("" if budget == given else " (what gemkit aims for at this size of image)")
-    )
     with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
+        console.print(
+            f"data: {dataset.name}, {len(dataset.y_train):,} training and {len(dataset.y_test):,} "
+            f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
+            f"{dataset.classes} classes"
+        )
+        console.print(
+            f"budget: {budget.describe()}"
+            + ("" if budget == given else " (what gemkit aims for at this size of image)")
+        )
         opened.set_setting("skeleton", skeleton.to_json())
         opened.set_setting("data", _about(dataset))
         _note_command(opened, command)
-        if not (path / "encoder.safetensors").is_file():
+        if (path / "encoder.safetensors").is_file():  # a run goes on with the encoder it began with
+            graph_encoder = encoders.load_encoder(path / "encoder.safetensors")
+        else:
             encoders.save_encoder(graph_encoder, path / "encoder.safetensors")
         space = CellSpace(
             skeleton,

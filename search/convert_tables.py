@@ -54,9 +54,7 @@ def parse_cell(text: str) -> list[int]:
     return codes
 
 
-def on_edges(
-    cells: Sequence[str], metrics: Mapping[str, ArrayLike]
-) -> dict[str, NDArray[Any]]:
+def on_edges(cells: Sequence[str], metrics: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
     """The layout with operations on edges from cell strings and metrics."""
     arrays: dict[str, NDArray[Any]] = {
         "ops": np.array([parse_cell(cell) for cell in cells], dtype=np.uint8),

@@ -51,9 +51,10 @@ def test_imports_point_downwards_only(path: Path) -> None:
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_loads_pickles(path: Path) -> None:
-    """`torch.load` stands in the table converter alone, with `weights_only=True`."""
+    """Tables published as pickles are opened by their converter alone: `torch.load` with
+    `weights_only=True`, and an unpickler that refuses every name."""
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import | ast.ImportFrom):
+        if isinstance(node, ast.Import | ast.ImportFrom) and path.name != "convert_tables.py":
             names = [alias.name for alias in node.names]
             module = node.module if isinstance(node, ast.ImportFrom) else None
             assert not {"pickle", "dill", "joblib"} & {module, *names}, f"{path}:{node.lineno}"

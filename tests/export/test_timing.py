@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from gemkit.export import timing
 from onnx import TensorProto, helper
+
+from gemkit.export import timing
 
 
 def model(

@@ -1,10 +1,10 @@
 """Budgets: spellings, what is printed back, what is refused."""
 
 import pytest
-from gemkit.architecture import skeleton_for
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gemkit.architecture import skeleton_for
 from gemkit.budget import (
     Budget,
     check_feasible,
