@@ -24,7 +24,7 @@ Direction = Literal["successors", "predecessors", "both"]
 
 Labels = NDArray[np.int32]
 
-_CHUNK = 1024
+_CHUNK = 256
 _ATTEMPTS = 16
 _COMMON = 0.02
 
@@ -147,8 +147,8 @@ def _agree(
     for side in ("successors", "predecessors"):
         if direction in (side, "both"):
             expected = _neighbours(labels, adjacency, side, first[shared])
-            for start in range(0, len(nodes), _CHUNK * 32):
-                part = nodes[start : start + _CHUNK * 32]
+            for start in range(0, len(nodes), _CHUNK * 128):
+                part = nodes[start : start + _CHUNK * 128]
                 around = _neighbours(labels, adjacency, side, part)
                 if not np.array_equal(around, expected[numbers[flat[part]]]):
                     return False
@@ -226,9 +226,16 @@ def gram(
     graphs = np.bincount(counts.indices, minlength=counts.shape[1])
     often = graphs > _COMMON * len(features)
     common, rare = np.flatnonzero(often), np.flatnonzero(~often)
-    total = (weighted[:, rare] @ counts[:, rare].T).toarray()
-    total += weighted[:, common].toarray() @ counts[:, common].toarray().T
-    found: NDArray[np.float64] = total.astype(np.float64, copy=False)
+    left, right = weighted[:, common].toarray(), counts[:, common].toarray().T
+    rare_left, rare_right = weighted[:, rare], counts[:, rare].T.tocsr()
+    found = np.empty((len(features), len(features)))
+    # Blocks of rows that stay in the cache, from the diagonal on: the matrix is symmetric.
+    for start in range(0, len(features), _CHUNK):
+        part = slice(start, start + _CHUNK)
+        block = (rare_left[part] @ rare_right[:, start:]).toarray()
+        block += left[part] @ right[:, start:]
+        found[part, start:] = block
+        found[start:, part] = block.T
     np.fill_diagonal(found, own)
     if normalise:
         found /= np.sqrt(own[:, None] * own)
