@@ -18,6 +18,7 @@ from . import tables
 from .jobs import (
     Job,
     baseline_job,
+    data_of,
     model_job,
     open_run,
     put,
@@ -61,7 +62,7 @@ def export(
     console = console or default_console()
     with open_run(run) as opened:
         models = _chosen_models(opened, ids)
-        dataset = load(opened.config["data"])
+        dataset = load(data_of(opened))
         entries = [
             (model_job(opened, model), model)
             for model in models

@@ -130,3 +130,20 @@ def architecture_of(run: Run, model: Mapping[str, Any]) -> Architecture:
 def model_job(run: Run, model: Mapping[str, Any]) -> Job:
     folder = run.path / "models" / model["id"]
     return Job(model["id"], architecture_of(run, model), {}, model["seed"], folder)
+
+
+def about(dataset: Dataset) -> dict[str, Any]:
+    """What a run remembers of its data."""
+    return {
+        "name": dataset.name,
+        "note": dataset.note,
+        "train": len(dataset.y_train),
+        "test": len(dataset.y_test),
+        "input_shape": list(dataset.input_shape),
+        "class_names": list(dataset.class_names),
+    }
+
+
+def data_of(run: Run) -> str:
+    """The data that the run's final networks are trained on: the search's, or what `train` got."""
+    return str(run.setting("final_data", run.config["data"]))

@@ -15,6 +15,7 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
+from .jobs import about
 from .progress import bar, default_console
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def search(
             + ("" if budget == given else " (what gemkit aims for at this size of image)")
         )
         opened.set_setting("skeleton", skeleton.to_json())
-        opened.set_setting("data", _about(dataset))
+        opened.set_setting("data", about(dataset))
         _note_command(opened, command)
         if (path / "encoder.safetensors").is_file():  # a run goes on with the encoder it began with
             graph_encoder = encoders.load_encoder(path / "encoder.safetensors")
@@ -200,18 +201,6 @@ def _check_device(device: str) -> None:
 
 _CHANGEABLE = ("workers", "dask", "threads", "time_limit", "trials")
 """What may differ when a search is resumed: it decides nothing about the trials made so far."""
-
-
-def _about(dataset: Dataset) -> dict[str, Any]:
-    """What a run remembers of its data."""
-    return {
-        "name": dataset.name,
-        "note": dataset.note,
-        "train": len(dataset.y_train),
-        "test": len(dataset.y_test),
-        "input_shape": list(dataset.input_shape),
-        "class_names": list(dataset.class_names),
-    }
 
 
 def _note_command(run: Run, command: str | None) -> None:

@@ -21,8 +21,10 @@ from . import tables
 from .final import Outcome, train_all
 from .jobs import (
     Job,
+    about,
     architecture_of,
     baseline_job,
+    data_of,
     open_run,
     put,
     skeleton_of,
@@ -105,7 +107,7 @@ def train(
 
     console = console or default_console()
     with open_run(run) as opened:
-        spec = data or opened.config["data"]
+        spec = data or data_of(opened)
         dataset = load(spec)
         skeleton = skeleton_of(opened)
         if (dataset.input_shape, dataset.classes) != (skeleton.input_shape, skeleton.classes):
@@ -116,6 +118,9 @@ def train(
         chosen = _chosen_trials(opened, ids)
         schedule = RECIPES[recipe] if epochs is None else RECIPES[recipe].with_epochs(epochs)
         wanted = len(ids) or min(top, len(chosen))
+        if data is not None:
+            opened.set_setting("final_data", spec)
+            opened.set_setting("data", about(dataset))
         opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
         _train_models(opened, spec, dataset, chosen, wanted, schedule, device, workers, console)
         _keep_examples(opened.path, dataset)
