@@ -185,7 +185,7 @@ def export_onnx(
         if tensor.is_floating_point() and not torch.isfinite(tensor).all():
             raise UserError(f"the network's weights are no numbers ({name}): train it again")
     info = ModelInfo(
-        tuple(input_shape),
+        (input_shape[0], input_shape[1], input_shape[2]),
         tuple(class_names),
         tuple(map(float, mean)),
         tuple(map(float, std)),

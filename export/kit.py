@@ -120,7 +120,7 @@ def read_measurements(
     if manifest.get("id") != timing.manifest_id(manifest):
         raise UserError(f"{path} does not match its own manifest, which was changed")
     entries = _entries(manifest, path)
-    found: dict[str, tuple[float, float]] = {}
+    found: dict[str, tuple[float, ...]] = {}
     for row in rows:
         name = row.get("file") if isinstance(row, dict) else None
         entry = entries.get(str(name))
@@ -131,10 +131,10 @@ def read_measurements(
         if name in found:
             raise UserError(f"{path} holds {name!r} twice: was it joined from several files?")
         latency = row.get("latency_ms")
-        times = row.get("calm_ms"), latency.get("p50") if isinstance(latency, dict) else None
-        if not all(isinstance(time, int | float) and time > 0 for time in times):
-            raise UserError(f"{path}: the latency of {name} is no positive number")
-        found[str(name)] = times
+        p50 = latency.get("p50") if isinstance(latency, dict) else None
+        found[str(name)] = tuple(
+            _positive(time, f"{path}: the latency of {name}") for time in (row.get("calm_ms"), p50)
+        )
     if len(found) < len(entries):
         raise UserError(
             f"{path} holds {len(found)} of the kit's {len(entries)} networks: start measure.py "
@@ -150,6 +150,12 @@ def read_measurements(
         for name, time in zip(found, times.tolist(), strict=True)
     ]
     return skeleton, measured, device
+
+
+def _positive(value: Any, what: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+        raise UserError(f"{what} is no positive number")
+    return float(value)
 
 
 def _entries(manifest: Mapping[str, Any], path: Path | str) -> dict[str, Mapping[str, Any]]:

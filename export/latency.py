@@ -83,7 +83,8 @@ class _Counts:
         inner = degree - outer
 
         def total(values: NDArray[Any]) -> FloatArray:
-            return values.sum(axis=1).astype(np.float64)
+            summed: FloatArray = values.sum(axis=1).astype(np.float64)
+            return summed
 
         return cls(
             nodes=total(present),
@@ -420,7 +421,7 @@ def measure_here(
             middle += [one.result()["latency_ms"]["p50"] for one in timed]
             if progress is not None:
                 progress(min(1.0, (start + _GROUP) / len(architectures)))
-    return levelled(calm, middle).tolist()
+    return [float(time) for time in levelled(calm, middle)]
 
 
 def levelled(calm: ArrayLike, p50: ArrayLike) -> FloatArray:
