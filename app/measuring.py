@@ -43,6 +43,7 @@ def bench(
     Raises:
         UserError: something cannot be measured.
     """
+    from gemkit.export import timing
     from gemkit.export.benchmark import benchmark
 
     from . import report
@@ -51,6 +52,11 @@ def bench(
     runs = [item for item in what if isinstance(item, Run) or Path(item).is_dir()]
     if runs and len(what) > 1:
         raise UserError("give one run alone, or ONNX files and names of networks without a run")
+    for name in provider:
+        try:
+            timing.provider_name(name)
+        except timing.MeasureError as error:
+            raise UserError(str(error)) from None
     options: dict[str, Any] = {"threads": threads, "batches": batch, "providers": provider}
     if not runs:
         models = [str(item) for item in what]

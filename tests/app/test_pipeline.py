@@ -29,10 +29,25 @@ SMALL: dict[str, Any] = {"nodes": 5, "trials": 4, "epochs": 1, "workers": 1, "se
 
 
 @pytest.fixture(scope="module")
-def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A quarter of the digits, as a file of one's own."""
+    digits = load("digits")
+    path = tmp_path_factory.mktemp("data") / "some.npz"
+    np.savez(
+        path,
+        x_train=digits.x_train[:360],
+        y_train=digits.y_train[:360],
+        x_test=digits.x_test[:90],
+        y_test=digits.y_test[:90],
+    )
+    return f"npz:{path}"
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
     """One small run for all tests of this file; they must not change it."""
     path = tmp_path_factory.mktemp("runs") / "small"
-    pipeline.run("digits", BUDGET, out=path, top=1, command="gemkit run ...", **SMALL).close()
+    pipeline.run(data, BUDGET, out=path, top=1, command="gemkit run ...", **SMALL).close()
     return path
 
 
@@ -56,21 +71,21 @@ def test_every_model_fits_the_budget_by_independent_counts(run_folder: Path) -> 
         assert not any(node.op_type == "BatchNormalization" for node in file.graph.node)
 
 
-def test_the_onnx_file_classifies_as_its_model_says(run_folder: Path) -> None:
-    data = load("digits")
+def test_the_onnx_file_classifies_as_its_model_says(run_folder: Path, data: str) -> None:
+    images = load(data)
     for model in _content(run_folder)["models"]:
         assert model["parity_max_abs"] <= 1e-4
         session = onnxruntime.InferenceSession(
             str(run_folder / model["onnx"]), providers=["CPUExecutionProvider"]
         )
         name = session.get_inputs()[0].name
-        mean, std = np.float32(data.mean), np.float32(data.std)
-        inputs = ((data.x_test / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+        mean, std = np.float32(images.mean), np.float32(images.std)
+        inputs = ((images.x_test / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
         inputs = inputs.astype(np.float32)
         for batch in (1, 3):
             assert session.run(None, {name: inputs[:batch]})[0].shape == (batch, 10)
         predicted = session.run(None, {name: inputs})[0].argmax(axis=1)
-        assert float((predicted == data.y_test).mean()) == pytest.approx(model["accuracy"])
+        assert float((predicted == images.y_test).mean()) == pytest.approx(model["accuracy"])
 
 
 def test_a_baseline_of_about_the_size_stands_beside(run_folder: Path) -> None:
@@ -120,10 +135,10 @@ def test_the_html_report_needs_no_other_file(run_folder: Path) -> None:
 
 
 def test_a_finished_run_resumes_without_doing_anything(
-    run_folder: Path, capsys: pytest.CaptureFixture[str]
+    run_folder: Path, data: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = _content(run_folder)
-    words = "run --data digits --max-macs 200k --max-params 10k --max-memory 60kB --nodes 5"
+    words = f"run --data {data} --max-macs 200k --max-params 10k --max-memory 60kB --nodes 5"
     words += f" --trials 4 --epochs 1 --workers 1 --seed 3 --top 1 --resume --out {run_folder}"
     with pytest.raises(SystemExit) as ended:
         cli.main([*words.split(), "--json"])
@@ -136,8 +151,8 @@ def test_a_finished_run_resumes_without_doing_anything(
             assert new[name] == old[name]
 
 
-def test_the_same_seed_makes_the_same_trials(run_folder: Path, tmp_path: Path) -> None:
-    again = pipeline.search("digits", BUDGET, out=tmp_path / "again", **SMALL)
+def test_the_same_seed_makes_the_same_trials(run_folder: Path, data: str, tmp_path: Path) -> None:
+    again = pipeline.search(data, BUDGET, out=tmp_path / "again", **SMALL)
     with again, Run.open(run_folder) as first:
         for new, old in zip(again.trials(), first.trials(), strict=True):
             assert (new.key, new.width, new.accuracy, new.seed) == (
