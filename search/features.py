@@ -154,7 +154,7 @@ def paths(graphs: Graphs, live: NDArray[np.bool_], roles: Roles) -> Occurrences:
     number of paths grows exponentially with the nodes: for at most PATHS_UP_TO places.
     """
     labels, adjacency = graphs.labels.astype(np.int64), graphs.adjacency
-    sinks = ~adjacency.any(axis=2)
+    sinks: NDArray[np.bool_] = np.logical_not(adjacency.any(axis=2))
     wire: NDArray[np.bool_] = np.isin(labels, list(roles.wires)).reshape(labels.shape)
     found: list[tuple[IntArray, IntArray]] = []
 
