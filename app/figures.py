@@ -189,18 +189,29 @@ def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, floa
     return placed.width + 0.8, placed.height + 0.7
 
 
-def _cell_legend() -> list[Line2D]:
+def _add_cell_legend(figure: Figure) -> None:
     def mark(label: str, colour: str, marker: str, **more: Any) -> Line2D:
         return Line2D(
             [], [], linestyle="none", marker=marker, color=colour, markersize=9, label=label, **more
         )
 
-    return [
+    handles = [
         mark(LABELS["conv1x1"], COLOURS["conv1x1"], "s", markeredgecolor="white"),
         mark(LABELS["sep3x3"], COLOURS["sep3x3"], "o", markeredgecolor="white"),
         mark("leaf: feeds the output", "white", "o", markeredgecolor=INK, markeredgewidth=1.4),
         Line2D([], [], color=MUTED, linestyle=(0, (4, 3)), lw=1.2, label="cell input, projected"),
     ]
+    figure.legend(
+        handles=handles,
+        loc="lower center",
+        ncol=4,
+        frameon=False,
+        fontsize=9,
+        labelcolor=INK,
+        handletextpad=0.4,
+        columnspacing=1.6,
+        borderaxespad=0.1,
+    )
 
 
 def cell_figure(cell: Cell, title: str = "", subtitle: str = "") -> Figure:
@@ -236,17 +247,7 @@ def cell_figure(cell: Cell, title: str = "", subtitle: str = "") -> Figure:
         )
     if subtitle:
         figure.text(0.16 / width, 1 - 0.39 / height, subtitle, fontsize=9.5, color=MUTED, va="top")
-    figure.legend(
-        handles=_cell_legend(),
-        loc="lower center",
-        ncol=4,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handletextpad=0.4,
-        columnspacing=1.6,
-        borderaxespad=0.1,
-    )
+    _add_cell_legend(figure)
     return figure
 
 
@@ -274,17 +275,7 @@ def best_cells_figure(cells: Sequence[tuple[Cell, str]]) -> Figure:
         )
         draw_cell(axes, cell)
         top -= taken
-    figure.legend(
-        handles=_cell_legend(),
-        loc="lower center",
-        ncol=4,
-        frameon=False,
-        fontsize=9,
-        labelcolor=INK,
-        handletextpad=0.4,
-        columnspacing=1.6,
-        borderaxespad=0.1,
-    )
+    _add_cell_legend(figure)
     return figure
 
 

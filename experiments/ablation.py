@@ -21,6 +21,7 @@ from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search import ablation, tables
 from gemkit.search.predictor import STRUCTURE, GraphPredictor
+from gemkit.search.strategies import STRATEGIES
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results"
@@ -110,15 +111,7 @@ def strategies(data: Path, workers: int, runs: Path) -> dict[str, Any]:
             "ep200_cifar10_val",
             queries=100,
             seeds=5,
-            strategies=(
-                "random",
-                "evolution",
-                "evolution+embedding",
-                "local",
-                "local+embedding",
-                "bo",
-                "bo+embedding",
-            ),
+            strategies=tuple(name for name in STRATEGIES if name != "nasgem"),
             samples=(50, 100),
             correlation_seeds=5,
             workers=workers,
