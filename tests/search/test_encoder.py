@@ -86,7 +86,7 @@ def test_the_shipped_encoder_follows_its_target_and_an_untrained_one_less(
             for vectors in (trained, untrained)
         )
         assert ours > goal
-        assert 1 - ours < 0.75 * (1 - other)
+        assert ours > other + 0.05
 
 
 def test_training_teaches_any_vocabulary(seed: int, tmp_path: Path) -> None:
