@@ -4,253 +4,34 @@ Only options are read here; the work is done by `pipeline`, `show` and `page`, w
 inside the commands so that `gemkit --help` answers at once.
 """
 
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from gemkit import __version__
-from gemkit.budget import PRECISIONS, Budget, parse_bytes, parse_count, parse_latency_ms
+from gemkit.budget import Budget
 from gemkit.errors import UserError
+
+from .options import (
+    FILE,
+    FOLDER,
+    NUMBER_LIST,
+    PRECISION_LIST,
+    PROVIDER_LIST,
+    STRATEGY_LIST,
+    device_option,
+    final_options,
+    json_option,
+    search_options,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-    _ParamType = click.ParamType[Any]
-else:
-    _ParamType = click.ParamType  # generic since click 8.5 only
-
-Command = TypeVar("Command", bound=Callable[..., Any])
-
-STRATEGIES = (
-    "nasgem",
-    "random",
-    "evolution",
-    "evolution+embedding",
-    "local",
-    "local+embedding",
-    "bo",
-    "bo+embedding",
-)
-RECIPES = ("proxy", "standard", "full")
-DEVICES = ("auto", "cpu", "cuda")
-_DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(s|m|min|h)\s*", re.IGNORECASE)
-_SECONDS = {"s": 1, "m": 60, "min": 60, "h": 3600}
-
-
-class _Parsed(_ParamType):
-    """An option whose text a function reads; the function's sentence is the error."""
-
-    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
-        self.name = name
-        self.parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        try:
-            return self.parse(value)
-        except UserError as error:
-            option = param.opts[0] if param and param.opts else self.name
-            raise UserError(f"{option}: {error}") from None
-
-
-def parse_duration(text: str) -> float:
-    """Read a time limit into seconds: `30m`, `90s`, `1.5h`.
-
-    Raises:
-        UserError: the text is no duration or has no unit.
-    """
-    match = _DURATION.fullmatch(text)
-    seconds = float(match.group(1)) * _SECONDS[match.group(2).lower()] if match else 0.0
-    if seconds <= 0:
-        raise UserError(f"{text!r} is no time: write it like 90s, 30m or 2h (the unit is needed)")
-    return seconds
-
-
-def _list_of(parse: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any, ...]]:
-    def read(text: str) -> tuple[Any, ...]:
-        parts = [part.strip() for part in text.split(",")]
-        if not all(parts):
-            raise UserError(f"{text!r} is no list of {what}: separate them by single commas")
-        return tuple(dict.fromkeys(parse(part) for part in parts))
-
-    return read
-
-
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= 1_000_000:
-        raise UserError(f"{text!r} must be a whole number of at least 1")
-    return value
-
-
-def _one_of(names: Sequence[str]) -> Callable[[str], str]:
-    def read(text: str) -> str:
-        if text.lower() not in names:
-            raise UserError(f"{text!r} is none of {', '.join(names)}")
-        return text.lower()
-
-    return read
-
-
-COUNT = _Parsed("COUNT", parse_count)
-LATENCY = _Parsed("TIME", parse_latency_ms)
-BYTES = _Parsed("SIZE", parse_bytes)
-DURATION = _Parsed("TIME", parse_duration)
-PRECISION_LIST = _Parsed("LIST", _list_of(_one_of(tuple(PRECISIONS)), "precisions"))
-NUMBER_LIST = _Parsed("LIST", _list_of(_positive, "numbers"))
-PROVIDER_LIST = _Parsed("LIST", _list_of(str, "providers"))
-FOLDER = click.Path(path_type=Path, file_okay=False)
-FILE = click.Path(path_type=Path, dir_okay=False)
-
-
-def _options(*options: Callable[[Command], Command]) -> Callable[[Command], Command]:
-    def add(command: Command) -> Command:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return add
-
-
-json_option = click.option(
-    "--json",
-    "json_file",
-    is_flag=False,
-    flag_value="-",
-    metavar="[FILE]",
-    help="Write the result as JSON to FILE; without FILE (give it last) to standard output, "
-    "with progress on standard error.",
-)
-data_option = click.option(
-    "--data",
-    default="digits",
-    show_default=True,
-    help="digits, cifar10, cifar100, imagefolder:PATH[@PIXELS] or npz:FILE.",
-)
-seed_option = click.option(
-    "--seed",
-    type=click.IntRange(0, 2**31 - 1),
-    default=0,
-    show_default=True,
-    help="Everything random derives from it.",
-)
-device_option = click.option(
-    "--device",
-    type=click.Choice(DEVICES),
-    default="auto",
-    show_default=True,
-    help="Where networks are trained.",
-)
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(1, 1024),
-    help="Processes that train at the same time.  [default: one per core]",
-)
-resume_option = click.option(
-    "--resume", is_flag=True, help="Continue what is in --out; begin where there is nothing."
-)
-
-budget_options = _options(
-    click.option("--max-macs", type=COUNT, help="At most so many MACs, e.g. 40M."),
-    click.option("--max-params", type=COUNT, help="At most so many parameters, e.g. 500k."),
-    click.option(
-        "--max-latency",
-        type=LATENCY,
-        help="At most so long for one image, e.g. 2ms: the median on this machine (onnxruntime, "
-        "CPU, one thread).",
-    ),
-    click.option(
-        "--max-memory", type=BYTES, help="At most so much memory for activations, e.g. 256kB."
-    ),
-    click.option(
-        "--precision",
-        type=click.Choice(tuple(PRECISIONS)),
-        default="fp32",
-        show_default=True,
-        help="Element type that memory and latency budgets refer to.",
-    ),
-)
-search_options = _options(
-    data_option,
-    budget_options,
-    click.option(
-        "--nodes",
-        type=click.IntRange(1, 30),
-        default=30,
-        show_default=True,
-        help="Nodes of the complete graph whose sub-graphs are searched.",
-    ),
-    click.option(
-        "--aggregation",
-        type=click.Choice(("concat", "sum")),
-        default="concat",
-        show_default=True,
-        help="How a node joins several inputs.",
-    ),
-    click.option(
-        "--trials",
-        type=click.IntRange(1, 1_000_000),
-        help="Networks trained on the proxy task.  [default: 16]",
-    ),
-    click.option(
-        "--time",
-        "time_limit",
-        type=DURATION,
-        help="Start no new trial after so long, e.g. 30m.  [default: no limit]",
-    ),
-    workers_option,
-    click.option(
-        "--dask",
-        metavar="ADDRESS",
-        help="Scheduler of a Dask cluster that runs the trials, e.g. tcp://host:8786.",
-    ),
-    click.option(
-        "--strategy",
-        type=click.Choice(STRATEGIES),
-        default="nasgem",
-        show_default=True,
-        help="What decides which networks are trained next.",
-    ),
-    click.option(
-        "--encoder",
-        type=FILE,
-        help="A trained graph encoder (safetensors).  [default: the one that comes with gemkit]",
-    ),
-    click.option(
-        "--epochs",
-        type=click.IntRange(1, 100_000),
-        help="Epochs of every training.  [default: by recipe]",
-    ),
-    device_option,
-    seed_option,
-    click.option("--out", type=FOLDER, help="Folder of the run.  [default: runs/DATA]"),
-    resume_option,
-)
-final_options = _options(
-    click.option(
-        "--top",
-        type=click.IntRange(1, 100),
-        default=2,
-        show_default=True,
-        help="How many of the best networks are trained in full and delivered.",
-    ),
-    click.option(
-        "--recipe",
-        type=click.Choice(RECIPES),
-        default="standard",
-        show_default=True,
-        help="How they are trained.",
-    ),
-)
 
 
 @click.group(
@@ -542,7 +323,7 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
 )
 @click.option(
     "--strategies",
-    type=_Parsed("LIST", _list_of(_one_of(STRATEGIES), "strategies")),
+    type=STRATEGY_LIST,
     default="nasgem,bo,bo+embedding,evolution,evolution+embedding,random",
     show_default=True,
     help="What is compared.",

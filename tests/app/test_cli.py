@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from gemkit import budget
-from gemkit.app import cli
+from gemkit.app import cli, options
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -309,8 +309,8 @@ def test_names_offered_are_those_that_exist() -> None:
     from gemkit.search import strategies
     from gemkit.train import RECIPES
 
-    assert set(cli.STRATEGIES) == set(strategies.STRATEGIES)
-    assert set(cli.RECIPES) == set(RECIPES)
+    assert set(options.STRATEGIES) == set(strategies.STRATEGIES)
+    assert set(options.RECIPES) == set(RECIPES)
     assert tuple(budget.PRECISIONS) == ("fp32", "fp16", "int8")
 
 
