@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python experiments/ablation.py [--data FOLDER] [--workers 1] [PART ...]
 
-Parts: bars (NASGEM on ep200_cifar10_val), latency, encodings, small (tables of NAS-Bench-101 form),
-strategies, tuning (every configuration tried, on ep12_cifar10_val and on the 5-vertex subspace),
+Parts: strategies (on ep200_cifar10_val), latency, encodings, small (tables of NAS-Bench-101 form),
+tuning (every configuration tried, on ep12_cifar10_val and on the 5-vertex subspace),
 fullsize (as many synthetic cells as NAS-Bench-101 has). Every finished search is kept in
 results/ablation-PART-runs.json and not done again; the figures go to results/ablation-PART.json.
 """
@@ -85,35 +85,15 @@ def tuning(data: Path, workers: int, runs: Path) -> dict[str, Any]:
     return report
 
 
-def bars(data: Path, workers: int, runs: Path) -> dict[str, Any]:
-    """NASGEM over 30 seeds on the table it is reported on."""
-    return without_figures(
-        ablation.run(
-            data / NB201,
-            "ep200_cifar10_val",
-            queries=100,
-            seeds=30,
-            strategies=("nasgem",),
-            samples=(20, 50, 100, 200),
-            correlation_seeds=5,
-            workers=workers,
-            results=runs,
-            progress=said,
-        )
-    )
-
-
 def strategies(data: Path, workers: int, runs: Path) -> dict[str, Any]:
-    """All strategies on the same table."""
+    """All strategies over 30 seeds on the table that is reported."""
     return without_figures(
         ablation.run(
             data / NB201,
             "ep200_cifar10_val",
-            queries=100,
-            seeds=5,
-            strategies=tuple(name for name in STRATEGIES if name != "nasgem"),
-            samples=(50, 100),
-            correlation_seeds=5,
+            queries=150,
+            seeds=30,
+            strategies=STRATEGIES,
             workers=workers,
             results=runs,
             progress=said,
@@ -229,11 +209,10 @@ def said(what: str, done: int, total: int) -> None:
 
 
 PARTS: dict[str, Callable[[Path, int, Path], dict[str, Any]]] = {
-    "bars": bars,
+    "strategies": strategies,
     "latency": latency,
     "encodings": encodings,
     "small": small,
-    "strategies": strategies,
     "tuning": tuning,
     "fullsize": fullsize,
 }

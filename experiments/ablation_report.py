@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gemkit.app import figures
-from gemkit.search import ablation, tables
+from gemkit.search import ablation
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, DOCS = ROOT / "results", ROOT / "docs"
@@ -58,21 +58,18 @@ def strategy_rows(report: dict[str, Any], marks: list[str], digits: int) -> list
 
 def print_tables() -> None:
     """All tables there are results for."""
-    bars, others = read("bars"), read("strategies")
-    for title, report in (("bars", bars), ("strategies", others)):
-        if report:
-            marks = ["20", "50", "100"]
-            print(f"{title}: {report['table']}, {report['metric']}, {report['seeds']} seeds\n")
-            heads = [
-                "strategy",
-                *(f"regret {m}" for m in marks),
-                "queries to best",
-                "tau 50",
-                "tau 100",
-            ]
-            table(heads, strategy_rows(report, marks, 3))
-    if bars:
-        one = bars["strategies"]["nasgem"]
+    if report := read("strategies"):
+        marks = ["20", "50", "100", "150"]
+        print(f"{report['table']}, {report['metric']}, {report['seeds']} seeds\n")
+        heads = [
+            "strategy",
+            *(f"regret {m}" for m in marks),
+            "queries to best",
+            "tau 50",
+            "tau 100",
+        ]
+        table(heads, strategy_rows(report, marks, 3))
+        one = report["strategies"]["nasgem"]
         print("predictor\n")
         keys = ("kendall_tau", "spearman", "coverage")
         table(
@@ -149,35 +146,28 @@ def print_tables() -> None:
 
 def draw(data: Path) -> None:
     """Regret curves, correlations and the embedding map."""
-    path = data / "nasbench201_cifar10.npz"
-    curves: dict[str, Any] = {}
-    correlations: dict[str, Any] = {}
-    for part, seeds, queries in (("bars", 30, 100), ("strategies", 5, 100)):
-        report = read(part)
-        if not report:
-            continue
-        kept = json.loads((RESULTS / f"ablation-{part}-runs.json").read_text())["found"]
-        loaded = tables.load(path)
-        for name in report["strategies"]:
-            searched = [kept[f"search/{name}/{seed}"] for seed in range(seeds)]
-            curves[name] = ablation.summary(loaded, report["metric"], searched, queries)[1]
-            taus = report["strategies"][name]["kendall_tau"]
-            if taus:
-                values = list(taus.values())
-                correlations[name] = {
-                    "samples": [int(n) for n in taus],
-                    "kendall_tau": values,
-                    "low": values,
-                    "high": values,
-                }
-    if curves:
-        label = "ep200_cifar10_val, points"
-        figures.save(figures.regret_figure(curves, label), DOCS / "ablation-regret.png")
-        figures.save(figures.correlation_figure(correlations), DOCS / "ablation-correlation.png")
-        at = ablation.embedding_map(tables.load(path), "ep200_cifar10_val")
-        points = [list(point) for point in zip(at["x"], at["y"], strict=True)]
-        picture = figures.embedding_figure(points, at["value"], at["title"], "ep200_cifar10_val")
-        figures.save(picture, DOCS / "ablation-map.png")
+    report, path = read("strategies"), data / "nasbench201_cifar10.npz"
+    if not report:
+        return
+    drawn = ablation.run(
+        path,
+        report["metric"],
+        queries=report["queries"],
+        seeds=report["seeds"],
+        strategies=tuple(report["strategies"]),
+        results=RESULTS / "ablation-strategies-runs.json",
+    )["figures"]
+    figures.save(
+        figures.regret_figure(drawn["curves"], f"{report['metric']}, points"),
+        DOCS / "ablation-regret.png",
+    )
+    figures.save(
+        figures.correlation_figure(drawn["correlations"]), DOCS / "ablation-correlation.png"
+    )
+    at = drawn["map"]
+    points = [list(point) for point in zip(at["x"], at["y"], strict=True)]
+    picture = figures.embedding_figure(points, at["value"], at["title"], report["metric"])
+    figures.save(picture, DOCS / "ablation-map.png")
 
 
 def main() -> int:

@@ -5,19 +5,20 @@
     python -m gemkit.search.convert_tables hw-nas-bench HW-NAS-Bench-v1_0.pickle OUT.npz
     python -m gemkit.search.convert_tables csv CELLS.csv OUT.npz
 
-`docs/ablation.md` says where these files come from. A .pth file is opened with
-`torch.load(weights_only=True)`, which runs no code; the pickle of HW-NAS-Bench with a reader that
-allows nothing but dictionaries, lists, text and numbers. A csv file has a column `cell` with cells
-as NAS-Bench-201 writes them (|nor_conv_3x3~0|+|...|) and one column a metric.
+`docs/ablation.md` says where these files come from. Those that are pickles are opened with
+`torch.load(weights_only=True)`, which runs no code. A csv file has a column `cell` with cells as
+NAS-Bench-201 writes them (|nor_conv_3x3~0|+|...|) and one column a metric.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
+import io
 import pickle
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,13 @@ def on_edges(cells: Sequence[str], metrics: Mapping[str, ArrayLike]) -> dict[str
     return arrays | {name: np.asarray(v, dtype=np.float64) for name, v in metrics.items()}
 
 
+def _reason(error: Exception) -> str:
+    """The line of torch's long message that says what was refused."""
+    text = str(error)
+    found = re.search(r"WeightsUnpickler error: *(.+)", text, re.DOTALL)
+    return (found.group(1) if found else text).strip().split("\n")[0].split(". ")[0]
+
+
 def nasbench201(path: Path) -> dict[str, NDArray[Any]]:
     """From the original .pth: per data set and epochs the mean accuracy over seeds, in per cent.
 
@@ -73,9 +81,13 @@ def nasbench201(path: Path) -> dict[str, NDArray[Any]]:
     import torch
 
     try:
-        stored = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            stored = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise UserError(f"{path} cannot be read without running its code: {error}") from None
+        raise UserError(
+            f"{path} cannot be read without running its code ({_reason(error)})"
+        ) from None
     if not isinstance(stored, dict) or not {"meta_archs", "arch2infos"} <= set(stored):
         raise UserError(f"{path} is no NAS-Bench-201 file: it lacks 'meta_archs' or 'arch2infos'")
     cells = list(stored["meta_archs"])
@@ -99,30 +111,33 @@ def nasbench201(path: Path) -> dict[str, NDArray[Any]]:
     return on_edges(cells, metrics)
 
 
-class _Plain(pickle.Unpickler):
-    """Opens a pickle of plain containers, text and numbers and refuses everything else."""
+def _framed(data: bytes) -> bytes:
+    """A bare pickle as the older of torch's file formats, so that `torch.load` reads it.
 
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in {
-            ("numpy", "dtype"),
-            ("builtins", "set"),
-            ("collections", "OrderedDict"),
-        }:
-            return super().find_class(module, name)
-        if name == "scalar" and module in {"numpy.core.multiarray", "numpy._core.multiarray"}:
-            return super().find_class("numpy._core.multiarray", name)
-        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+    That format is a row of pickles: magic number, version, system, the object, its storages.
+    """
+    from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
+
+    before = (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True})
+    return b"".join(pickle.dumps(part, 2) for part in before) + data + pickle.dumps([], 2)
 
 
 def hw_nas_bench(path: Path) -> dict[str, NDArray[Any]]:
     """From the pickle of HW-NAS-Bench: latency (ms) and energy (mJ) of devices, on CIFAR-10."""
-    with open(path, "rb") as file:
-        try:
-            stored = _Plain(file).load()
-        except (pickle.UnpicklingError, EOFError, AttributeError, ValueError) as error:
-            raise UserError(
-                f"{path} is not read, since it is more than plain data: {error}"
-            ) from None
+    import torch
+
+    numbers = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
+    scalar = np.float64(0).__reduce__()[0]
+    names: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), *numbers]
+    try:
+        with torch.serialization.safe_globals(names), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            stored = torch.load(io.BytesIO(_framed(path.read_bytes())), weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise UserError(
+            f"{path} cannot be read without running its code ({_reason(error)}); write its cells "
+            "and latencies as csv and convert that"
+        ) from None
     try:
         table = stored["nasbench201"]["cifar10"]
         config = table["config"]

@@ -384,14 +384,19 @@ def test_converters_read_small_files_of_the_original_form(
     stored = {"meta_archs": [CELL], "arch2infos": {0: {"full": info}}}
     torch.save(stored, tmp_path / "n.pth")
     hardware = {
-        "nasbench201": {"cifar10": {"config": [{"arch_str": CELL}], "raspi4_latency": [2.5]}}
+        "nasbench201": {
+            "cifar10": {"config": [{"arch_str": CELL}], "raspi4_latency": [np.float64(2.5)]}
+        }
     }
-    (tmp_path / "h.pickle").write_bytes(pickle.dumps(hardware))
+    (tmp_path / "h.pickle").write_bytes(pickle.dumps(hardware, 2))
+    hardware["nasbench201"]["cifar10"]["raspi4_latency"] = [2.5]
+    (tmp_path / "i.pickle").write_bytes(pickle.dumps(hardware, 3))
     (tmp_path / "c.csv").write_text(f"cell,accuracy\n{CELL},91.5\n")
     (tmp_path / "r.tfrecord").write_bytes(framed(small_nasbench101(0)))
     for form, source, metric, value in (
         ("nasbench201", "n.pth", "cifar10-valid_x-valid_199", 81.0),
         ("hw-nas-bench", "h.pickle", "raspi4_latency", 2.5),
+        ("hw-nas-bench", "i.pickle", "raspi4_latency", 2.5),
         ("csv", "c.csv", "accuracy", 91.5),
         ("nasbench101", "r.tfrecord", "params", 1000),
     ):
@@ -407,9 +412,13 @@ def test_converters_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
             return (Path.touch, (tmp_path / "pwned",))
 
     bad = tmp_path / "bad.pickle"
-    bad.write_bytes(pickle.dumps(Evil()))
-    for form in ("hw-nas-bench", "nasbench201"):
-        assert convert_tables.main([form, str(bad), str(tmp_path / "o.npz")]) == 2
+    for protocol in (2, 3, 4, 5):
+        bad.write_bytes(pickle.dumps(Evil(), protocol))
+        for form in ("hw-nas-bench", "nasbench201"):
+            assert convert_tables.main([form, str(bad), str(tmp_path / "o.npz")]) == 2
+            error = capsys.readouterr().err
+            assert error.count("\n") == 1
+            assert "cannot be read without running its code" in error
     assert not (tmp_path / "pwned").exists()
     assert not (tmp_path / "o.npz").exists()
     with pytest.raises(UserError, match="no cell of NAS-Bench-201"):
