@@ -23,10 +23,13 @@ from .options import (
     PRECISION_LIST,
     PROVIDER_LIST,
     STRATEGY_LIST,
+    data_option,
     device_option,
     final_options,
     json_option,
+    limit_options,
     search_options,
+    seed_option,
     workers_option,
 )
 
@@ -107,17 +110,27 @@ def _again(out: Path | None = None) -> str:
     return shlex.join(words)
 
 
-def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `pipeline.search` from the options of the command line."""
-    from .pipeline import default_out
-
-    budget = Budget(
+def _budget(options: dict[str, Any], precision: str) -> Budget:
+    """The limits among the options, which are taken out of them."""
+    return Budget(
         macs=options.pop("max_macs"),
         params=options.pop("max_params"),
         latency_ms=options.pop("max_latency"),
         memory_bytes=options.pop("max_memory"),
-        precision=options.pop("precision"),
+        precision=precision,
     )
+
+
+def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `pipeline.search` from the options of the command line."""
+    from .pipeline import default_out
+
+    precision = options.pop("precision")
+    if options["target"] is not None:
+        from .deploying import precision_for
+
+        precision = precision_for(options["target"], precision)
+    budget = _budget(options, precision or "fp32")
     if options["out"] is None:
         options["out"] = default_out(options["data"], options["resume"])
     return {**options, "budget": budget}
@@ -363,6 +376,115 @@ def ablate(
             value = module.strategies(
                 table, str(metric), folder, console, queries=queries, names=strategies, **options
             )
+    _deliver_json(value, json_file)
+
+
+@cli.group()
+def latency() -> None:
+    """Learn how fast networks run on another device, for `--target`."""
+
+
+@latency.command("kit")
+@click.option("--out", type=FILE, required=True, help="The zip file to write, e.g. kit.zip.")
+@data_option
+@limit_options
+@click.option(
+    "--aggregation",
+    type=click.Choice(("concat", "sum", "both")),
+    default="both",
+    show_default=True,
+    help="Kind of cells to measure.",
+)
+@click.option(
+    "--samples",
+    type=click.IntRange(12, 10_000),
+    default=100,
+    show_default=True,
+    help="Networks to measure.",
+)
+@seed_option
+@json_option
+def latency_kit(json_file: str | None, **options: Any) -> None:
+    """Write a zip to measure a device with: it needs Python 3.8, onnxruntime and numpy only.
+
+    The networks in it are those that a search on --data could find; the limits bound their size.
+    """
+    from . import deploying
+
+    _check_json(json_file)
+    budget = _budget(options, "fp32")
+    value = deploying.kit(budget=budget, console=_console(json_file), **options)
+    _deliver_json(value, json_file)
+
+
+@latency.command("fit")
+@click.argument("measurements", nargs=-1, required=True, type=FILE)
+@click.option("--name", required=True, help="Name of the target, e.g. my-pi.")
+@click.option("--description", default="", help="One line about it.  [default: what was measured]")
+@limit_options
+@json_option
+def latency_fit(
+    measurements: tuple[Path, ...],
+    name: str,
+    description: str,
+    json_file: str | None,
+    **options: Any,
+) -> None:
+    """Make a target of the file that measure.py wrote on a device.
+
+    The limits become the target's own: what a network may cost there at most.
+    """
+    from . import deploying
+
+    _check_json(json_file)
+    value = deploying.fit(
+        measurements, name, _budget(options, "fp32"), description, _console(json_file)
+    )
+    _deliver_json(value, json_file)
+
+
+@latency.command("predict")
+@click.argument("cell", metavar="CELL.json", type=FILE)
+@click.option("--target", metavar="NAME", required=True, help="See `gemkit targets`.")
+@click.option(
+    "--width",
+    "widths",
+    type=NUMBER_LIST,
+    default="8,16,32",
+    show_default=True,
+    help="Widths of the first stage.",
+)
+@json_option
+def latency_predict(
+    cell: Path, target: str, widths: tuple[int, ...], json_file: str | None
+) -> None:
+    """Predict the latency of a cell on a target."""
+    from . import deploying
+
+    _check_json(json_file)
+    value = deploying.predict_latency(cell, target, widths, _console(json_file))
+    _deliver_json(value, json_file)
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--remove", is_flag=True, help="Remove a target of your own.")
+@json_option
+def targets(name: str | None, remove: bool, json_file: str | None) -> None:
+    """List the devices known, or all that is known about the one called NAME."""
+    from . import deploying
+
+    _check_json(json_file)
+    if remove and name is None:
+        raise UserError("--remove: name the target to remove")
+    console = _console(json_file)
+    value: object
+    if name is None:
+        value = deploying.list_targets(console)
+    elif remove:
+        value = deploying.remove(name, console)
+    else:
+        value = deploying.show_target(name, console)
     _deliver_json(value, json_file)
 
 

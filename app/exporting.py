@@ -208,7 +208,9 @@ def _export_one(
         f"  {job.name}: {exported.file_bytes / 1000:.0f} kB, parity "
         f"{exported.parity_max_abs:.1e}, accuracy of the file {tables.percent(exported.accuracy)}"
     )
-    if job.architecture is not None and budget.latency_ms is not None:
+    if (there := tables.on_target(entry)) is not None:
+        text += f", {there}"
+    elif job.architecture is not None and budget.latency_ms is not None:
         milliseconds = latency_ms([path])[0]
         if milliseconds > budget.latency_ms:  # once more, longer: the machine may have been busy
             milliseconds = latency_ms([path], rounds=15, seconds=0.4)[0]

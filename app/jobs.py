@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from torch import nn
 
 
+LATENCY_FILE = "latency.json"
+"""A run's latency predictor, where its budget limits latency."""
+
+
 @dataclass(frozen=True)
 class Job:
     """One network to train.
@@ -147,3 +151,30 @@ def about(dataset: Dataset) -> dict[str, Any]:
 def data_of(run: Run) -> str:
     """The data that the run's final networks are trained on: the search's, or what `train` got."""
     return str(run.setting("final_data", run.config["data"]))
+
+
+def is_elsewhere(run: Run) -> bool:
+    """Whether a run's latency budget means another device, where nothing can be measured now."""
+    return run.config.get("target") is not None and run.budget.latency_ms is not None
+
+
+def on_target(run: Run, architecture: Architecture) -> dict[str, Any] | None:
+    """What is known of a network on the run's target; None without a target.
+
+    Returns:
+        `name` and, where the latency is predicted, `latency_ms` (`p50` and `at_most`, with the
+        safety margin) and `measured`, which is False.
+    """
+    name = run.config.get("target")
+    if name is None:
+        return None
+    found: dict[str, Any] = {"name": Path(name).stem if name.endswith(".json") else name}
+    path = run.path / LATENCY_FILE
+    if is_elsewhere(run) and path.is_file():
+        from gemkit.cell import CellArrays
+        from gemkit.export.latency import load_model
+
+        cells = CellArrays.from_cells([architecture.cells[0]])
+        p50, at_most = load_model(path).quote(cells, architecture.width)[0]
+        found |= {"latency_ms": {"p50": p50, "at_most": at_most}, "measured": False}
+    return found

@@ -142,6 +142,7 @@ def _write_card(
         parity_max_abs=entry["parity_max_abs"],
         measurements=measurements,
         files=files_of(path)[1:],
+        elsewhere=tables.on_target(entry),
     )
 
 

@@ -151,24 +151,31 @@ resume_option = click.option(
     "--resume", is_flag=True, help="Continue what is in --out; begin where there is nothing."
 )
 
-budget_options = options(
+limit_options = options(
     click.option("--max-macs", type=COUNT, help="At most so many MACs, e.g. 40M."),
     click.option("--max-params", type=COUNT, help="At most so many parameters, e.g. 500k."),
     click.option(
         "--max-latency",
         type=LATENCY,
-        help="At most so long for one image, e.g. 2ms: the median on this machine (onnxruntime, "
-        "CPU, one thread).",
+        help="At most so long for one image, e.g. 2ms: the median (onnxruntime, CPU, one thread) "
+        "on this machine or on --target.",
     ),
     click.option(
         "--max-memory", type=BYTES, help="At most so much memory for activations, e.g. 256kB."
     ),
+)
+budget_options = options(
+    limit_options,
+    click.option(
+        "--target",
+        metavar="NAME",
+        help="Stay within the budgets of a device, see `gemkit targets`; its latency is predicted.",
+    ),
     click.option(
         "--precision",
         type=click.Choice(tuple(PRECISIONS)),
-        default="fp32",
-        show_default=True,
-        help="Element type that memory and latency budgets refer to.",
+        help="Element type that memory and latency budgets refer to.  "
+        "[default: fp32, or the target's]",
     ),
 )
 search_options = options(

@@ -17,6 +17,7 @@ from gemkit.files import write_text
 from gemkit.store import Run
 
 from . import tables
+from .jobs import is_elsewhere
 from .tables import percent
 
 FIGURES = "figures"
@@ -112,13 +113,14 @@ def draw(run: Run) -> dict[str, str]:
             ),
         )
     if points(models, "latency_ms"):
-        most = budget.latency_ms
+        elsewhere = is_elsewhere(run)  # then the limit and what is predicted are not of here
+        most = None if elsewhere else budget.latency_ms
         keep(
             "latency",
             figures.tradeoff_figure(
                 f"Accuracy against measured latency: {data}",
                 "milliseconds (p50, batch 1, one thread, CPU)",
-                points(trials, "latency_ms"),
+                [] if elsewhere else points(trials, "latency_ms"),
                 points(models, "latency_ms"),
                 points(baselines, "latency_ms"),
                 None if most is None else (most, f"budget {format_latency(most)}"),
@@ -196,6 +198,11 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
             Table(tables.MODEL_HEADS, [tables.model_row(entry) for entry in (*models, *baselines)]),
             Paragraph(_model_notes(run, data, budget)),
         ]
+        there = [
+            f"`{model['id']}`: {text}." for model in models if (text := tables.on_target(model))
+        ]
+        if there:
+            blocks.append(Paragraph("On the device searched for. " + " ".join(there)))
         files = [
             f"`{model['id']}`: {_links(run, model['id'])}" for model in models if model["onnx"]
         ]

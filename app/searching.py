@@ -8,17 +8,19 @@ import numpy as np
 from rich.console import Console
 
 from gemkit.architecture import Architecture, Skeleton, skeleton_for
-from gemkit.budget import Budget, check_feasible
+from gemkit.budget import Budget, check_feasible, format_latency
 from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
-from .jobs import about
+from .jobs import LATENCY_FILE, about
 from .progress import bar, default_console
 
 if TYPE_CHECKING:
+    from gemkit.export.latency import LatencyModel
+    from gemkit.export.targets import Target
     from gemkit.search.cell_space import CellSpace, Latency
     from gemkit.search.loop import Plan, Workers
     from gemkit.search.strategies import Strategy
@@ -72,6 +74,7 @@ def search(
     console: Console | None = None,
     command: str | None = None,
     hint: bool = True,
+    target: str | None = None,
 ) -> Run:
     """Search for cells that fit a budget; everything found is in the run's folder.
 
@@ -89,6 +92,8 @@ def search(
         resume: continue the run in `out`.
         command: what to write into the report as the way to repeat this.
         hint: end with a line that names the next command.
+        target: a device by name (see `gemkit.export.targets`), whose limits hold as well. Its
+            latency is predicted, not measured.
 
     Returns:
         the run, open for reading.
@@ -111,15 +116,25 @@ def search(
         )
     dataset = load(data)
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
-    given = budget or Budget()
+    device_known = _target(target)
+    asked = budget or Budget()
+    given = asked if device_known is None else device_known.limits(asked)
     budget = given
-    if not any((given.macs, given.params, given.latency_ms, given.memory_bytes)):
-        budget = replace(default_budget(skeleton), precision=given.precision)
+    if not any((asked.macs, asked.params, asked.memory_bytes, given.macs, given.latency_ms)):
+        aim = default_budget(skeleton)
+        params = min(aim.params or 0, given.params or aim.params or 0)
+        budget = replace(given, macs=aim.macs, params=params)
     check_feasible(budget, skeleton)
+    predictor = None
     if budget.latency_ms is not None:
         from gemkit.export.latency import measure_here, smallest
 
-        check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
+        if device_known is not None:
+            predictor = device_known.predictor(skeleton)
+        if predictor is not None:
+            check_feasible(budget, skeleton, predictor.smallest_safe_ms())
+        else:
+            check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
     _check_device(device)
     graph_encoder = encoders.load_encoder(Path(encoder)) if encoder else encoders.default_encoder()
     many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
@@ -139,6 +154,7 @@ def search(
         "dask": dask,
         "threads": threads_per_worker(many.count) if not dask else 1,
         "time_limit": time_limit,
+        "target": target,
     }
     with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
         console.print(
@@ -157,6 +173,8 @@ def search(
             graph_encoder = encoders.load_encoder(path / "encoder.safetensors")
         else:
             encoders.save_encoder(graph_encoder, path / "encoder.safetensors")
+        if predictor is not None and device_known is not None:
+            _keep_predictor(opened, device_known.name, predictor, console)
         space = CellSpace(
             skeleton,
             budget,
@@ -190,6 +208,32 @@ def search(
     if hint:
         console.print(f"next: gemkit train {path}")
     return Run.open(path)
+
+
+def _target(name: str | None) -> "Target | None":
+    from gemkit.export import targets
+
+    return None if name is None else targets.target(name)
+
+
+def _keep_predictor(run: Run, name: str, predictor: "LatencyModel", console: Console) -> None:
+    """Copy a target's predictor into the run, which then needs the target no more."""
+    from gemkit.export.latency import save_model
+
+    path = run.path / LATENCY_FILE
+    if not path.is_file():
+        save_model(predictor, path)
+    console.print(
+        f"latency: predicted for {name} from {tables.number(len(predictor.measured), 'network')} "
+        "measured there, with a margin for its uncertainty; networks are delivered as predicted, "
+        "not measured"
+    )
+    slowest = max(one.latency_ms for one in predictor.measured)
+    if run.budget.latency_ms is not None and run.budget.latency_ms > slowest:
+        console.print(
+            f"  the slowest network measured there took {format_latency(slowest)}: what lies above "
+            "is extrapolated; a kit with larger --max-macs would cover it"
+        )
 
 
 def _check_device(device: str) -> None:
@@ -315,7 +359,7 @@ def _latency_model(
     from gemkit.export import latency
     from gemkit.search.sampling import random_cells
 
-    path = run.path / "latency.json"
+    path = run.path / LATENCY_FILE
     if not path.is_file():
         console.print(
             f"latency: measuring {latency.SAMPLES} networks on this machine to learn from: "

@@ -52,6 +52,9 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
     if networks:
         heads, rows = _networks(networks, console.width)
         console.print(_table(Table, "networks", heads, rows))
+        for entry in networks:
+            if (there := tables.on_target(entry)) is not None:
+                console.print(f"  {entry['id']}: {there}", markup=False)
     if trials:
         shown = tables.best_trials(trials)
         if not everything:
@@ -200,6 +203,8 @@ def cost_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
         for part in sorted(latency)
         if part.startswith("p")
     ]
+    if (there := tables.on_target(entry)) is not None:
+        rows.append(("on the target", there))
     return rows
 
 

@@ -42,6 +42,18 @@ def latency(value: Mapping[str, Any] | None, part: str = "p50") -> str:
     return NONE if found is None else format_latency(found)
 
 
+def on_target(entry: Mapping[str, Any]) -> str | None:
+    """A network's predicted latency on the run's target as a sentence's part; None without one."""
+    there = (entry.get("extra") or {}).get("target") or {}
+    known = there.get("latency_ms")
+    if known is None:
+        return None
+    return (
+        f"{format_latency(known['p50'])} on {there['name']} (predicted, not measured; at most "
+        f"{format_latency(known['at_most'])} with the margin for its uncertainty)"
+    )
+
+
 def parity(value: float | None) -> str:
     """The largest difference to PyTorch or a dash."""
     return NONE if value is None else f"{value:.1e}"

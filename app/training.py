@@ -25,6 +25,8 @@ from .jobs import (
     architecture_of,
     baseline_job,
     data_of,
+    is_elsewhere,
+    on_target,
     open_run,
     put,
     skeleton_of,
@@ -194,7 +196,7 @@ def _planned(
     limit = run.budget.latency_ms
     if known and known["width"]:  # decided before an interruption
         architecture = replace(architecture, width=known["width"])
-    elif limit is not None:
+    elif limit is not None and not is_elsewhere(run):
         fitting, milliseconds = narrowed(architecture, limit)
         if fitting is None:
             run.put_model(
@@ -212,6 +214,9 @@ def _planned(
             )
         architecture = fitting
         extra["measured_before_training_ms"] = milliseconds
+    there = on_target(run, architecture)
+    if there is not None:
+        extra["target"] = there
     price = cost(architecture, run.budget.precision)
     run.put_model(
         trial.id,

@@ -28,6 +28,7 @@ def write_card(
     parity_max_abs: float | None = None,
     measurements: Sequence[Mapping[str, Any]] = (),
     files: Sequence[Path | str] = (),
+    elsewhere: str | None = None,
 ) -> None:
     """Write the card of an exported network.
 
@@ -39,6 +40,7 @@ def write_card(
         training: one line on how it was trained.
         measurements: as `benchmark` returns them, for the latency table.
         files: those delivered beside the model, listed with their SHA-256.
+        elsewhere: what is predicted for the device that was searched for, in words.
 
     Raises:
         UserError: the model is none of gemkit's, or the card cannot be written.
@@ -47,7 +49,7 @@ def write_card(
     sections = [
         _title(info, data),
         _facts(info, data, accuracy, test_images, training, budget, parity_max_abs),
-        _latency(measurements),
+        _latency(measurements, elsewhere),
         _files(Path(path).parent, [model, *files]),
         _usage(info, Path(model).name),
     ]
@@ -110,9 +112,10 @@ def _facts(
     return _table(("what", "value"), rows)
 
 
-def _latency(measurements: Sequence[Mapping[str, Any]]) -> str:
+def _latency(measurements: Sequence[Mapping[str, Any]], elsewhere: str | None) -> str:
+    there = "" if elsewhere is None else f"{elsewhere}."
     if not measurements:
-        return "## Latency\n\nNot measured."
+        return "\n\n".join(part for part in ("## Latency", there, "Not measured here.") if part)
     rows = []
     for one in measurements:
         latency = one["latency_ms"]
@@ -136,7 +139,8 @@ def _latency(measurements: Sequence[Mapping[str, Any]]) -> str:
     )
     if machine.get("cores"):
         where += f", {machine['cores']} cores"
-    text = f"## Latency\n\n{_table(columns, rows)}\n\nMeasured on {where or 'an unnamed machine'}"
+    text = "## Latency\n\n" + (there + "\n\n" if there else "")
+    text += f"{_table(columns, rows)}\n\nMeasured on {where or 'an unnamed machine'}"
     text += f", onnxruntime {versions['onnxruntime']}." if "onnxruntime" in versions else "."
     return "\n\n".join([text, "\n".join(lines)]) if lines else text
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float32]
 
+_REPEATED = 509
+"""Different weights of a compact graph: a prime, so that rows of weights differ."""
+
 
 def draft(
     architecture: Architecture,
@@ -29,6 +32,7 @@ def draft(
     seed: int = 0,
     batch: int | None = None,
     opset: int = 18,
+    compact: bool = False,
 ) -> "onnx.ModelProto":
     """The graph of an architecture, batch norm folded.
 
@@ -37,6 +41,7 @@ def draft(
             moderate.
         batch: a fixed batch; dynamic without it.
         opset: 13 or newer.
+        compact: repeat a few random weights, so that the file packs to a fraction of its size.
 
     Returns:
         A model with input `image` (batch, c, h, w) and output `logits`.
@@ -44,7 +49,7 @@ def draft(
     import onnx
     from onnx import TensorProto, helper
 
-    builder = _Builder(np.random.default_rng(seed), _folded(network), opset)
+    builder = _Builder(np.random.default_rng(seed), _folded(network), opset, compact)
     output = builder.network(architecture)
     size: int | str = batch or "batch"
     graph = helper.make_graph(
@@ -80,9 +85,14 @@ class _Builder:
     """Nodes and constants while they are written; names are those of the network's modules."""
 
     def __init__(
-        self, rng: np.random.Generator, weights: dict[str, Array] | None, opset: int
+        self,
+        rng: np.random.Generator,
+        weights: dict[str, Array] | None,
+        opset: int,
+        compact: bool,
     ) -> None:
         self.rng, self.weights, self.opset = rng, weights, opset
+        self.repeated = rng.standard_normal(_REPEATED, dtype=np.float32) if compact else None
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
@@ -102,7 +112,10 @@ class _Builder:
         if self.weights is not None:
             return self.constant(name, self.weights[name])
         fan_in = max(1, int(np.prod(shape[1:]))) if len(shape) > 1 else 25
-        values = self.rng.standard_normal(shape, dtype=np.float32)
+        if self.repeated is not None:
+            values = np.resize(self.repeated, shape)
+        else:
+            values = self.rng.standard_normal(shape, dtype=np.float32)
         return self.constant(name, values * np.float32((2 / fan_in) ** 0.5))
 
     def convolution(

@@ -34,8 +34,9 @@ _README = """Measure these networks on this device (Python 3.8 or newer):
     pip install onnxruntime numpy
     python measure.py
 
-It takes about {minutes} minutes, writes measurements.json after every few networks and goes on
-where it stopped when it is started again. Then, where gemkit is:
+That takes a few minutes on a PC and longer on a slow board; it says how long. It writes
+measurements.json after every few networks and goes on where it stopped when it is started again.
+Let nothing else run meanwhile. Then, where gemkit is:
 
     gemkit latency fit measurements.json --name NAME
 """
@@ -66,7 +67,7 @@ def write_kit(
     entries = []
     for index, architecture in enumerate(architectures):
         name = f"models/{index:03d}.onnx"
-        content = draft(architecture, seed=index, opset=_OPSET).SerializeToString()
+        content = draft(architecture, seed=index, opset=_OPSET, compact=True).SerializeToString()
         contents[name] = content
         entries.append(
             {
@@ -87,7 +88,7 @@ def write_kit(
     manifest["id"] = timing.manifest_id(manifest)
     contents["manifest.json"] = (json.dumps(manifest, indent=1) + "\n").encode()
     contents["measure.py"] = Path(timing.__file__).read_bytes()
-    contents["README.txt"] = _README.format(minutes=max(1, round(samples / 60))).encode()
+    contents["README.txt"] = _README.encode()
     sums = [f"{hashlib.sha256(content).hexdigest()}  {name}" for name, content in contents.items()]
     contents["SHA256SUMS"] = ("\n".join(sums) + "\n").encode()
     packed = io.BytesIO()

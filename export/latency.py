@@ -36,6 +36,8 @@ Measure = Callable[[Sequence[Architecture]], Sequence[float]]
 
 SAMPLES = 100
 """Networks measured by default."""
+LEAST = 10
+"""Networks without which nothing is fitted."""
 MARGIN = 1.5
 """Standard deviations that a `safe` prediction lies above the mean."""
 WIDEST = 64
@@ -270,9 +272,9 @@ class LatencyModel:
         """
         from scipy.optimize import nnls
 
-        if len(measured) < 10:
+        if len(measured) < LEAST:
             raise UserError(
-                f"{len(measured)} measured networks are too few: at least 10 are needed"
+                f"{len(measured)} measured networks are too few: at least {LEAST} are needed"
             )
         times = np.array([one.latency_ms for one in measured], dtype=np.float64)
         if not (np.isfinite(times) & (times > 0)).all():
@@ -315,6 +317,11 @@ class LatencyModel:
         mean, std = self.predict(cells, widths)
         return mean + MARGIN * std
 
+    def quote(self, cells: CellArrays, widths: ArrayLike) -> list[tuple[float, float]]:
+        """For each network its predicted p50 and what `safe` says, in milliseconds."""
+        mean, std = self.predict(cells, widths)
+        return [(float(m), float(m + MARGIN * s)) for m, s in zip(mean, std, strict=True)]
+
     def of(self, architecture: Architecture) -> tuple[float, float]:
         """Mean and deviation of one network that has the same cell in all stages."""
         cells = CellArrays.from_cells([architecture.cells[0]])
@@ -324,6 +331,12 @@ class LatencyModel:
     def smallest_ms(self) -> float:
         """Predicted latency of the smallest network."""
         return self.of(smallest(self.skeleton))[0]
+
+    def smallest_safe_ms(self) -> float:
+        """The same with the safety margin: no tighter budget can be kept."""
+        network = smallest(self.skeleton)
+        cells = CellArrays.from_cells([network.cells[0]])
+        return float(self.safe(cells, network.width)[0])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what was measured, not what was fitted."""
@@ -371,6 +384,39 @@ def _features_of(skeleton: Skeleton, networks: Sequence[tuple[Cell, int]]) -> di
         for name, column in values.items():
             found.setdefault(name, np.zeros(len(networks)))[places] = column
     return found
+
+
+def cross_validate(model: LatencyModel) -> dict[str, float] | None:
+    """How well each network is predicted by a model fitted without it and a fifth of the others.
+
+    Of few networks each is left out alone.
+
+    Returns:
+        `within_10_percent` (a fraction), `median_error` (of the measured value) and `spearman`;
+        None where too few networks were measured to leave one out.
+    """
+    from scipy.stats import spearmanr
+
+    count = len(model.measured)
+    if count <= LEAST:
+        return None
+    order = np.random.default_rng(0).permutation(count)
+    truth, found = np.empty(count), np.empty(count)
+    for part in np.array_split(order, 5 if 0.8 * count > LEAST else count):
+        left_out = set(part.tolist())
+        rest = [one for index, one in enumerate(model.measured) if index not in left_out]
+        fitted = LatencyModel.fit(model.skeleton, rest, model.device)
+        for index in part:
+            one = model.measured[index]
+            truth[index] = one.latency_ms
+            found[index] = fitted.of(Architecture((one.cell,), model.skeleton, one.width))[0]
+    errors = np.abs(found / truth - 1)
+    rank = float(spearmanr(truth, found).statistic) if np.ptp(truth) > 0 else 0.0
+    return {
+        "within_10_percent": float((errors <= 0.1).mean()),
+        "median_error": float(np.median(errors)),
+        "spearman": rank,
+    }
 
 
 def save_model(model: LatencyModel, path: Path | str) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gemkit.architecture import Skeleton
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_json
@@ -92,6 +93,25 @@ class Target:
         limits = {name: least(name) for name in ("macs", "params", "latency_ms", "memory_bytes")}
         return replace(asked, **limits, precision=self.budget.precision)
 
+    def predictor(self, skeleton: Skeleton) -> LatencyModel | None:
+        """What predicts latency there for the networks of a skeleton; None where nothing does.
+
+        Raises:
+            UserError: it was measured for other images or classes.
+        """
+        if self.latency is None or self.latency.skeleton == skeleton:
+            return self.latency
+        raise UserError(
+            f"{self.name} was measured for {images_of(self.latency.skeleton)}, not for "
+            f"{images_of(skeleton)}: measure a kit for these (gemkit latency kit --data ...)"
+        )
+
+
+def images_of(skeleton: Skeleton) -> str:
+    """What networks of a skeleton are for: `images of 32x32x3 in 10 classes`."""
+    channels, height, width = skeleton.input_shape
+    return f"images of {height}x{width}x{channels} in {skeleton.classes} classes"
+
 
 def config_folder() -> Path:
     """Where the user's own targets lie; the variable GEMKIT_CONFIG moves it."""
@@ -162,6 +182,20 @@ def read_target(path: Path, own: bool = True) -> Target:
     )
 
 
+def check_name(name: str) -> None:
+    """Make sure that a target of the user's own may be called so.
+
+    Raises:
+        UserError: the name is not possible or one of gemkit's.
+    """
+    if not _NAME.fullmatch(name) or name.endswith(".json"):
+        raise UserError(
+            f"{name!r} is no name for a target: use lower-case letters, digits, dots and dashes"
+        )
+    if (_SHIPPED / f"{name}.json").exists():
+        raise UserError(f"{name!r} comes with gemkit and cannot be replaced: choose another name")
+
+
 def save_target(
     name: str, latency: LatencyModel | None, budget: Budget | None = None, description: str = ""
 ) -> Path:
@@ -170,12 +204,7 @@ def save_target(
     Raises:
         UserError: the name is not possible or one of gemkit's, or the folder cannot be written.
     """
-    if not _NAME.fullmatch(name):
-        raise UserError(
-            f"{name!r} is no name for a target: use lower-case letters, digits, dots and dashes"
-        )
-    if (_SHIPPED / f"{name}.json").exists():
-        raise UserError(f"{name!r} comes with gemkit and cannot be replaced: choose another name")
+    check_name(name)
     if not description:
         description = "measured device"
         if latency is not None:

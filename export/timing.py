@@ -463,6 +463,7 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
             raise MeasureError(f"{out} holds measurements {what}: remove it to begin again")
     done = {one["file"] for one in found["measured"]}
     waiting = [entry for entry in manifest["files"] if entry["file"] not in done]
+    began = time.monotonic()
     for start in range(0, len(waiting), group):
         part = waiting[start : start + group]
         paths = [os.path.join(folder, entry["file"]) for entry in part]
@@ -474,7 +475,13 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
                 )
             )
         write_json(out, found)
-        print(f"{len(found['measured'])} of {len(manifest['files'])} measured", flush=True)
+        here = start + len(part)
+        left = (time.monotonic() - began) / here * (len(waiting) - here)
+        print(
+            f"{len(found['measured'])} of {len(manifest['files'])} measured"
+            + (f", about {max(1, round(left / 60))} min left" if left else ""),
+            flush=True,
+        )
     if not waiting:
         print(f"all {len(done)} networks are measured already")
     print(f"give {out} to: gemkit latency fit {os.path.basename(out)} --name NAME")
