@@ -1,0 +1,172 @@
+"""A cell as SVG for the page: layered, with what each node is, reads and costs.
+
+Two drawings are made of each cell, one that runs from left to right and one that runs downwards
+for narrow screens; the page's style sheet shows the one that fits. Colours are the page's own
+variables, so that the drawing follows its dark mode.
+"""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+
+from gemkit.budget import format_count
+from gemkit.cell import Cell
+
+from . import tables
+from .layout import RESIDUAL, Layout, layout
+from .shares import Shares, Times
+
+_SCALE = 66.0
+"""Pixels per unit (an inch) of the layout."""
+_MARGIN = 26.0
+_RADIUS = 11.5
+_NAMES = {"conv1x1": "1×1 convolution", "sep3x3": "3×3 separable convolution"}
+
+
+def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = None) -> str:
+    """Both drawings of a cell as HTML."""
+    placed = layout(cell)
+    notes = node_notes(cell, shares, times)
+    return (
+        '<div class="gk-cell">'
+        f"{_svg(cell, placed, notes, down=False)}{_svg(cell, placed, notes, down=True)}"
+        f"{_LEGEND}</div>"
+    )
+
+
+_LEGEND = (
+    '<p class="gk-legend">'
+    '<span class="gk-key gk-conv1x1"></span>1×1 convolution '
+    '<span class="gk-key gk-sep3x3"></span>3×3 separable convolution '
+    '<span class="gk-key gk-ring"></span>leaf: feeds the output '
+    '<span class="gk-key gk-dash"></span>cell input, projected</p>'
+)
+
+
+def _reads(nodes: Sequence[int]) -> str:
+    return ", ".join("the cell input" if node == 0 else str(node) for node in nodes)
+
+
+def node_notes(
+    cell: Cell, shares: Shares | None, times: Times | None
+) -> Mapping[int, list[tuple[str, str]]]:
+    """What is told of each node: pairs of name and text; node -1 is the output."""
+    notes: dict[int, list[tuple[str, str]]] = {}
+    shapes = ""
+    if shares is not None:
+        shapes = ", then ".join(" × ".join(map(str, shape)) for shape in shares.shapes)
+    for node in range(1, len(cell.operations)):
+        lines = [
+            (f"node {node}", _NAMES[cell.operations[node]]),
+            ("reads", _reads(cell.predecessors[node])),
+        ]
+        if shares is not None:
+            part = shares.nodes[node] / shares.total
+            lines.append(("output", shapes))
+            lines.append(
+                ("MACs", f"{format_count(shares.nodes[node])} ({tables.percent(part, 1)})")
+            )
+        if times is not None:
+            lines.append(("time", tables.percent(times.nodes.get(node, 0.0), 1)))
+        notes[node] = lines
+    read_by = _reads(cell.successors[0])
+    notes[0] = [("cell input", "what the cell before it gave, or the stem"), ("read by", read_by)]
+    notes[-1] = [
+        ("output", "1×1 convolution of the leaves, plus one of the cell input"),
+        ("leaves", _reads(cell.leaves)),
+    ]
+    if shares is not None:
+        part = shares.output / shares.total
+        notes[-1].append(("MACs", f"{format_count(shares.output)} ({tables.percent(part, 1)})"))
+    if times is not None:
+        notes[-1].append(("time", tables.percent(times.output, 1)))
+    return notes
+
+
+def _svg(
+    cell: Cell, placed: Layout, notes: Mapping[int, list[tuple[str, str]]], *, down: bool
+) -> str:
+    long, wide = placed.width * _SCALE + 2 * _MARGIN, placed.height * _SCALE + 2 * _MARGIN
+
+    def point(x: float, y: float) -> tuple[float, float]:
+        along = x * _SCALE + _MARGIN
+        across = (placed.height - y) * _SCALE + _MARGIN
+        return (across, along) if down else (along, across)
+
+    output = len(placed.positions) - 1
+    leaves = set(cell.leaves)
+    parts = []
+    for segment in placed.segments:
+        start, end = point(*segment.start), point(*segment.end)
+        axis = 1 if down else 0
+        tip = list(end)
+        if segment.to_node >= 0:
+            tip[axis] -= _RADIUS + (
+                9 if segment.to_node in leaves or segment.to_node == output else 5
+            )
+        middle = (start[axis] + tip[axis]) / 2
+        first, second = [*start], [*tip]
+        first[axis] = second[axis] = middle
+        kind = "gk-rest" if segment.owner == RESIDUAL else f"gk-{cell.operations[segment.owner]}"
+        arrow = ' marker-end="url(#gk-tip)"' if segment.to_node >= 0 else ""
+        target = "" if segment.to_node < 0 else f' data-to="{_name(segment.to_node, output)}"'
+        parts.append(
+            f'<path class="gk-line {kind}" data-from="{segment.owner}"{target}{arrow} '
+            f'd="M{_pair(start)}C{_pair(first)} {_pair(second)} {_pair(tip)}"/>'
+        )
+    for index, (x, y) in enumerate(placed.positions):
+        parts.append(_node(cell, index, output, point(float(x), float(y)), notes))
+    width, height = (wide, long) if down else (long, wide)
+    label = f"a cell of {tables.number(cell.nodes, 'node')}"
+    return (
+        f'<div class="gk-scroll {"gk-down" if down else "gk-across"}">'
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" '
+        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
+        '<defs><marker id="gk-tip" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" '
+        'markerHeight="6" markerUnits="userSpaceOnUse" orient="auto">'
+        '<path d="M0 0L6 3L0 6z" class="gk-tip"/></marker></defs>'
+        f"{''.join(parts)}</svg></div>"
+    )
+
+
+def _name(node: int, output: int) -> int:
+    return -1 if node == output else node
+
+
+def _pair(point: Sequence[float]) -> str:
+    return f"{point[0]:.1f} {point[1]:.1f}"
+
+
+def _node(
+    cell: Cell,
+    index: int,
+    output: int,
+    place: tuple[float, float],
+    notes: Mapping[int, list[tuple[str, str]]],
+) -> str:
+    x, y = place
+    name = _name(index, output)
+    lines = "\n".join(f"{head}: {text}" for head, text in notes[name])
+    if index in (0, output):
+        text = "in" if index == 0 else "out"
+        kind = "gk-end"
+        shape = f'<rect x="{x - 17:.1f}" y="{y - 11:.1f}" width="34" height="22" rx="6"/>'
+    else:
+        text = str(index)
+        kind = f"gk-{cell.operations[index]}"
+        ring = ""
+        if index in cell.leaves:
+            ring = f'<circle class="gk-leaf" cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS + 4}"/>'
+        if cell.operations[index] == "conv1x1":
+            side = _RADIUS - 1
+            shape = (
+                f'<rect x="{x - side:.1f}" y="{y - side:.1f}" width="{2 * side}" '
+                f'height="{2 * side}" rx="4"/>'
+            )
+        else:
+            shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}"/>'
+        shape = ring + shape
+    return (
+        f'<g class="gk-node {kind}" tabindex="0" data-node="{name}" '
+        f'data-note="{escape(lines, quote=True)}">{shape}'
+        f'<text x="{x:.1f}" y="{y + 4:.1f}">{text}</text></g>'
+    )

@@ -1,0 +1,162 @@
+"""Which part of a network costs how much: multiply-accumulates by node, and measured time.
+
+Counts are those of `gemkit.cost`, taken apart: over all parts they sum to its total. Times come
+from onnxruntime's own profile of the exported file, whose convolutions bear the names of the
+nodes that they came from.
+"""
+
+import json
+import re
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gemkit.architecture import Architecture
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+
+_NODE = re.compile(r"stages\.\d+\.\d+\.nodes\.(\d+)\.")
+_STAGE = re.compile(r"stages\.(\d+)\.")
+
+
+@dataclass(frozen=True)
+class Shares:
+    """A network taken apart.
+
+    Attributes:
+        nodes: multiply-accumulates of each node over all places where the cell stands; entry 0
+            is what brings the cell input to the cell's width ("sum" only).
+        output: those of all cells' output convolutions and projections.
+        parts: name and multiply-accumulates of stem, stages and classifier, in order.
+        shapes: (channels, height, width) of a node's output in each stage.
+    """
+
+    nodes: tuple[int, ...]
+    output: int
+    parts: tuple[tuple[str, int], ...]
+    shapes: tuple[tuple[int, int, int], ...]
+
+    @property
+    def total(self) -> int:
+        """Multiply-accumulates of the whole network."""
+        return sum(macs for _, macs in self.parts)
+
+
+def _cell_macs(cell: Cell, channels: int, width: int) -> tuple[list[int], int]:
+    """Per pixel: each node's multiply-accumulates, entry first, and those of the output."""
+    summed = cell.aggregation == "sum"
+    entry = channels * width if summed and channels != width else 0
+    first = width if summed else channels
+    found = [entry]
+    for node, sources in enumerate(cell.predecessors):
+        if node == 0:
+            continue
+        sizes = [width if source else first for source in sources]
+        read = width if summed else sum(sizes)
+        separable = cell.operations[node] == "sep3x3"
+        found.append(read * width + (9 * read if separable else 0))
+    joined = width if summed else width * len(cell.leaves)
+    return found, joined * width + channels * width
+
+
+def shares(architecture: Architecture) -> Shares:
+    """Take a network apart."""
+    skeleton, width = architecture.skeleton, architecture.width
+    channels = skeleton.input_shape[0]
+    stem = 0
+    for height, across in skeleton.stem_resolutions:
+        stem += 9 * channels * width * height * across
+        channels = width
+    parts = [("stem", stem)]
+    count = max(len(cell.operations) for cell in architecture.cells)
+    nodes, output = [0] * count, 0
+    shapes = []
+    places = zip(skeleton.stages, architecture.stage_cells, skeleton.resolutions, strict=True)
+    for index, (stage, cell, (height, across)) in enumerate(places):
+        wide, total = width * stage.width_factor, 0
+        shapes.append((wide, height, across))
+        for _ in range(stage.repeats):
+            found, last = _cell_macs(cell, channels, wide)
+            for node, macs in enumerate(found):
+                nodes[node] += macs * height * across
+            output += last * height * across
+            total += (sum(found) + last) * height * across
+            channels = wide
+        cells = "cell" if stage.repeats == 1 else "cells"
+        parts.append(
+            (
+                f"stage {index + 1}: {stage.repeats} {cells} at {height} x {across}, {wide} wide",
+                total,
+            )
+        )
+    parts.append(("classifier", channels * skeleton.classes))
+    return Shares(tuple(nodes), output, tuple(parts), tuple(shapes))
+
+
+@dataclass(frozen=True)
+class Times:
+    """Shares of the time that onnxruntime spent, fractions that sum to at most one.
+
+    Attributes:
+        nodes: by node of the cell, over all places where the cell stands.
+        output: the cells' output convolutions and projections.
+        other: everything else: joining, pooling, activations, stem, classifier.
+    """
+
+    nodes: dict[int, float]
+    output: float
+    other: float
+
+
+def measure_shares(path: Path, calls: int = 60) -> Times:
+    """Profile an exported network at batch 1 on one thread; takes a fraction of a second.
+
+    Raises:
+        UserError: the file is missing or damaged.
+    """
+    from gemkit.export import exporter, timing
+
+    model = exporter.load_onnx(path)
+    owners: dict[str, str] = {}
+    for node in model.graph.node:
+        names = " ".join(node.input)
+        found = _NODE.search(names)
+        if node.op_type == "Conv" and found:
+            owners[node.name] = str(int(found.group(1)) + 1)
+        elif node.op_type == "Conv" and _STAGE.search(names):
+            owners[node.name] = "output"
+    info = exporter.info_of(model, str(path))
+    image = np.zeros((1, *info.input_shape), np.float32)
+    spent: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="gemkit-profile-") as folder:
+        try:
+            session = timing.open_session(
+                str(path), 1, "CPUExecutionProvider", str(Path(folder) / "profile")
+            )
+        except timing.MeasureError as error:
+            raise UserError(str(error)) from None
+        for _ in range(calls):
+            exporter.run(session, image)
+        events = json.loads(Path(session.end_profiling()).read_text())
+    for event in events:
+        name = event.get("name", "")
+        if event.get("cat") == "Node" and name.endswith("_kernel_time"):
+            spent[_owner(name.removesuffix("_kernel_time"), owners)] += event["dur"]
+    total = sum(spent.values()) or 1
+    return Times(
+        {int(owner): time / total for owner, time in spent.items() if owner.isdigit()},
+        spent["output"] / total,
+        spent["other"] / total,
+    )
+
+
+def _owner(name: str, owners: dict[str, str]) -> str:
+    """Whose time an event is; onnxruntime appends words to the names of nodes it rewrites."""
+    while name:
+        if name in owners:
+            return owners[name]
+        name = name.rpartition("_")[0]
+    return "other"
