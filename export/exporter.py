@@ -527,7 +527,12 @@ def _check_weights(model: "onnx.ModelProto", network: "nn.Module") -> None:
     plain = sum(p.numel() for p in network.parameters())
     # One bias per channel stands for batch norm's two parameters.
     norms = [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    expected, found = plain - sum(norms), count_weights(model)
+    # Biases that are all zero, as before any training, are left out by the exporter.
+    shapes = {tensor.name: tensor.dims for tensor in model.graph.initializer}
+    zeros = [
+        shapes[n.input[1]][0] for n in model.graph.node if n.op_type == "Conv" and len(n.input) == 2
+    ]
+    expected, found = plain - sum(norms), count_weights(model) + sum(zeros)
     if hasattr(network, "architecture") and found != expected:
         raise RuntimeError(f"the ONNX graph holds {found} weights, the network has {expected}")
 
