@@ -581,6 +581,30 @@ def regret_figure(curves: Mapping[str, Mapping[str, Sequence[float]]], metric: s
     return figure
 
 
+def strategies_figure(
+    curves: Mapping[str, Mapping[str, Sequence[float]]], title: str, label: str
+) -> Figure:
+    """The best accuracy so far by number of trials, one line a strategy.
+
+    Args:
+        curves: per strategy `queries` and `best`, and where there are several searches of it the
+            interval `low` to `high` of their mean.
+    """
+    figure, axes = _plot(7.4, 4.8)
+    for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
+        queries = curve["queries"]
+        if "low" in curve:
+            axes.fill_between(
+                queries, curve["low"], curve["high"], color=colour, alpha=0.12, linewidth=0
+            )
+        axes.plot(queries, curve["best"], color=colour, linewidth=1.8, label=name)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _titled(axes, title, "trials", label)
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
+    return figure
+
+
 def correlation_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
     """Kendall's tau of predictors by number of measured cells, with 95 % intervals.
 
