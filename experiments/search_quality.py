@@ -5,13 +5,14 @@ Writes `results/search_quality.json` and `results/search_quality.png`; finished 
 
     OMP_NUM_THREADS=1 python experiments/search_quality.py [--seeds 100] [--queries 60] [NAME ...]
 
-A search pays for cells of the pool, `BATCH` at once, and is judged by the best accuracy it has paid
-for. Random search without replacement is not drawn but computed exactly, so "as good as random
-search at Q queries" has an error from the strategy's seeds alone. In the pool a mutant is a relative
-(see `pool.py`: half of the cells and more descend by 1 to 4 edits from another one).
+A search pays for cells of the pool, `BATCH` at once, and is judged by the best accuracy it has
+paid for. Random search without replacement is not drawn but computed exactly, so "as good as random
+search at Q queries" has an error from the strategy's seeds alone. In the pool a mutant is a
+relative (see `pool.py`: more than half of the cells descend by 1 to 4 edits from another one).
 
-The accuracies are single short trainings and count as the truth here: a search is also asked to find
-the luckiest cell, which no method can foresee. `python experiments/pool.py --noise` says how much.
+The accuracies are single short trainings and count as the truth here: a search is also asked to
+find the luckiest cell, which no method can foresee. `python experiments/pool.py --noise` says how
+much luck there is.
 """
 
 import argparse

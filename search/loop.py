@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -20,6 +20,7 @@ from concurrent.futures import (
     Future,
     wait,
 )
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -56,6 +57,9 @@ class Plan:
         seconds: no trial is started later than this (all sittings together); None without limit.
             Only this depends on the clock.
         failures: so many failed trials in a row end the search.
+        in_rounds: whether a round waits for all trials of the one before. Otherwise it begins as
+            soon as a worker would be idle, and the trials that still run are pending. With one
+            worker this is all the same; with several, only searches in rounds repeat exactly.
     """
 
     trials: int
@@ -65,6 +69,7 @@ class Plan:
     promoted_epochs: int = 0
     seconds: float | None = None
     failures: int = 8
+    in_rounds: bool = False
 
     def __post_init__(self) -> None:
         if min(self.trials, self.per_round, self.epochs, self.failures) < 1:
@@ -134,9 +139,10 @@ class Workers:
 
     def outcomes(
         self,
-        jobs: Sequence[Job],
+        jobs: Iterable[Job],
         started: Callable[[int], None],
         wanted: Callable[[], bool],
+        more: Callable[[bool], Sequence[Job]] = lambda busy: (),
     ) -> Iterator[tuple[int, Outcome]]:
         """Run jobs, in order, `count` at once; yield (position, outcome) as they end.
 
@@ -146,13 +152,22 @@ class Workers:
         Args:
             started: called with a job's position before it starts.
             wanted: asked before each start; once it says no, only what is running is finished.
+            more: asked when a worker has nothing to do, and told whether another one has; its
+                jobs are added to the others.
         """
+        jobs = list(jobs)
         waiting, suspects = deque(range(len(jobs))), deque[int]()
         running: dict[Future[Outcome], int] = {}
         alone = False
         while True:
-            while (suspects or waiting) and wanted() and len(running) < self.count:
+            while wanted() and len(running) < self.count:
                 if running and (alone or suspects):
+                    break
+                if not (suspects or waiting):
+                    fresh = more(bool(running))
+                    waiting.extend(range(len(jobs), len(jobs) + len(fresh)))
+                    jobs += fresh
+                if not (suspects or waiting):
                     break
                 alone = bool(suspects)
                 position = suspects.popleft() if alone else waiting.popleft()
@@ -224,18 +239,23 @@ def search(
         UserError: too many trials failed in a row, or nothing fits the budgets.
     """
     clock = _Clock(run, plan.seconds)
+
+    def next_round(busy: bool = False) -> list[Trial]:
+        trials = run.trials()
+        if len(trials) >= plan.trials or (busy and plan.in_rounds):
+            return []
+        with clock.spending("proposing"):
+            proposed = propose(run, space, strategy, plan, trials)
+            run.add_trials(proposed)
+        return proposed
+
     with workers:
         while not clock.is_over:
-            trials = run.trials()
-            open_ = [trial for trial in trials if trial.state == "queued"]
-            if not open_ and len(trials) < plan.trials:
-                open_ = propose(run, space, strategy, plan, trials)
-                run.add_trials(open_)
-            if not open_:
-                open_ = promote(run, space, plan, trials)
+            open_ = [trial for trial in run.trials() if trial.state == "queued"]
+            open_ = open_ or next_round() or promote(run, space, plan, run.trials())
             if not open_:
                 break
-            train(run, space, task, plan, workers, open_, clock, progress)
+            train(run, space, task, plan, workers, open_, next_round, clock, progress)
     withdraw(run)
     return ranking(run.trials(), space)
 
@@ -275,27 +295,31 @@ def train(
     task: ProxyTask,
     plan: Plan,
     workers: Workers,
-    trials: Sequence[Trial],
+    trials: Iterable[Trial],
+    more: Callable[[bool], Sequence[Trial]],
     clock: _Clock,
     progress: Progress | None,
 ) -> None:
-    """Run trials and store each as it ends."""
+    """Run trials, and what `more` adds to them, and store each as it ends."""
+    trials = list(trials)
 
     def started(position: int) -> None:
         run.trial_started(trials[position].index)
         if progress:
             progress(replace(trials[position], state="running"))
 
-    jobs = [
-        (
-            task,
-            Architecture((trial.cell,), space.skeleton, trial.width),
-            trial.seed,
-            trial.epochs,
-        )
-        for trial in trials
-    ]
-    for position, outcome in workers.outcomes(jobs, started, lambda: not clock.is_over):
+    def job(trial: Trial) -> Job:
+        architecture = Architecture((trial.cell,), space.skeleton, trial.width)
+        return task, architecture, trial.seed, trial.epochs
+
+    def more_jobs(busy: bool) -> list[Job]:
+        added = more(busy)
+        trials.extend(added)
+        return [job(trial) for trial in added]
+
+    for position, outcome in workers.outcomes(
+        [job(trial) for trial in trials], started, lambda: not clock.is_over, more_jobs
+    ):
         index = trials[position].index
         seconds = outcome.seconds if math.isfinite(outcome.seconds) else None
         if outcome.accuracy is not None:
@@ -348,19 +372,26 @@ def history(space: CellSpace, trials: Sequence[Trial]) -> History:
     Trials that were trained longer count with what they reached first, since accuracies after
     different numbers of epochs cannot be compared.
     """
-    ended = [
-        trial for trial in trials if trial.state in ("done", "failed") or "short" in trial.extra
-    ]
-    if not ended:
-        return History()
+    ended, pending = list[Trial](), list[Trial]()
+    for trial in trials:
+        known = trial.state in ("done", "failed") or "short" in trial.extra
+        (ended if known else pending).append(trial)
+    values = [math.nan if (value := _short(trial)) is None else value for trial in ended]
+    return History(
+        _candidates(space, ended),
+        np.array(values, dtype=float),
+        pending=_candidates(space, pending),
+    )
+
+
+def _candidates(space: CellSpace, trials: Sequence[Trial]) -> Candidates | None:
+    """The cells of trials as the strategies know them; None where there are none."""
+    if not trials:
+        return None
     latency = None
     if space.latency is not None:
-        latency = [math.nan if one.latency_ms is None else one.latency_ms for one in ended]
-    candidates = space.restored(
-        [trial.cell for trial in ended], [trial.width for trial in ended], latency
-    )
-    values = [math.nan if (value := _short(trial)) is None else value for trial in ended]
-    return History(candidates, np.array(values, dtype=float))
+        latency = [math.nan if one.latency_ms is None else one.latency_ms for one in trials]
+    return space.restored([one.cell for one in trials], [one.width for one in trials], latency)
 
 
 def ranking(trials: Sequence[Trial], space: CellSpace) -> list[Trial]:
@@ -426,3 +457,12 @@ class _Clock:
 
     def tick(self) -> None:
         self._run.set_setting("search_seconds", self.spent)
+
+    @contextmanager
+    def spending(self, on: str) -> Iterator[None]:
+        """Add the time of a block to the setting `ON_seconds`."""
+        started = time.monotonic()
+        yield
+        name = f"{on}_seconds"
+        spent = self._run.setting(name, 0.0) + time.monotonic() - started
+        self._run.set_setting(name, spent)

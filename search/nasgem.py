@@ -20,6 +20,7 @@ from .strategies import (
     Embedding,
     Fitted,
     FloatArray,
+    Graphs,
     History,
     IntArray,
     Prediction,
@@ -113,7 +114,8 @@ class Nasgem:
             predicted_mean=prediction.mean, predicted_std=prediction.std, acquisition=desirable
         )
         explorers = self._explorers(len(history), count)
-        chosen = self._batch(fitted, pool, prediction, threshold, count - len(explorers))
+        wanted = count - len(explorers)
+        chosen = self._batch(fitted, pool, prediction, threshold, wanted, history.pending)
         if len(explorers):
             sample = rng.permutation(len(pool))[: self.shortlist]
             sample = sample[~np.isin(sample, chosen)]
@@ -156,13 +158,15 @@ class Nasgem:
         prediction: Prediction,
         threshold: FloatArray,
         count: int,
+        pending: Candidates | None = None,
     ) -> IntArray:
-        """The best of the pool one after the other, each seen as known when the next is chosen."""
+        """The best of the pool one after the other, each seen as known when the next is chosen;
+        pending cells are seen as known from the beginning."""
         desirable = pool.notes["acquisition"]
-        if count <= 1:
+        if count < 1 or (count == 1 and pending is None):
             return np.array([np.argmax(desirable)] * count, dtype=np.int64)
         short = np.argsort(-desirable, kind="stable")[: max(self.shortlist, 4 * count)]
-        covariance = fitted.covariance(pool[short])
+        covariance = _covariance(fitted, pool[short], pending)
         mean, feasible = (
             prediction.latent[short],
             np.log(np.maximum(prediction.feasible[short], 1e-12)),
@@ -174,8 +178,7 @@ class Nasgem:
             desirable[taken] = -np.inf
             pick = int(np.argmax(desirable))
             taken.append(pick)
-            column = covariance[:, pick]
-            covariance = covariance - np.outer(column, column) / (covariance[pick, pick] + 1e-9)
+            covariance = _knowing(covariance, pick)
         return np.asarray(short[taken], dtype=np.int64)
 
     def _diverse(
@@ -188,8 +191,27 @@ class Nasgem:
         if len(offered) <= count:
             return offered
         vectors = np.asarray(self.embedding(offered.graphs), dtype=float)
-        seen = None if history.candidates is None else self.embedding(history.candidates.graphs)
+        known = [part.graphs for part in (history.candidates, history.pending) if part is not None]
+        seen = self.embedding(Graphs.concatenate(known)) if known else None
         return offered[spread(vectors, count, rng, seen)]
+
+
+def _covariance(fitted: Fitted, cells: Candidates, pending: Candidates | None) -> FloatArray:
+    """Covariance of the cells once the pending ones are known."""
+    if pending is None:
+        return fitted.covariance(cells)
+    covariance = fitted.covariance(Candidates.concatenate([pending, cells]))
+    for place in range(len(pending)):
+        covariance = _knowing(covariance, place)
+    return covariance[len(pending) :, len(pending) :]
+
+
+def _knowing(covariance: FloatArray, place: int) -> FloatArray:
+    """What is left of a covariance when the value at one place becomes known."""
+    column = covariance[:, place]
+    return np.asarray(
+        covariance - np.outer(column, column) / (covariance[place, place] + 1e-9), dtype=float
+    )
 
 
 def spread(

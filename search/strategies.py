@@ -152,14 +152,16 @@ class Space(Protocol):
 class History:
     """What has been evaluated, in the order in which it was proposed.
 
-    `values` (n,) are accuracies; nan means that the trial failed. `busy` are the keys of cells
-    under evaluation, which are not proposed again. An empty history has no candidates at all
-    (`History()`).
+    `values` (n,) are accuracies; nan means that the trial failed. `busy` are keys of cells that
+    are not to be proposed again. `pending` are the cells under evaluation, None where there are
+    none: not proposed again either, and what is proposed beside them should tell something new. An
+    empty history has no candidates at all (`History()`).
     """
 
     candidates: Candidates | None = None
     values: FloatArray = field(default_factory=lambda: np.empty(0))
     busy: NDArray[Any] | None = None
+    pending: Candidates | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -184,9 +186,11 @@ class History:
     def fresh(self, candidates: Candidates) -> Candidates:
         """Those of the candidates neither evaluated nor busy, without repetitions, in order."""
         seen: set[bytes] = set()
-        for keys in (None if self.candidates is None else self.candidates.keys, self.busy):
-            if keys is not None:
-                seen.update(keys.tolist())
+        for known in (self.candidates, self.pending):
+            if known is not None:
+                seen.update(known.keys.tolist())
+        if self.busy is not None:
+            seen.update(self.busy.tolist())
         keep = np.empty(len(candidates), dtype=bool)
         for place, key in enumerate(candidates.keys.tolist()):
             keep[place] = key not in seen

@@ -4,9 +4,11 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from gemkit.errors import UserError
 from gemkit.search import loop
 from gemkit.search.loop import Plan, Workers
 from gemkit.search.strategies import Strategy, strategy
-from gemkit.search.trials import ProxyTask, local_workers
+from gemkit.search.trials import Outcome, ProxyTask, local_workers
 from gemkit.store import Run, Trial
 
 sys.path.insert(0, str(Path(__file__).parent))  # worker processes import it as well
@@ -208,6 +210,47 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path: Path, seed: int) -> None:
     assert all(map(gone, workers))
 
 
+def test_a_slow_trial_keeps_nobody_waiting(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=14, per_round=3, epochs=2)
+    others_done, ended = threading.Event(), 0
+    pending: list[int] = []
+
+    def first_is_slow(task: Any, architecture: Any, seed: int, epochs: int) -> Outcome:
+        if seed == loop.trial_seed(run.seed, 0):
+            assert others_done.wait(60), "the others waited for the slow trial"
+        return cheap_trials.by_cell(task, architecture, seed, epochs)
+
+    def count(trial: Trial) -> None:
+        nonlocal ended
+        ended += trial.state == "done"
+        if ended == plan.trials - 1:
+            others_done.set()
+
+    def watched(space: Any, history: Any, count: int, rng: Any) -> Any:
+        known = history.pending
+        pending.append(0 if known is None else len(known))
+        found = EVOLUTION(space, history, count, rng)
+        assert known is None or not set(known.keys) & set(found.keys)
+        return found
+
+    with begin(tmp_path / "run", seed) as run:
+        loop.search(run, SPACE, watched, TASK, plan, here(first_is_slow, 2), count)
+        trials = run.trials()
+    assert [one.state for one in trials] == ["done"] * 14
+    assert len({one.key for one in trials}) == 14
+    # Every round but the first began beside the slow trial, and with that alone: the worker that
+    # asks is free.
+    assert pending == [0, 1, 1, 1, 1]
+
+
+def test_rounds_that_wait_repeat_with_any_number_of_workers(tmp_path: Path, seed: int) -> None:
+    plan = replace(PLAN, in_rounds=True)
+    alone = results(searched(tmp_path / "alone", seed, plan))
+    assert alone == results(searched(tmp_path / "usual", seed, PLAN))
+    several = here(cheap_trials.at_random_speed, 3)
+    assert alone == results(searched(tmp_path / "several", seed, plan, several))
+
+
 def test_failures_are_recorded_and_learned_from(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=16, per_round=4, epochs=2, failures=17)
     trials = searched(tmp_path / "run", seed, plan, here(cheap_trials.failing))
@@ -297,7 +340,7 @@ def test_what_was_predicted_is_stored(tmp_path: Path, seed: int) -> None:
 
 def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path: Path, seed: int) -> None:
     distributed = pytest.importorskip("distributed")
-    plan = Plan(trials=16, per_round=8, epochs=2)
+    plan = Plan(trials=16, per_round=8, epochs=2, in_rounds=True)
     with distributed.LocalCluster(
         n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None
     ) as cluster:

@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 from pathlib import Path
 from types import ModuleType
@@ -126,6 +127,16 @@ def test_a_batch_asks_different_questions(seed: int) -> None:
         differences.append(_likeness(fitted.covariance(top)) - _likeness(fitted.covariance(batch)))
     # Of one history the eight best may be the most diverse eight as well: then both are the same.
     assert sum(differences) > 0, differences
+
+
+def test_what_is_pending_is_not_asked_again(seed: int) -> None:
+    """A cell proposed beside pending ones is the one that a batch would have taken after them."""
+    space, history = toy.Chains(), history_of(seed, 20)
+    choose = Nasgem(nasgem_predictor(toy.embedding), toy.embedding, **SMALL)
+    batch = choose(space, history, 4, np.random.default_rng(seed))
+    waiting = dataclasses.replace(history, pending=batch[:3])
+    beside = choose(space, waiting, 1, np.random.default_rng(seed))
+    assert beside.keys.tolist() == batch.keys[3:].tolist()
 
 
 def test_factors_steer_the_choice(seed: int) -> None:
