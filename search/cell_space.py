@@ -179,8 +179,10 @@ class CellSpace:
         widths: Sequence[int],
         latency_ms: Sequence[float] | None = None,
     ) -> Candidates:
-        """Stored cells at their stored widths, in their order."""
-        packed = CellArrays.from_cells(cells)
+        """Stored cells at their stored widths, in their order, with as many places as `sample`'s:
+        the flat encoding tells an edge by its place."""
+        none = random_cells(np.random.default_rng(0), 0, self.nodes, self.aggregation)
+        packed = CellArrays.concatenate([none, CellArrays.from_cells(cells)])
         at = np.array(widths, dtype=np.int64)
         latency = None if latency_ms is None else np.array(latency_ms, dtype=float)
         scaled = self._costed(packed, CostModel.of(packed, self.skeleton), at, latency)

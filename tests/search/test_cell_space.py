@@ -158,6 +158,19 @@ def test_stored_cells_come_back(seed: int) -> None:
     assert np.array_equal(again.factors, found.factors)
 
 
+def test_stored_small_cells_have_the_places_of_large_ones(seed: int) -> None:
+    """Else the flat encoding of what was measured and of what is proposed would not agree."""
+    space = CellSpace(SKELETON, Budget(macs=10_000_000))
+    found = space.sample(np.random.default_rng(seed), 60)
+    small = found[(found.graphs.labels >= 0).sum(axis=1) < 12]
+    scaled: Scaled = small.payload
+    again = space.restored(
+        [scaled.cells.cell(index) for index in range(len(small))], scaled.widths.tolist()
+    )
+    assert np.array_equal(again.graphs.labels, small.graphs.labels)
+    assert np.array_equal(again.graphs.adjacency, small.graphs.adjacency)
+
+
 def test_the_score_is_accuracy_times_a_power_of_macs(seed: int) -> None:
     space = CellSpace(SKELETON, Budget(macs=10_000_000, params=50_000))
     found = space.sample(np.random.default_rng(seed), 20)
