@@ -189,6 +189,7 @@ def _export_one(
         std=dataset.std,
         images=dataset.x_test[:64],
         test=(dataset.x_test, dataset.y_test),
+        known_accuracy=entry["accuracy"],
         metadata={
             "id": job.name,
             "accuracy": entry["accuracy"],
