@@ -494,11 +494,39 @@ def targets(name: str | None, remove: bool, json_file: str | None) -> None:
 @click.option(
     "--port", type=click.IntRange(1, 65535), default=7860, show_default=True, help="Port."
 )
-def app(run_folder: Path, host: str, port: int) -> None:
+@click.option(
+    "--auth",
+    metavar="USER",
+    help="Ask visitors for this user and a password: the one in GEMKIT_PASSWORD, else typed now.",
+)
+@click.option("--read-only", is_flag=True, help="No searching or measuring; for the public.")
+@click.option(
+    "--fetch-runtime",
+    is_flag=True,
+    help="First fetch onnxruntime-web from npm's registry, to measure in visitors' browsers.",
+)
+def app(run_folder: Path, host: str, port: int, auth: str | None, **options: bool) -> None:
     """Open a page to browse the networks of RUN, try them and download them."""
     from . import page
 
-    page.serve(run_folder, host, port, _console(None))
+    login = None if auth is None else (auth, _password(auth))
+    page.serve(run_folder, host, port, _console(None), login=login, **options)
+
+
+def _password(user: str) -> str:
+    """The page's password, from the environment or a prompt: never from the command line."""
+    import os
+
+    if not user or ":" in user:
+        raise UserError("--auth: a user's name is not empty and has no colon")
+    found = os.environ.get("GEMKIT_PASSWORD")
+    if found is None:
+        if not sys.stdin.isatty():
+            raise UserError("--auth: give the password in the variable GEMKIT_PASSWORD")
+        found = str(click.prompt(f"password for {user}", hide_input=True, err=True))
+    if len(found) < 8:
+        raise UserError("--auth: the password must have at least 8 characters")
+    return found
 
 
 def _stop(message: str, code: int) -> NoReturn:

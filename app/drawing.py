@@ -5,6 +5,7 @@ for narrow screens; the page's style sheet shows the one that fits. Colours are 
 variables, so that the drawing follows its dark mode.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -26,9 +27,10 @@ def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = Non
     """Both drawings of a cell as HTML."""
     placed = layout(cell)
     notes = node_notes(cell, shares, times)
+    told = {str(node): lines for node, lines in notes.items()}
     return (
-        '<div class="gk-cell">'
-        f"{_svg(cell, placed, notes, down=False)}{_svg(cell, placed, notes, down=True)}"
+        f'<div class="gk-cell" data-notes="{escape(json.dumps(told), quote=True)}">'
+        f"{_svg(cell, placed, down=False)}{_svg(cell, placed, down=True)}"
         f"{_LEGEND}</div>"
     )
 
@@ -65,8 +67,8 @@ def node_notes(
             lines.append(
                 ("MACs", f"{format_count(shares.nodes[node])} ({tables.percent(part, 1)})")
             )
-        if times is not None:
-            lines.append(("time", tables.percent(times.nodes.get(node, 0.0), 1)))
+        if times is not None and node < len(times.nodes):
+            lines.append(("time", tables.percent(times.nodes[node], 1)))
         notes[node] = lines
     read_by = _reads(cell.successors[0])
     notes[0] = [("cell input", "what the cell before it gave, or the stem"), ("read by", read_by)]
@@ -82,9 +84,7 @@ def node_notes(
     return notes
 
 
-def _svg(
-    cell: Cell, placed: Layout, notes: Mapping[int, list[tuple[str, str]]], *, down: bool
-) -> str:
+def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
     long, wide = placed.width * _SCALE + 2 * _MARGIN, placed.height * _SCALE + 2 * _MARGIN
 
     def point(x: float, y: float) -> tuple[float, float]:
@@ -114,7 +114,7 @@ def _svg(
             f'd="M{_pair(start)}C{_pair(first)} {_pair(second)} {_pair(tip)}"/>'
         )
     for index, (x, y) in enumerate(placed.positions):
-        parts.append(_node(cell, index, output, point(float(x), float(y)), notes))
+        parts.append(_node(cell, index, output, point(float(x), float(y))))
     width, height = (wide, long) if down else (long, wide)
     label = f"a cell of {tables.number(cell.nodes, 'node')}"
     return (
@@ -136,16 +136,9 @@ def _pair(point: Sequence[float]) -> str:
     return f"{point[0]:.1f} {point[1]:.1f}"
 
 
-def _node(
-    cell: Cell,
-    index: int,
-    output: int,
-    place: tuple[float, float],
-    notes: Mapping[int, list[tuple[str, str]]],
-) -> str:
+def _node(cell: Cell, index: int, output: int, place: tuple[float, float]) -> str:
     x, y = place
     name = _name(index, output)
-    lines = "\n".join(f"{head}: {text}" for head, text in notes[name])
     if index in (0, output):
         text = "in" if index == 0 else "out"
         kind = "gk-end"
@@ -166,7 +159,6 @@ def _node(
             shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}"/>'
         shape = ring + shape
     return (
-        f'<g class="gk-node {kind}" tabindex="0" data-node="{name}" '
-        f'data-note="{escape(lines, quote=True)}">{shape}'
+        f'<g class="gk-node {kind}" tabindex="0" data-node="{name}">{shape}'
         f'<text x="{x:.1f}" y="{y + 4:.1f}">{text}</text></g>'
     )

@@ -1,309 +1,337 @@
-"""`gemkit app`: a page to browse a run's networks, look at their cells, try and download them.
+"""`gemkit app`: the page of a run. Here is the layout; what it shows comes from other modules.
 
-The layout is `layout_of`; what it shows comes from `Shown`, which reads the run's folder. Only
-files that the run's models and figures consist of are served.
+`explore` reads the run, `drawing` draws cells, `latency_table` shows measurements, `embedding_map`
+places cells, `browser` serves what a visitor's own browser runs, `live` runs a search, `serving`
+decides what goes over the network.
 """
 
-import socket
-from dataclasses import dataclass
+import functools
+import json
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.store import Run
 
-from . import tables
+from . import browser, serving
+from .embedding_map import EmbeddingMap
+from .explore import Shown
 
 if TYPE_CHECKING:
     import gradio
-    from PIL.Image import Image
     from rich.console import Console
 
-_HEADS = ("network", "test accuracy", "MACs", "params", "peak memory", "p50", "p90", "p99", "kind")
-_FILES = (
-    "model.onnx",
-    "model.fp16.onnx",
-    "model.int8.onnx",
-    "cell.json",
-    "card.md",
-    "weights.safetensors",
-    "bench.json",
-)
-_MAX_UPLOAD = "10mb"
-_CSS = """
-.gradio-container { max-width: 1180px !important; margin: 0 auto !important; }
-#cell img, .figure img { background: white; border-radius: 8px; }
-"""
+    from . import predict
+    from .live import LiveSearch
+
+_QUEUE = 32
+_PREDICTIONS_AT_ONCE = 2
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What the page shows of a run.
-
-    Attributes:
-        folder: the run.
-        content: the run's JSON.
-        data: name, note and shape of the data (`data` setting of the run).
-        budget: the budget in words.
-    """
-
-    folder: Path
-    content: dict[str, Any]
-    data: dict[str, Any]
-    budget: str
-
-    @classmethod
-    def read(cls, folder: Path) -> "Shown":
-        """Read a run; raises UserError where there is none or where it has no trial yet."""
-        with Run.open(folder) as run:
-            shown = cls(
-                folder.resolve(), run.to_json(), run.setting("data", {}), run.budget.describe()
-            )
-        if not shown.networks:
-            raise UserError(
-                f"{folder} has no trained network yet: run `gemkit train {folder}` first"
-            )
-        return shown
-
-    @property
-    def networks(self) -> list[dict[str, Any]]:
-        """The models that have been trained, in the order of the search."""
-        return [model for model in self.content["models"] if model["accuracy"] is not None]
-
-    def network(self, id: str) -> dict[str, Any]:
-        """The model of that id."""
-        return next(model for model in self.networks if model["id"] == id)
-
-    def rows(self) -> list[list[str]]:
-        """The table of models and baselines."""
-        rows = []
-        for kind, entries in (("found", self.networks), ("baseline", self.content["baselines"])):
-            rows += [[*tables.model_row(entry)[:8], kind] for entry in entries]
-        return rows
-
-    def files(self, id: str) -> list[str]:
-        """Paths of the model's files that can be downloaded, the ONNX file first."""
-        folder = self.folder / "models" / id
-        return [str(folder / name) for name in _FILES if (folder / name).is_file()]
-
-    def picture(self, id: str) -> str | None:
-        """The path of the picture of a model's cell, drawn if it is not there."""
-        from . import figures, show
-
-        path = self.folder / "models" / id / "cell.png"
-        if not path.is_file():
-            model = self.network(id)
-            cell = Cell.from_json(model["cell"])
-            figure = figures.cell_figure(cell, f"Cell {id}", show.describe(model, cell))
-            try:
-                figures.save(figure, path)
-            except UserError:  # a run that may only be read
-                return None
-        return str(path)
-
-    def figure(self, *names: str) -> str | None:
-        """The path of the first of these figures that the run has."""
-        for name in names:
-            path = self.folder / "figures" / f"{name}.png"
-            if path.is_file():
-                return str(path)
-        return None
-
-    def facts(self, id: str) -> str:
-        """What is known of a model, as Markdown."""
-        model = self.network(id)
-        latency = model["latency_ms"]
-        lines = [
-            f"### {id}",
-            f"**{tables.percent(model['accuracy'])}** test accuracy, "
-            f"**{tables.count(model['macs'])}** MACs, **{tables.count(model['params'])}** params, "
-            f"{tables.size(model['peak_memory_bytes'])} of activations",
-        ]
-        if latency:
-            lines.append(
-                f"**{tables.latency(latency)}** an image (p50; p90 "
-                f"{tables.latency(latency, 'p90')}, p99 {tables.latency(latency, 'p99')}) with "
-                "onnxruntime on the CPU, one thread, batch 1, on the machine that ran the search: "
-                f"{self.content['run']['machine'].get('processor', 'unknown processor')}"
-            )
-        if model["onnx"] is None:
-            lines.append(f"No ONNX file yet: `gemkit export {self.folder} {id}`")
-        return "\n\n".join(lines)
-
-    def examples(self) -> list[str]:
-        """Images of the test set that the run keeps to be tried."""
-        return [str(path) for path in sorted((self.folder / "examples").glob("*.png"))[:12]]
-
-    def served(self) -> list[str]:
-        """The only folders whose files the page may give away."""
-        return [str(self.folder / name) for name in ("models", "figures", "examples")]
+# ---- Try it
 
 
-def classify(shown: Shown, id: str, image: "Image | None") -> tuple[dict[str, float], str]:
-    """Class probabilities of an uploaded image by the model's ONNX file, and a line about it."""
+@functools.lru_cache(maxsize=8)
+def _classifier(path: Path, changed: int) -> "predict.Classifier":
     from . import predict
 
-    if image is None:
-        raise UserError("choose an image first")
-    model = shown.network(id)
-    if model["onnx"] is None:
-        raise UserError(f"{id} has no ONNX file yet: run `gemkit export {shown.folder} {id}`")
-    classifier = predict.Classifier.open(shown.folder / model["onnx"])
-    probabilities, milliseconds = classifier.classify(image)
-    note = (
-        f"{milliseconds:.2f} ms in onnxruntime; the image was brought to "
-        f"{' x '.join(map(str, classifier.info.input_shape[1:]))} pixels"
-    )
+    return predict.Classifier.open(path)
+
+
+def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str, float], str]:
+    """Class probabilities of a picture file by a network's ONNX file, and a line about it.
+
+    Raises:
+        UserError: no picture or an unusable one, or the network's file is missing or damaged.
+    """
+    from . import predict
+
+    if not image:
+        raise UserError("choose an image first: upload one, use the camera or take an example")
+    if not id:
+        raise UserError("this run has no network that can be run yet")
+    path = shown.onnx(id)
+    if path is None:
+        raise UserError(shown.missing(id) or f"there is nothing called {id}")
+    classifier = _classifier(path, path.stat().st_mtime_ns)
+    try:
+        picture = predict.open_picture(Path(image))
+    except UserError as error:  # the visitor knows no path of the server's
+        raise UserError(str(error).replace(image, "the upload")) from None
+    probabilities, milliseconds = classifier.classify(picture)
+    size = " x ".join(map(str, classifier.info.input_shape[1:]))
+    note = f"**{milliseconds:.2f} ms** in onnxruntime on the server; brought to {size} pixels"
     return dict(zip(classifier.info.class_names, probabilities.tolist(), strict=True)), note
 
 
-def layout_of(shown: Shown) -> "gradio.Blocks":
-    """The page."""
+# ---- the page
+
+
+def _path(upload: Any) -> str | None:
+    return None if upload is None else upload.path
+
+
+def _custom(holder: str, call: str, **more: Any) -> "gradio.HTML":
+    """A part of the page that one of our own scripts fills."""
     import gradio as gr
 
-    networks = [model["id"] for model in shown.networks]
-    run = shown.content["run"]
-    name = shown.data.get("name", run["config"].get("data"))
-    trials = sum(trial["state"] == "done" for trial in shown.content["trials"])
-    first = networks[0]
-    table = shown.rows()
+    return gr.HTML(
+        "", html_template=f'<div class="{holder}"><p class="gk-empty">loading…</p></div>',
+        js_on_load=call, apply_default_css=False, **more,
+    )  # fmt: skip
 
-    def select(id: str) -> tuple[Any, ...]:
-        return shown.facts(id), shown.picture(id), shown.files(id)
 
-    def clicked(event: gr.SelectData) -> Any:
-        row = event.index[0] if isinstance(event.index, list | tuple) else event.index
-        chosen = event.row_value[0] if event.row_value else table[row][0]
-        return gr.update(value=chosen) if chosen in networks else gr.update()
+def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "gradio.Blocks":
+    """The page.
 
-    def try_it(id: str, image: Any) -> tuple[dict[str, float], str]:
+    Args:
+        live: the search that visitors may start; None where they may not.
+        measuring: whether they may have the networks measured again.
+    """
+    import gradio as gr
+
+    from . import latency_table
+    from . import live as live_search
+
+    first = shown.first
+    content = shown.content
+    runnable = shown.runnable()
+    ids = [id for _, id in runnable]
+    second = next((id for id in ids if id != first and content.kind(id) == "baselines"), None)
+
+    def selected(event: gr.EventData) -> tuple[Any, ...]:
+        id = str(getattr(event, "id", ""))[:64]
+        own = shown.runnable()
+        keep = gr.skip() if id not in [one for _, one in own] else gr.update(choices=own, value=id)
+        return shown.facts(id), shown.cell(id), keep
+
+    def try_it(image: Any, one: str | None, other: str | None) -> tuple[Any, ...]:
         try:
-            return classify(shown, id, image)
+            left = classify(shown, one, image)
+            right = classify(shown, other, image) if other else (None, "")
         except UserError as error:
-            raise gr.Error(str(error)) from None
+            return None, f'<span class="gk-warn">{error}</span>', None, ""
+        return (*left, *right)
 
-    with gr.Blocks(title=f"gemkit: {run['id']}", analytics_enabled=False) as blocks:
-        gr.Markdown(
-            f"# Small networks for {name}\n"
-            f"gemkit trained {tables.number(trials, 'candidate')} on a small share of the data, "
-            f"then the best {len(networks)} on all of it. Asked for: {shown.budget}. "
-            "Each row is a network that is ready to run; click one to see it."
-        )
-        listing = gr.Dataframe(
-            table,
-            headers=list(_HEADS),
-            interactive=False,
-            label="networks, in the order of the search; latency on the CPU, one thread",
-            elem_id="networks",
-        )
-        chosen = gr.Radio(networks, value=first, label="network", elem_id="chosen")
-        with gr.Row():
-            with gr.Column(scale=3):
-                facts = gr.Markdown(shown.facts(first), elem_id="facts")
-                picture = gr.Image(
-                    shown.picture(first),
-                    show_label=False,
-                    interactive=False,
-                    buttons=["download", "fullscreen"],
-                    elem_id="cell",
-                )
-                gr.Markdown(
-                    "The cell that the network repeats: each line carries a node's output to "
-                    "the nodes that read it."
-                )
-                for path in (shown.figure("latency", "macs"), shown.figure("progress")):
-                    if path:
-                        gr.Image(
-                            path,
-                            show_label=False,
-                            interactive=False,
-                            buttons=["download", "fullscreen"],
-                            elem_classes="figure",
+    explore_call = (
+        "gemkit.explore(element, "
+        + json.dumps({"budget": shown.budget.to_json(), "first": first})
+        + ", (id) => trigger('picked', {id}))"
+    )
+    with gr.Blocks(
+        title=f"gemkit: {shown.name}", analytics_enabled=False, delete_cache=(600, 3600)
+    ) as blocks:
+        gr.Markdown(shown.introduction(), elem_id="introduction")
+        with gr.Tabs():
+            with gr.Tab("Explore", id="explore"):  # noqa: SIM117  (the layout reads like the page)
+                with gr.Row():
+                    with gr.Column(scale=6, min_width=320):
+                        points = _custom("gk-explore", explore_call, elem_id="points")
+                    with gr.Column(scale=5, min_width=320):
+                        facts = gr.HTML(
+                            shown.facts(first) if first else _NOTHING,
+                            apply_default_css=False,
+                            elem_id="facts",
                         )
-            with gr.Column(scale=2):
-                files = gr.File(
-                    shown.files(first),
-                    label="download (model.onnx is all that a device needs)",
-                    file_count="multiple",
-                    interactive=False,
-                    elem_id="files",
+                        cell = gr.HTML(
+                            shown.cell(first) if first else "",
+                            apply_default_css=False,
+                            elem_id="cell",
+                        )
+            with gr.Tab("Try it", id="try"):
+                if not runnable:
+                    gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE}</p>')
+                with gr.Row():
+                    with gr.Column(scale=2, min_width=280):
+                        image = gr.Image(
+                            type="filepath",
+                            label="an image",
+                            sources=["upload", "webcam", "clipboard"],
+                            height=250,
+                            elem_id="image",
+                        )
+                        # What is sent stays a file until `predict.open_picture` has looked at it.
+                        image.preprocess = _path
+                        examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
+                        if examples:
+                            gr.Examples(
+                                [[str(path)] for path in examples],
+                                [image],
+                                label="images that the networks were not trained on",
+                                elem_id="examples",
+                            )
+                        button = gr.Button("Classify", variant="primary", elem_id="classify")
+                    with gr.Column(scale=2, min_width=250):
+                        left = gr.Dropdown(
+                            runnable,
+                            value=first if first in ids else None,
+                            label="network",
+                            elem_id="left",
+                        )
+                        left_answer = gr.Label(
+                            num_top_classes=5, label="answer", elem_id="left-answer"
+                        )
+                        left_note = gr.Markdown(elem_id="left-note")
+                    with gr.Column(scale=2, min_width=250):
+                        right = gr.Dropdown(
+                            [("none", ""), *runnable],
+                            value=second or "",
+                            label="beside it",
+                            elem_id="right",
+                        )
+                        right_answer = gr.Label(
+                            num_top_classes=5, label="answer", elem_id="right-answer"
+                        )
+                        right_note = gr.Markdown(elem_id="right-note")
+            with gr.Tab("Latency", id="latency"):
+                latency_table.tab(shown, measuring)
+            with gr.Tab("In your browser", id="browser"):
+                gr.Markdown(
+                    "How fast are these networks **on your own device**? They are downloaded and "
+                    "run here, in your browser."
                 )
-                image = gr.Image(
-                    label="try it: an image",
-                    type="pil",
-                    sources=["upload", "clipboard"],
-                    height=220,
-                    elem_id="image",
+                settings = {
+                    "runtime": browser.has_runtime(),
+                    "version": browser.VERSION,
+                    "most": browser.MOST_CELLS,
+                    "seconds": 0.15,
+                    "shape": [1, *content.skeleton.input_shape] if content.skeleton else [],
+                    "networks": [
+                        {
+                            "id": id,
+                            "label": label,
+                            "baseline": content.kind(id) == "baselines",
+                            "p50": ((content.network(id) or {})["latency_ms"] or {}).get("p50"),
+                        }
+                        for label, id in runnable
+                    ],
+                }
+                _custom(
+                    "gk-browser",
+                    f"gemkit.browser(element, {json.dumps(settings)})",
+                    elem_id="browser",
                 )
-                button = gr.Button("Classify", variant="primary", elem_id="classify")
-                answer = gr.Label(num_top_classes=5, label="answer", elem_id="answer")
-                took = gr.Markdown(elem_id="took")
-                if shown.examples():
-                    gr.Examples(
-                        [[path] for path in shown.examples()],
-                        [image],
-                        label="images of the test set",
-                    )
-        chosen.change(select, [chosen], [facts, picture, files])
-        listing.select(clicked, None, [chosen])
-        button.click(try_it, [chosen, image], [answer, took], concurrency_limit=2)
+            with gr.Tab("Map of cells", id="map"):
+                gr.Markdown(
+                    "Each point is a cell that was tried; the graph encoder puts cells that are "
+                    "built alike close to one another. The search chose what to train by where "
+                    "it lies."
+                )
+                _custom("gk-map", "gemkit.map(element)", elem_id="map")
+            if live is not None:
+                with gr.Tab("Search live", id="live"):
+                    live_search.tab(live)
+        points.picked(
+            selected, None, [facts, cell, left], queue=False, show_progress="hidden",
+            api_visibility="private", trigger_mode="always_last",
+        )  # fmt: skip
+        button.click(
+            try_it,
+            [image, left, right],
+            [left_answer, left_note, right_answer, right_note],
+            concurrency_limit=_PREDICTIONS_AT_ONCE,
+            api_visibility="private",
+        )
+    blocks.queue(max_size=_QUEUE)
     return blocks
 
 
-def _check_port(host: str, port: int) -> None:
-    try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError):
-        raise UserError(f"--host: there is no address {host!r}; use 127.0.0.1 or 0.0.0.0") from None
-    family, kind, protocol, _, address = addresses[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(address)
-        except OSError as error:
-            reason = (error.strerror or str(error)).lower()
-            raise UserError(
-                f"cannot listen on {host}:{port} ({reason}): choose another with --port"
-            ) from None
+_NOTHING = (
+    '<p class="gk-empty">Nothing has been found yet. Candidates appear as they are trained.</p>'
+)
+_NOT_RUNNABLE = (
+    "No network of this run has an ONNX file yet, so there is nothing to run. "
+    "The steps to one are: gemkit train, then gemkit export."
+)
 
 
-def launch(folder: Path, host: str, port: int) -> "tuple[gradio.Blocks, str]":
-    """Start the page in the background; returns it and its address.
+def launch(
+    folder: Path,
+    host: str,
+    port: int,
+    *,
+    login: tuple[str, str] | None = None,
+    read_only: bool = False,
+) -> serving.Server:
+    """Start the page in the background.
+
+    Args:
+        login: user and password that visitors must give.
+        read_only: visitors can neither search nor measure on the server.
 
     Raises:
-        UserError: no run, nothing trained in it, or the address cannot be used.
+        UserError: no run, or the address cannot be used.
     """
     import os
+    import threading
 
-    shown = Shown.read(folder)
-    _check_port(host, port)
+    shown = Shown.open(folder)
+    opened = serving.listen(host, port)
     # Gradio would ask its makers for news, and whether the machine is on the internet.
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    blocks = layout_of(shown)
-    blocks.queue(max_size=32)
-    _, address, _ = blocks.launch(
-        server_name=host,
-        server_port=port,
-        prevent_thread_lock=True,
-        quiet=True,
-        show_error=False,
-        allowed_paths=shown.served(),
-        max_file_size=_MAX_UPLOAD,
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    import gradio as gr
+    from PIL import Image
+
+    from . import predict
+    from .live import LiveSearch
+
+    # Pillow refuses what has more than twice so many pixels: a small file can hold gigabytes.
+    Image.MAX_IMAGE_PIXELS = predict.MAX_PIXELS // 2
+    live = None if read_only else LiveSearch(shown.folder.with_name(f"{shown.name}-live"))
+    blocks = layout_of(shown, live, measuring=not read_only)
+    app = serving.routes(shown, EmbeddingMap(shown))
+    fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+    app = gr.mount_gradio_app(
+        app,
+        blocks,
+        path="/",
+        allowed_paths=[str(shown.folder / "examples")],
+        max_file_size=serving.MAX_UPLOAD_BYTES,
         footer_links=[],
-        css=_CSS,
+        run_history=False,
+        show_error=False,
         ssr_mode=False,
+        css=resources.files("gemkit.app").joinpath("static", "page.css").read_text(),
+        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]),
+        head=(
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<script src="page/page.js"></script><script src="page/browser.js"></script>'
+        ),
     )
-    return blocks, address
+    server = serving.Server(serving.Guard(app, login), opened, live.close if live else None)
+    server.start()
+    threading.Thread(target=shown.profile, daemon=True).start()
+    return server
 
 
-def serve(folder: Path, host: str, port: int, console: "Console") -> None:
-    """Show the page until Ctrl-C."""
-    blocks, address = launch(folder, host, port)
-    console.print(f"the page is at {address} (stop it with Ctrl-C)")
+def serve(
+    folder: Path,
+    host: str,
+    port: int,
+    console: "Console",
+    *,
+    login: tuple[str, str] | None = None,
+    read_only: bool = False,
+    fetch_runtime: bool = False,
+) -> None:
+    """Show the page until Ctrl-C.
+
+    Raises:
+        UserError: see `launch`; or onnxruntime-web was asked for and cannot be fetched.
+    """
+    if fetch_runtime and not browser.has_runtime():
+        console.print(f"fetching onnxruntime-web {browser.VERSION} (about 50 MB, once)")
+        browser.fetch_runtime()
+    server = launch(folder, host, port, login=login, read_only=read_only)
+    console.print(f"the page is at {server.address} (stop it with Ctrl-C)")
+    if host not in ("127.0.0.1", "localhost", "::1") and not read_only and login is None:
+        console.print(
+            "mind: everybody who reaches this machine can start searches here; "
+            "--read-only or --auth USER prevents it"
+        )
     try:
-        blocks.block_thread()
+        server.wait()
     except KeyboardInterrupt:
         pass
     finally:
-        blocks.close(verbose=False)
+        server.close()

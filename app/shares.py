@@ -101,12 +101,12 @@ class Times:
     """Shares of the time that onnxruntime spent, fractions that sum to at most one.
 
     Attributes:
-        nodes: by node of the cell, over all places where the cell stands.
+        nodes: by node of the cell (entry 0 is none), over all places where the cell stands.
         output: the cells' output convolutions and projections.
         other: everything else: joining, pooling, activations, stem, classifier.
     """
 
-    nodes: dict[int, float]
+    nodes: tuple[float, ...]
     output: float
     other: float
 
@@ -128,6 +128,7 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
             owners[node.name] = str(int(found.group(1)) + 1)
         elif node.op_type == "Conv" and _STAGE.search(names):
             owners[node.name] = "output"
+    count = max((int(owner) for owner in owners.values() if owner.isdigit()), default=0)
     info = exporter.info_of(model, str(path))
     image = np.zeros((1, *info.input_shape), np.float32)
     spent: Counter[str] = Counter()
@@ -147,7 +148,7 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
             spent[_owner(name.removesuffix("_kernel_time"), owners)] += event["dur"]
     total = sum(spent.values()) or 1
     return Times(
-        {int(owner): time / total for owner, time in spent.items() if owner.isdigit()},
+        tuple(spent[str(node)] / total for node in range(count + 1)),
         spent["output"] / total,
         spent["other"] / total,
     )

@@ -2,9 +2,7 @@
 
 import json
 import re
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from gemkit.app import cli, figures, layout, page, pipeline, predict, tables
+from gemkit.app import cli, figures, layout, pipeline, predict, tables
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -182,51 +180,6 @@ def test_a_text_that_claims_to_be_a_picture_is_refused(run_folder: Path, tmp_pat
     (tmp_path / "text.png").write_text("no picture")
     with pytest.raises(UserError, match=r"text\.png is no picture"):
         predict.open_picture(tmp_path / "text.png")
-
-
-# ---- the page
-
-
-@pytest.fixture(scope="module")
-def address(run_folder: Path) -> Iterator[str]:
-    import socket
-
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    blocks, found = page.launch(run_folder, "127.0.0.1", port)
-    yield found.rstrip("/")
-    blocks.close(verbose=False)
-
-
-def test_the_page_and_its_files_can_be_fetched(address: str, run_folder: Path) -> None:
-    with urllib.request.urlopen(address + "/") as answer:
-        text = answer.read().decode()
-    (model,) = _content(run_folder)["models"]
-    assert model["id"] in text
-    path = (run_folder / model["onnx"]).resolve()
-    with urllib.request.urlopen(f"{address}/gradio_api/file={path}") as answer:
-        assert answer.read() == path.read_bytes()
-
-
-@pytest.mark.parametrize("place", ["config.json", "search.db", "models/../config.json", "../x"])
-def test_the_page_gives_away_no_other_file(address: str, run_folder: Path, place: str) -> None:
-    for path in (run_folder.resolve() / place, "/etc/passwd", "%2e%2e/config.json"):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(f"{address}/gradio_api/file={path}")
-        assert refused.value.code in (403, 404)
-
-
-def test_the_page_classifies_an_image(run_folder: Path) -> None:
-    shown = page.Shown.read(run_folder)
-    (id,) = [model["id"] for model in shown.networks]
-    image = predict.open_picture(Path(shown.examples()[0]))
-    probabilities, note = page.classify(shown, id, image)
-    assert set(probabilities) == set(map(str, range(10)))
-    assert sum(probabilities.values()) == pytest.approx(1)
-    assert "8 x 8" in note
-    with pytest.raises(UserError, match="choose an image"):
-        page.classify(shown, id, None)
 
 
 # ---- parts

@@ -1,0 +1,105 @@
+"""The files of a run's networks that a visitor may take: what they are, their size and SHA-256.
+
+A file is given away because it is in this list, never because somebody asked for its path. Links
+and names that leave the network's folder are not listed.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
+_TOLD = {
+    "model.onnx": "ONNX, fp32: all that a device needs",
+    "model.optimized.onnx": "ONNX, fp32, graph rewritten for speed or memory",
+    "model.int8.onnx": "ONNX, int8",
+    "model.fp16.onnx": "ONNX, fp16",
+    "cell.json": "the cell: operations and edges",
+    "card.md": "model card: data, accuracy, latency, how it was trained",
+    "bench.json": "all measurements",
+    "weights.safetensors": "PyTorch weights",
+}
+
+
+@dataclass(frozen=True)
+class Download:
+    """A file on offer.
+
+    Attributes:
+        name: without folders.
+        told: what it is, for people.
+        size: in bytes.
+        sha256: in hexadecimal.
+    """
+
+    name: str
+    told: str
+    path: Path
+    size: int
+    sha256: str
+
+
+def folder_of(run: Path, kind: str, id: str) -> Path | None:
+    """The folder of a network, None where the id would lead elsewhere.
+
+    Args:
+        kind: "models" or "baselines".
+    """
+    if not _NAME.fullmatch(id) or ".." in id:
+        return None
+    return run / kind / id
+
+
+def downloads(run: Path, kind: str, id: str) -> tuple[Download, ...]:
+    """The files of a network, its ONNX file first."""
+    folder = folder_of(run, kind, id)
+    if folder is None:
+        return ()
+    found = []
+    for name, told in _TOLD.items():
+        path = folder / name
+        if _inside(path, run):
+            stat = path.stat()
+            sum_ = _sha256(path, stat.st_mtime_ns, stat.st_size)
+            found.append(Download(name, told, path, stat.st_size, sum_))
+    return tuple(found)
+
+
+def _inside(path: Path, run: Path) -> bool:
+    """Whether a file is a plain one that lies in the run, reached by no link."""
+    return path.is_file() and path.resolve() == run.resolve() / path.relative_to(run)
+
+
+@functools.lru_cache(maxsize=512)
+def _sha256(path: Path, changed: int, size: int) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def packed(id: str, files: Sequence[Download]) -> bytes:
+    """All files of a network as a zip with their SHA256SUMS; the same files, the same bytes."""
+    contents = {file.name: file.path.read_bytes() for file in files}
+    sums = "".join(
+        f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()
+    )
+    contents["SHA256SUMS"] = sums.encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for name, content in contents.items():
+            entry = zipfile.ZipInfo(f"{id}/{name}", (1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            archive.writestr(entry, content)
+    return buffer.getvalue()
+
+
+def cell_file(cell: Mapping[str, Any]) -> bytes:
+    """A cell as a file, for candidates that have no folder of their own."""
+    return (json.dumps(cell) + "\n").encode()

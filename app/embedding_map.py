@@ -1,0 +1,160 @@
+"""The map of a run's embedding: where each cell lies, and how alike two of them are."""
+
+import functools
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gemkit.cell import Cell, CellArrays
+from gemkit.errors import UserError
+
+if TYPE_CHECKING:
+    from .explore import Shown
+
+_LEAST = 3
+
+
+class EmbeddingMap:
+    """Positions of a run's candidates; computed on first sight and again when there are more."""
+
+    def __init__(self, shown: "Shown") -> None:
+        self._shown = shown
+        self._lock = threading.Lock()
+        self._known: dict[str, NDArray[np.float32]] = {}
+        self._answer: tuple[int, dict[str, Any]] | None = None
+        self._encoder: Any = None
+
+    def places(self) -> dict[str, Any]:
+        """`id`, `x`, `y` of every candidate and `share`, what part of the spread a map can show.
+
+        Where there is no map the answer is an `error`, one sentence.
+        """
+        content = self._shown.content
+        with self._lock:
+            if self._answer is not None and self._answer[0] == content.version:
+                return self._answer[1]
+            if len(content.trials) < _LEAST:
+                return {"error": f"A map needs at least {_LEAST} candidates; there are fewer yet."}
+            try:
+                found = self._places()
+            except UserError as error:
+                return {"error": f"There is no map: {error}"}
+            self._answer = (content.version, found)
+            return found
+
+    def _places(self) -> dict[str, Any]:
+        from gemkit.search import encoder
+
+        trials = self._shown.trials()
+        new = [trial for trial in trials if trial.id not in self._known]
+        if self._encoder is None:
+            path = self._shown.folder / "encoder.safetensors"
+            if not path.is_file():
+                return {"error": "This run kept no encoder, so its cells have no places."}
+            self._encoder = encoder.load_encoder(path)
+        if new:
+            arrays = CellArrays.from_cells([trial.cell for trial in new])
+            vectors = encoder.embed(self._encoder, arrays.operations, arrays.adjacency, threads=1)
+            self._known |= dict(zip([trial.id for trial in new], vectors, strict=True))
+        ids = [trial.id for trial in trials]
+        vectors = np.stack([self._known[id] for id in ids])
+        flat, share = project(vectors)
+        return {
+            "id": ids,
+            "x": np.round(flat[:, 0], 5).tolist(),
+            "y": np.round(flat[:, 1], 5).tolist(),
+            "share": share,
+        }
+
+    def compare(self, first: str, second: str) -> dict[str, str]:
+        """How alike two cells are, in one sentence."""
+        one, other = self._shown.place(first), self._shown.place(second)
+        if one is None or other is None:
+            return {"error": "One of the two has no cell."}
+        likeness = similarity(one.cell, other.cell)
+        edits = edit_distance(one.cell, other.cell)
+        places = self._known.get(first), self._known.get(second)
+        text = (
+            f"{first} and {second}: at most {edits} {'edit' if edits == 1 else 'edits'} apart "
+            "(nodes and edges to add, remove or change); Weisfeiler-Lehman similarity "
+            f"{likeness:.3f} of 1"
+        )
+        if places[0] is not None and places[1] is not None:
+            text += f"; cosine of their embeddings {_cosine(places[0], places[1]):.3f}"
+        return {"text": text + "."}
+
+
+def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
+    return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
+
+
+def project(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], float]:
+    """The first two principal components (n, 2), signs fixed, and their share of the variance."""
+    values = np.asarray(vectors, dtype=float)
+    values = values - values.mean(axis=0)
+    sizes, axes = np.linalg.eigh(values.T @ values)
+    first = axes[:, [-1, -2]].T
+    first *= np.sign(first[np.arange(2), np.abs(first).argmax(axis=1)])[:, None]
+    total = float(sizes.sum())
+    return values @ first.T, float(sizes[-2:].sum()) / total if total > 0 else 1.0
+
+
+@functools.lru_cache(maxsize=4096)
+def similarity(first: Cell, second: Cell) -> float:
+    """The Weisfeiler-Lehman similarity that guides the encoder: 1 for cells that are alike."""
+    from gemkit.search.similarity import continuous
+
+    arrays = CellArrays.from_cells([first, second])
+    vectors = continuous(arrays.operations, arrays.adjacency, kinds=3)
+    return float(np.clip(vectors[0] @ vectors[1], 0.0, 1.0))
+
+
+@functools.lru_cache(maxsize=4096)
+def edit_distance(first: Cell, second: Cell) -> int:
+    """Nodes and edges to add, remove or change to turn one cell into the other: an upper bound.
+
+    The exact number is out of reach for thirty nodes. Nodes are matched by operation and by what
+    they are connected to (Riesen and Bunke's assignment), the edits of that matching are counted,
+    and exchanging two partners is tried for as long as it saves edits.
+    """
+    from scipy.optimize import linear_sum_assignment
+
+    cells = (first, second)
+    size = max(len(cell.operations) for cell in cells)
+    labels = np.full((2, size), -1)
+    edges = np.zeros((2, size, size), dtype=bool)
+    for index, cell in enumerate(cells):
+        names = {"input": 0, "conv1x1": 1, "sep3x3": 2}
+        labels[index, : len(cell.operations)] = [names[name] for name in cell.operations]
+        for source, target in cell.edges:
+            edges[index, source, target] = True
+    ins, outs = edges.sum(axis=1), edges.sum(axis=2)
+    cost = (labels[0][:, None] != labels[1][None, :]).astype(float)
+    cost += 0.5 * np.abs(ins[0][:, None] - ins[1][None, :])
+    cost += 0.5 * np.abs(outs[0][:, None] - outs[1][None, :])
+    place = np.arange(size) / size
+    cost += 0.2 * np.abs(place[:, None] - place[None, :])
+    cost[0, 1:] = cost[1:, 0] = 1e6  # the inputs correspond
+    match = linear_sum_assignment(cost)[1]
+
+    def edits(order: NDArray[np.intp]) -> int:
+        changed = int((labels[0] != labels[1][order]).sum())
+        return changed + int((edges[0] != edges[1][np.ix_(order, order)]).sum())
+
+    starts = [match, np.arange(size)]
+    best = min(starts, key=edits).copy()
+    least = edits(best)
+    improved = True
+    while improved:
+        improved = False
+        for a in range(1, size):
+            for b in range(a + 1, size):
+                best[[a, b]] = best[[b, a]]
+                found = edits(best)
+                if found < least:
+                    least, improved = found, True
+                else:
+                    best[[a, b]] = best[[b, a]]
+    return least

@@ -1,0 +1,439 @@
+"""What the page shows of a run: all candidates as columns, and one network in detail.
+
+A run is read once and again only after another process has changed it. Ten thousand candidates
+go to the browser as one compressed table, where they are drawn, sorted and filtered; a selection
+asks the server for a single network.
+"""
+
+import contextlib
+import functools
+import gzip
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any, Self
+
+from gemkit.architecture import Architecture, Skeleton
+from gemkit.budget import Budget
+from gemkit.cell import Cell
+from gemkit.errors import UserError
+from gemkit.store import Run, Trial
+
+from . import downloads, drawing, tables
+from .shares import Shares, Times, measure_shares
+from .shares import shares as take_apart
+
+KINDS = ("candidate", "network", "baseline")
+"""What a point is: trained shortly on the proxy task, trained fully, or a known network."""
+_COLUMNS = (
+    "id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "width", "round",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Content:
+    """A run as it was at one moment.
+
+    Attributes:
+        trials: summaries as `Run.trial_summaries` gives them.
+        models: networks that were trained fully (their accuracy is known).
+        baselines: likewise.
+        data: name, note and numbers of images of the data.
+        writing: whether trials are waiting or running.
+        version: grows with every change.
+    """
+
+    trials: tuple[dict[str, Any], ...]
+    models: tuple[dict[str, Any], ...]
+    baselines: tuple[dict[str, Any], ...]
+    data: Mapping[str, Any]
+    skeleton: Skeleton | None
+    writing: bool
+    version: int
+
+    @property
+    def done(self) -> int:
+        """How many candidates have an accuracy."""
+        return sum(trial["state"] == "done" for trial in self.trials)
+
+    def network(self, id: str) -> dict[str, Any] | None:
+        """The trained network or baseline of that id."""
+        for entry in (*self.models, *self.baselines):
+            if entry["id"] == id:
+                return entry
+        return None
+
+    def kind(self, id: str) -> str:
+        """The folder of the run in which a network lies."""
+        return "models" if any(model["id"] == id for model in self.models) else "baselines"
+
+    @functools.cached_property
+    def table(self) -> bytes:
+        """All points as columns, JSON, gzip."""
+        columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
+
+        def add(kind: int, entry: Mapping[str, Any], **more: Any) -> None:
+            values = {
+                "id": entry["id"],
+                "kind": kind,
+                "accuracy": _rounded(entry["accuracy"]),
+                "macs": entry["macs"],
+                "params": entry["params"],
+                "memory": entry["peak_memory_bytes"],
+                **more,
+            }
+            for name, column in columns.items():
+                column.append(values.get(name))
+
+        known = {trial["id"]: trial for trial in self.trials}
+        for model in self.models:
+            trial = known.get(model["id"], {})
+            add(
+                1,
+                model,
+                latency=_p50(model),
+                nodes=len(model["cell"]["operations"]) - 1,
+                width=model["width"],
+                round=trial.get("round"),
+            )
+        for baseline in self.baselines:
+            add(2, baseline, latency=_p50(baseline))
+        for trial in self.trials:
+            if trial["state"] == "done":
+                add(
+                    0,
+                    trial,
+                    latency=trial["latency_ms"],
+                    nodes=trial["nodes"],
+                    width=trial["width"],
+                    round=trial["round"],
+                )
+        states = [trial["state"] for trial in self.trials]
+        value = {
+            "version": self.version,
+            "writing": self.writing,
+            "states": {state: states.count(state) for state in dict.fromkeys(states)},
+            "columns": columns,
+        }
+        return gzip.compress(json.dumps(value, separators=(",", ":")).encode(), compresslevel=5)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _p50(entry: Mapping[str, Any]) -> float | None:
+    found = (entry["latency_ms"] or {}).get("p50")
+    return None if found is None else float(found)
+
+
+class Shown:
+    """The run that a page shows; safe to be used by many threads.
+
+    Attributes:
+        folder: the run's folder.
+        budget: its limits.
+        about: its configuration, machine and versions.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self.folder = run.path.resolve()
+        self.budget: Budget = run.budget
+        self.about = run.about
+        self._run = run
+        self._lock = threading.Lock()
+        self._seen = -1
+        self._content: Content | None = None
+        self._places: dict[tuple[str, int], Place] = {}
+        self._times: dict[str, Times] = {}
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open a run to be shown.
+
+        Raises:
+            UserError: there is no run, it is damaged or of a newer version.
+        """
+        return cls(Run.open(folder))
+
+    def close(self) -> None:
+        """Close the run's database."""
+        self._run.close()
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.folder.name
+
+    @property
+    def content(self) -> Content:
+        """The run as it is now."""
+        with self._lock:
+            seen = self._run.change_count()
+            if self._content is None or seen != self._seen:
+                self._content, self._seen = self._read(), seen
+            return self._content
+
+    def _read(self) -> Content:
+        trials = tuple(self._run.trial_summaries())
+        skeleton = self._run.setting("skeleton")
+        return Content(
+            trials,
+            tuple(one for one in self._run.models() if one["accuracy"] is not None),
+            tuple(one for one in self._run.baselines() if one["accuracy"] is not None),
+            self._run.setting("data", {}),
+            None if skeleton is None else Skeleton.from_json(skeleton, f"{self.folder}: skeleton"),
+            any(trial["state"] in ("queued", "running") for trial in trials),
+            1 if self._content is None else self._content.version + 1,
+        )
+
+    def trials(self) -> list[Trial]:
+        """All trials with their cells."""
+        with self._lock:
+            return self._run.trials()
+
+    def trial(self, id: str) -> Trial | None:
+        """One trial with its cell."""
+        with self._lock:
+            found = self._run.trials_named(id)
+        return found[0] if found else None
+
+    # -- what stands at the top
+
+    @property
+    def first(self) -> str | None:
+        """What is selected when the page opens: the best network, else the best candidate."""
+        content = self.content
+        if content.models:
+            fine = [one for one in content.models if self.onnx(one["id"])]
+            return str((fine or content.models)[0]["id"])
+        done = tables.best_trials([one for one in content.trials if one["state"] == "done"])
+        return str(done[0]["id"]) if done else None
+
+    def introduction(self) -> str:
+        """Title and the sentences under it, as Markdown."""
+        content = self.content
+        name = content.data.get("name") or self.about["config"].get("data", "your images")
+        lines = [f"# Small networks for {name}"]
+        if not content.trials:
+            lines.append(
+                "This run has no candidate yet. The page shows them as they appear; "
+                f"a search goes on with `gemkit search --out {self.folder.name} --resume`."
+            )
+        else:
+            text = (
+                f"A search tried **{tables.number(content.done, 'candidate')}** on a small share "
+                "of the images"
+            )
+            if content.models:
+                text += f" and trained the best **{len(content.models)}** on all of them"
+            text += (
+                f". Asked for: {self.budget.describe()}. Each point is a network: "
+                "click one to see it, try it and take it with you."
+            )
+            lines.append(text)
+        return "\n\n".join(lines)
+
+    # -- one network
+
+    def place(self, id: str) -> "Place | None":
+        """The cell and architecture of a network or candidate; None for what has no cell."""
+        content = self.content
+        model = content.network(id)
+        cell, width = None, None
+        if model is not None:
+            if "cell" not in model:
+                return None
+            cell, width = Cell.from_json(model["cell"]), model["width"]
+        else:
+            trial = self.trial(id)
+            if trial is None:
+                return None
+            cell, width = trial.cell, trial.width
+        known = self._places.get((id, width))
+        if known is None:
+            if len(self._places) > 256:
+                self._places.clear()
+            architecture = None
+            if content.skeleton is not None:
+                architecture = Architecture((cell,), content.skeleton, width)
+            known = self._places[id, width] = Place(cell, architecture)
+        return known
+
+    def onnx(self, id: str) -> Path | None:
+        """A network's fp32 ONNX file, where it is there."""
+        for file in self.files(id):
+            if file.name == "model.onnx":
+                return file.path
+        return None
+
+    def files(self, id: str) -> tuple[downloads.Download, ...]:
+        """The files of a network that may be taken."""
+        content = self.content
+        if content.network(id) is None:
+            return ()
+        return downloads.downloads(self.folder, content.kind(id), id)
+
+    def missing(self, id: str) -> str | None:
+        """Why a trained network has no ONNX file, in one sentence; None if it has."""
+        entry = self.content.network(id)
+        if entry is None:
+            return "Not trained fully: a candidate has no file to download but its cell."
+        if entry["state"] == "failed":
+            return f"Not delivered: {entry['error']}."
+        if entry["onnx"] is None:
+            return f"No ONNX file yet: gemkit export {self.folder.name} {id}"
+        if self.onnx(id) is None:
+            return f"Its file {entry['onnx']} is missing: gemkit export {self.folder.name} {id}"
+        return None
+
+    def runnable(self) -> list[tuple[str, str]]:
+        """Networks with an ONNX file, best first, as label and id; baselines last."""
+        content = self.content
+        found = []
+        for entry in (*content.models, *content.baselines):
+            if self.onnx(entry["id"]) is not None:
+                label = f"{entry['id']}  ({tables.percent(entry['accuracy'], 1)})"
+                found.append((label, entry["id"]))
+        return found
+
+    def facts(self, id: str) -> str:
+        """Name and figures of what is selected, as HTML."""
+        content = self.content
+        entry = content.network(id)
+        trial = next((one for one in content.trials if one["id"] == id), None)
+        if entry is None and trial is None:
+            return f'<p class="gk-empty">There is nothing called {escape(id)} in this run.</p>'
+        shown = entry or trial
+        assert shown is not None
+        if entry is None:
+            what, where = "candidate", "validation images"
+        elif content.kind(id) == "models":
+            what, where = "found network", "test images"
+        else:
+            what, where = "known network, trained alike", "test images"
+        latency = _p50(entry) if entry else None
+        tiles = [
+            (tables.percent(shown["accuracy"]), f"of the {where} right"),
+            (tables.count(shown["macs"]), "multiply-accumulates an image"),
+            (tables.count(shown["params"]), "parameters"),
+            (tables.size(shown["peak_memory_bytes"]), "of activations at once"),
+        ]
+        if latency is not None:
+            tiles.append((tables.latency({"p50": latency}), "an image (CPU, one thread)"))
+        elif trial and trial["latency_ms"] is not None:
+            tiles.append((tables.latency({"p50": trial["latency_ms"]}), "an image, predicted"))
+        boxes = "".join(
+            f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles
+        )
+        note = ""
+        if entry is not None and trial is not None and trial["accuracy"] is not None:
+            note = (
+                f'<p class="gk-note">As a candidate, trained {trial["epochs"]} epochs on a tenth: '
+                f"{tables.percent(trial['accuracy'])} of validation images.</p>"
+            )
+        elif trial is not None and trial["state"] == "failed":
+            note = f'<p class="gk-note">This candidate failed: {escape(str(trial["error"]))}</p>'
+        return (
+            f'<div class="gk-facts"><h3>{escape(id)} <small>{what}</small></h3>'
+            f'<div class="gk-tiles">{boxes}</div>{note}{self._take(id)}</div>'
+        )
+
+    def _take(self, id: str) -> str:
+        """What can be downloaded, as HTML."""
+        files = self.files(id)
+        missing = self.missing(id)
+        if not files:
+            link = ""
+            if self.place(id) is not None:
+                link = (
+                    f' <a class="gk-button" download href="run/cells/{id}.json">'
+                    "Download the cell</a>"
+                )
+            return f'<p class="gk-note">{escape(missing or "")}</p>{link}'
+        rows = "".join(
+            f'<tr><td><a download href="run/files/{escape(id)}/{file.name}">{file.name}</a>'
+            f"<span>{escape(file.told)}</span></td><td>{tables.size(file.size)}</td>"
+            f'<td><code title="SHA-256: {file.sha256}">{file.sha256[:12]}…</code>'
+            f'<button class="gk-copy" data-copy="{file.sha256}" '
+            f'aria-label="copy the SHA-256 of {file.name}">copy</button></td></tr>'
+            for file in files
+        )
+        first = ""
+        if missing is None:
+            first = (
+                f'<a class="gk-button gk-primary" download="{escape(id)}.onnx" '
+                f'href="run/files/{escape(id)}/model.onnx">Download the network (ONNX, '
+                f"{tables.size(files[0].size)})</a> "
+            )
+        else:
+            first = f'<p class="gk-note gk-warn">{escape(missing)}</p>'
+        return (
+            f'<p class="gk-take">{first}<a class="gk-button" download '
+            f'href="run/zip/{escape(id)}.zip">All files (zip)</a></p>'
+            f"<details><summary>{tables.number(len(files), 'file')}, one by one, with SHA-256"
+            f'</summary><div class="gk-wide"><table class="gk-table gk-files"><thead><tr><th>file'
+            f"</th><th>size</th><th>SHA-256</th></tr></thead><tbody>{rows}</tbody></table></div>"
+            "</details>"
+        )
+
+    def cell(self, id: str) -> str:
+        """The drawing of a cell and the cost of each part, as HTML."""
+        place = self.place(id)
+        if place is None:
+            return (
+                '<p class="gk-empty">A known network from torchvision: it is not made of one '
+                "cell, so there is none to draw.</p>"
+            )
+        return place.html(self._times.get(id))
+
+    def profile(self) -> None:
+        """Measure which part of each network takes how much time; for a thread of its own."""
+        for model in self.content.models:
+            path = self.onnx(model["id"])
+            if path is not None:
+                with contextlib.suppress(UserError):  # a damaged file: said where it is tried
+                    self._times[model["id"]] = measure_shares(path)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A cell and the network it stands in."""
+
+    cell: Cell
+    architecture: Architecture | None
+
+    @functools.cached_property
+    def apart(self) -> Shares | None:
+        """Its cost, taken apart."""
+        return None if self.architecture is None else take_apart(self.architecture)
+
+    def html(self, times: Times | None) -> str:
+        """The drawing and the cost by part."""
+        return _drawn(self.cell, self.apart, times)
+
+
+@functools.lru_cache(maxsize=256)
+def _drawn(cell: Cell, apart: Shares | None, times: Times | None) -> str:
+    head = (
+        f"<h4>The cell that the network repeats</h4><p>{tables.number(cell.nodes, 'convolution')}, "
+        f"{tables.number(len(cell.edges), 'connection')}. Each line carries a node's output to the "
+        "nodes that read it; point at a node to see what it does and costs.</p>"
+    )
+    svg = drawing.cell_svg(cell, apart, times)
+    if apart is None:
+        return head + svg
+    most = max(macs for _, macs in apart.parts)
+    rows = "".join(
+        f'<tr><td>{escape(name)}</td><td><div class="gk-bar"><i style="width:'
+        f'{100 * macs / most:.1f}%"></i></div></td><td>{tables.count(macs)}</td>'
+        f"<td>{tables.percent(macs / apart.total, 1)}</td></tr>"
+        for name, macs in apart.parts
+    )
+    return (
+        f"{head}{svg}<h4>Where the multiply-accumulates go</h4>"
+        f'<div class="gk-wide"><table class="gk-table gk-parts"><tbody>{rows}</tbody></table></div>'
+    )

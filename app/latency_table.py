@@ -1,0 +1,172 @@
+"""The page's latency tab: what was measured, beside the baselines, and measuring again."""
+
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from . import tables
+
+if TYPE_CHECKING:
+    from .explore import Shown
+
+_TIMEOUT = 900
+
+
+def measurements(shown: "Shown") -> list[dict[str, Any]]:
+    """All measurements of a run's networks and baselines, each with `id` and `baseline`."""
+    found = []
+    content = shown.content
+    for entries, baseline in ((content.models, False), (content.baselines, True)):
+        for entry in entries:
+            for one in entry["measurements"] or []:
+                found.append({**one, "id": entry["id"], "baseline": baseline})
+    return found
+
+
+def choices(found: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+    """The values of one condition, as texts."""
+    values = {one[name] for one in found}
+    return [str(value) for value in sorted(values)]
+
+
+def table(
+    found: Iterable[Mapping[str, Any]], provider: str, precision: str, threads: str, batch: str
+) -> str:
+    """The measurements under some conditions, fastest first, as HTML; "all" is no condition."""
+    wanted = (
+        ("provider", provider),
+        ("precision", precision),
+        ("threads", threads),
+        ("batch", batch),
+    )
+    rows = [
+        one
+        for one in found
+        if all(value in ("all", None) or str(one[name]) == value for name, value in wanted)
+    ]
+    if not rows:
+        return '<p class="gk-empty">Nothing was measured under these conditions.</p>'
+    rows.sort(key=lambda one: one["latency_ms"]["p50"] / one["batch"])
+    most = max(one["latency_ms"]["p99"] for one in rows)
+    body = "".join(_row(one, most) for one in rows)
+    machines = {_machine(one) for one in rows}
+    notes = "".join(f"<br>{escape(text)}" for text in sorted(machines))
+    return (
+        '<div class="gk-wide"><table class="gk-table gk-lat"><thead><tr><th>network</th>'
+        "<th>precision</th><th>file</th><th>provider</th><th>threads</th><th>batch</th>"
+        "<th>p50, pale: to p99</th><th>p50</th><th>p90</th><th>p95</th><th>p99</th>"
+        f"<th>images/s</th></tr></thead><tbody>{body}</tbody></table></div>"
+        '<p class="gk-note">Milliseconds for one call. p99: 99 of 100 calls are faster. Measured '
+        f"in turn, round by round, after warm-up.{notes}</p>"
+    )
+
+
+def _row(one: Mapping[str, Any], most: float) -> str:
+    latency = one["latency_ms"]
+    kind = " gk-base" if one["baseline"] else ""
+    bars = "".join(
+        f'<i class="{name}{kind}" style="width:{100 * latency[part] / most:.1f}%"></i>'
+        for part, name in (("p99", "gk-tail"), ("p50", ""))
+    )
+    file = str(one.get("onnx") or "model.onnx").rpartition("/")[2]
+    percentiles = "".join(
+        f"<td>{tables.latency(latency, part)}</td>" for part in ("p50", "p90", "p95", "p99")
+    )
+    note = "; ".join(one.get("notes") or [])
+    return (
+        f'<tr title="{escape(note, quote=True)}"><td>{escape(one["id"])}</td>'
+        f"<td>{one['precision']}</td><td>{escape(file)}</td>"
+        f"<td>{one['provider'].removesuffix('ExecutionProvider')}</td><td>{one['threads']}</td>"
+        f'<td>{one["batch"]}</td><td><div class="gk-bar">{bars}</div></td>{percentiles}'
+        f"<td>{one['throughput']:,.0f}</td></tr>"
+    )
+
+
+def _machine(one: Mapping[str, Any]) -> str:
+    machine, versions = one.get("machine") or {}, one.get("versions") or {}
+    version = versions.get("onnxruntime") or versions.get("onnxruntime-gpu") or "unknown"
+    parts = [
+        str(machine.get("processor") or machine.get("cpu") or "unknown processor"),
+        f"{machine.get('cores', '?')} cores",
+        f"onnxruntime {version}",
+    ]
+    if one.get("date"):
+        parts.append(str(one["date"])[:10])
+    return ", ".join(parts)
+
+
+def when(shown: "Shown") -> str:
+    """When the run's measurements were last written, for people."""
+    from datetime import UTC, datetime
+
+    times = [path.stat().st_mtime for path in shown.folder.glob("models/*/bench.json")]
+    if not times:
+        return ""
+    return f"last measured {datetime.fromtimestamp(max(times), UTC):%Y-%m-%d %H:%M} UTC"
+
+
+def measure_again(shown: "Shown") -> str:
+    """Measure the run's files anew in a process of its own; one sentence about how it went."""
+    command = [sys.executable, "-m", "gemkit.app", "bench", str(shown.folder)]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"measuring took more than {tables.duration(_TIMEOUT)} and was ended"
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
+        return f"not measured: {last.removeprefix('gemkit: ')}"
+    return "measured just now on this server"
+
+
+def tab(shown: "Shown", measuring: bool) -> None:
+    """The tab's layout."""
+    import gradio as gr
+
+    found = measurements(shown)
+    if not found:
+        gr.HTML(
+            '<p class="gk-empty">Nothing has been measured yet. The command is: gemkit bench '
+            f"{escape(shown.name)}</p>"
+        )
+    names = ("provider", "precision", "threads", "batch")
+    start = {"provider": "all", "precision": "all", "threads": "1", "batch": "1"}
+    with gr.Row():
+        boxes = [
+            gr.Dropdown(
+                ["all", *choices(found, name)],
+                value=start[name] if start[name] in ["all", *choices(found, name)] else "all",
+                label=name,
+                min_width=120,
+                elem_id=f"latency-{name}",
+            )
+            for name in names
+        ]
+    shown_table = gr.HTML(
+        table(found, *(str(box.value) for box in boxes)) if found else "",
+        apply_default_css=False,
+        elem_id="latency-table",
+    )
+    told = gr.Markdown(when(shown), elem_id="latency-when")
+
+    def changed(*values: str) -> str:
+        return table(measurements(shown), *values)
+
+    for box in boxes:
+        box.change(
+            changed, boxes, [shown_table], queue=False, show_progress="hidden",
+            api_visibility="private",
+        )  # fmt: skip
+    if measuring:
+
+        def again(*values: str) -> tuple[str, str]:
+            told_ = measure_again(shown)
+            return told_, table(measurements(shown), *values)
+
+        button = gr.Button("Measure again on this server", elem_id="measure-again", size="sm")
+        button.click(
+            again, boxes, [told, shown_table], concurrency_limit=1, api_visibility="private"
+        )

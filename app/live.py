@@ -1,0 +1,390 @@
+"""A search that a visitor starts on the page: a real one, in a process and a run of its own.
+
+It is `gemkit search` on the digits within set limits. One runs at a time. The page reads its run
+as it reads any other that is being written; cancelling interrupts it as Ctrl-C would, so that it
+can be resumed.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gemkit.errors import UserError
+from gemkit.store import is_run
+
+from . import tables
+from .embedding_map import EmbeddingMap
+from .explore import Shown
+
+if TYPE_CHECKING:
+    import gradio
+
+MOST_TRIALS = 40
+MOST_NODES = 30
+_MINUTES = 10
+_STRATEGIES = ("nasgem", "random", "evolution", "bo+embedding")
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a visitor asked for; refused when it is outside the limits.
+
+    Attributes:
+        kilo_macs: limit in thousands of multiply-accumulates.
+    """
+
+    trials: int = 12
+    nodes: int = 12
+    kilo_macs: int = 1000
+    strategy: str = "nasgem"
+    epochs: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value, least, most in (
+            ("candidates", self.trials, 4, MOST_TRIALS),
+            ("nodes", self.nodes, 2, MOST_NODES),
+            ("thousands of MACs", self.kilo_macs, 100, 5000),
+            ("epochs", self.epochs, 1, 3),
+            ("seed", self.seed, 0, 2**31 - 1),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+                raise UserError(f"{name}: from {least} to {most} are possible here, not {value}")
+        if self.strategy not in _STRATEGIES:
+            raise UserError(f"the strategies here are {', '.join(_STRATEGIES)}")
+
+    def command(self, folder: Path) -> list[str]:
+        """The command line that does it."""
+        return [
+            sys.executable, "-m", "gemkit.app", "search", "--data", "digits",
+            "--trials", str(self.trials), "--nodes", str(self.nodes),
+            "--max-macs", f"{self.kilo_macs}k", "--strategy", self.strategy,
+            "--epochs", str(self.epochs), "--seed", str(self.seed), "--workers", "1",
+            "--time", f"{_MINUTES}m", "--device", "cpu", "--out", str(folder),
+        ]  # fmt: skip
+
+
+class LiveSearch:
+    """The one search that a page may run; safe to be used by many threads.
+
+    Attributes:
+        state: idle, running, cancelled, finished or failed.
+    """
+
+    strategies: Sequence[str] = _STRATEGIES
+
+    def __init__(self, stem: Path) -> None:
+        self._stem = stem
+        self._lock = threading.RLock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._folder: Path | None = None
+        self._wish: Wish | None = None
+        self._cancelled = False
+        self._shown: Shown | None = None
+        self._map: EmbeddingMap | None = None
+
+    @property
+    def folder(self) -> Path | None:
+        """The run of the latest search."""
+        return self._folder
+
+    @property
+    def state(self) -> str:
+        with self._lock:
+            if self._process is None:
+                return "idle"
+            code = self._process.poll()
+            if code is None:
+                return "running"
+            if self._cancelled:
+                return "cancelled"
+            return "finished" if code == 0 else "failed"
+
+    def start(self, wish: Wish) -> None:
+        """Begin a search.
+
+        Raises:
+            UserError: one is running, or its run cannot be written.
+        """
+        with self._lock:
+            if self.state == "running":
+                raise UserError("a search is running already: wait for it, or cancel it")
+            self._forget()
+            number, folder = 1, self._stem
+            while folder.exists():
+                number += 1
+                folder = self._stem.with_name(f"{self._stem.name}-{number}")
+            self._folder, self._wish = folder, wish
+            self._launch(wish.command(folder))
+
+    def resume(self) -> None:
+        """Go on with the search that was cancelled or failed.
+
+        Raises:
+            UserError: there is none.
+        """
+        with self._lock:
+            if self._wish is None or self._folder is None or self.state == "running":
+                raise UserError("there is no search to resume")
+            self._launch([*self._wish.command(self._folder), "--resume"])
+
+    def _launch(self, command: list[str]) -> None:
+        assert self._folder is not None
+        log = self._log
+        try:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            with open(log, "ab") as output:
+                self._process = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
+        except OSError as error:
+            raise UserError(f"a search cannot be started here: {error.strerror}") from None
+        self._cancelled = False
+
+    @property
+    def _log(self) -> Path:
+        assert self._folder is not None
+        return self._folder.with_name(f".{self._folder.name}.log")
+
+    def cancel(self) -> None:
+        """Interrupt the search; what is finished is kept."""
+        with self._lock:
+            process = self._process
+            if process is None or process.poll() is not None:
+                return
+            self._cancelled = True
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGINT)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(10)
+
+    def close(self) -> None:
+        """End what is running."""
+        self.cancel()
+        with self._lock:
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._folder is not None:
+            self._log.unlink(missing_ok=True)
+        if self._shown is not None:
+            self._shown.close()
+        self._shown = self._map = None
+
+    def shown(self) -> Shown | None:
+        """The run of the search, from the moment it exists."""
+        with self._lock:
+            if self._shown is None and self._folder is not None and is_run(self._folder):
+                with contextlib.suppress(UserError):  # its database is being made
+                    self._shown = Shown.open(self._folder)
+                    self._map = EmbeddingMap(self._shown)
+            return self._shown
+
+    # -- as HTML
+
+    def html(self) -> str:
+        """How the search stands: text, its course and the map of its cells."""
+        with self._lock:
+            state, shown, wish = self.state, self.shown(), self._wish
+        if wish is None:
+            return (
+                '<p class="gk-empty">Nothing has been started yet. Choose limits and start: the '
+                "candidates appear here one by one.</p>"
+            )
+        log = ""
+        if self._log.is_file():
+            lines = self._log.read_bytes()[-20_000:].decode(errors="replace").splitlines()
+            log = "\n".join(line for line in lines if line.strip())[-1500:]
+        if shown is None:
+            text = "preparing: reading the data and sampling cells"
+            if state == "failed":
+                text = "the search ended early"
+            return (
+                f'<p class="gk-note" id="live-state" data-state="{state}">{text}…</p>'
+                f'<div class="gk-log">{escape(log)}</div>'
+            )
+        content = shown.content
+        done = [trial for trial in content.trials if trial["state"] == "done"]
+        best = max((trial["accuracy"] for trial in done), default=None)
+        told = {
+            "running": "searching",
+            "cancelled": "cancelled; it can be resumed",
+            "finished": f"finished: the run is {shown.name}; next: gemkit train {shown.name}",
+            "failed": "it ended early",
+        }[state]
+        head = (
+            f'<p class="gk-note" id="live-state" data-state="{state}" data-done="{len(done)}">'
+            f"<b>{len(done)} of {wish.trials}</b> candidates trained, best "
+            f"<b>{tables.percent(best)}</b> of the validation images: {escape(told)}</p>"
+        )
+        assert self._map is not None
+        places = self._map.places()
+        log_box = "" if state == "finished" else f'<div class="gk-log">{escape(log)}</div>'
+        return (
+            f'{head}<div class="gk-two"><div><h4>Accuracy, candidate by candidate</h4>'
+            f"{_course(content.trials, wish.trials)}</div><div><h4>Where their cells lie</h4>"
+            f"{_places(places, content.trials)}</div></div>{log_box}"
+        )
+
+
+_WIDTH, _HEIGHT = 460, 260
+
+
+def _course(trials: Sequence[dict[str, object]], planned: int) -> str:
+    """Accuracy by trial with the best so far as a line, as SVG."""
+    done = [
+        (int(str(trial["index"])), float(str(trial["accuracy"])))
+        for trial in trials
+        if trial["accuracy"] is not None
+    ]
+    if not done:
+        return '<p class="gk-empty">the first candidate is being trained</p>'
+    low = min(accuracy for _, accuracy in done) - 0.02
+    high = max(accuracy for _, accuracy in done) + 0.02
+
+    def point(index: float, accuracy: float) -> tuple[float, float]:
+        x = 46 + (index + 0.5) / max(planned, 1) * (_WIDTH - 60)
+        return x, 12 + (high - accuracy) / (high - low) * (_HEIGHT - 46)
+
+    parts, best, path = [], 0.0, ""
+    for step in range(5):
+        value = low + (high - low) * step / 4
+        y = point(0, value)[1]
+        parts.append(
+            f'<line x1="46" x2="{_WIDTH - 8}" y1="{y:.1f}" y2="{y:.1f}" '
+            f'stroke="var(--border-color-primary)"/><text x="40" y="{y + 4:.1f}" '
+            f'text-anchor="end">{100 * value:.0f} %</text>'
+        )
+    for index, accuracy in done:
+        x, y = point(index, accuracy)
+        before, best = best, max(best, accuracy)
+        path += f"M{x:.1f} {y:.1f}" if not path else ""
+        if before:
+            path += f"L{x:.1f} {point(index, before)[1]:.1f}L{x:.1f} {point(index, best)[1]:.1f}"
+        parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="#1f8a8a"/>')
+    parts.append(f'<path d="{path}" fill="none" stroke="var(--gk-conv)" stroke-width="2"/>')
+    parts.append(
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">candidate, of {planned}'
+        "</text>"
+    )
+    return _plot(parts, "accuracy of the candidates in order")
+
+
+def _places(places: dict[str, object], trials: Sequence[dict[str, object]]) -> str:
+    """The map of the search's cells as SVG."""
+    if "error" in places:
+        return f'<p class="gk-empty">{escape(str(places["error"]))}</p>'
+    known = {trial["id"]: trial for trial in trials}
+    xs, ys = list(places["x"]), list(places["y"])  # type: ignore[call-overload]
+    wide, tall = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
+    done = [float(str(one["accuracy"])) for one in trials if one["accuracy"] is not None]
+    least, most = min(done, default=0.0), max(done, default=1.0)
+    parts = []
+    for id, x, y in zip(places["id"], xs, ys, strict=True):  # type: ignore[call-overload]
+        accuracy = known.get(id, {}).get("accuracy")
+        share = 0.0
+        if accuracy is not None and most > least:
+            share = (float(str(accuracy)) - least) / (most - least)
+        colour = f"hsl({260 - 200 * share:.0f} 60% 50%)" if accuracy is not None else "none"
+        parts.append(
+            f'<circle cx="{20 + (x - min(xs)) / wide * (_WIDTH - 40):.1f}" '
+            f'cy="{20 + (max(ys) - y) / tall * (_HEIGHT - 40):.1f}" r="6" fill="{colour}" '
+            f'stroke="var(--gk-quiet)"><title>{escape(str(id))}: '
+            f"{tables.percent(None if accuracy is None else float(str(accuracy)))}</title></circle>"
+        )
+    return _plot(parts, "map of the cells; empty rings wait or are being trained")
+
+
+def _plot(parts: Sequence[str], label: str) -> str:
+    return (
+        f'<svg class="gk-svgplot" role="img" aria-label="{label}" '
+        f'viewBox="0 0 {_WIDTH} {_HEIGHT}">{"".join(parts)}</svg>'
+        f'<p class="gk-note">{label}</p>'
+    )
+
+
+def _number(label: str, value: int, id: str) -> "gradio.Number":
+    import gradio as gr
+
+    return gr.Number(value, precision=0, label=label, min_width=150, elem_id=id)
+
+
+def tab(live: LiveSearch) -> None:
+    """The tab's layout."""
+    import gradio as gr
+
+    gr.Markdown(
+        "Search for a network yourself: on this server, for the handwritten digits that come with "
+        "scikit-learn. Every candidate is a real network, trained on a small share of the images."
+    )
+    with gr.Row():
+        trials = _number(f"candidates (4 to {MOST_TRIALS})", 12, "live-trials")
+        nodes = _number(f"nodes (2 to {MOST_NODES})", 12, "live-nodes")
+        macs = _number("thousand MACs (100 to 5000)", 1000, "live-macs")
+        epochs = _number("epochs each (1 to 3)", 1, "live-epochs")
+        strategy = gr.Dropdown(list(_STRATEGIES), value="nasgem", label="strategy", min_width=150)
+        seed = _number("seed", 0, "live-seed")
+    with gr.Row():
+        start = gr.Button("Start", variant="primary", elem_id="live-start")
+        cancel = gr.Button("Cancel", elem_id="live-cancel", interactive=False)
+        resume = gr.Button("Resume", elem_id="live-resume", interactive=False)
+    view = gr.HTML(live.html(), apply_default_css=False, elem_id="live-view")
+    timer = gr.Timer(1.5, active=False)
+    shown = [view, start, cancel, resume, timer]
+
+    def look() -> tuple[object, ...]:
+        state = live.state
+        running = state == "running"
+        return (
+            live.html(),
+            gr.update(interactive=not running),
+            gr.update(interactive=running),
+            gr.update(interactive=state in ("cancelled", "failed")),
+            gr.Timer(active=running),
+        )
+
+    def started(*values: object) -> tuple[object, ...]:
+        names = ("trials", "nodes", "kilo_macs", "epochs", "strategy", "seed")
+        try:
+            live.start(Wish(**dict(zip(names, values, strict=True))))  # type: ignore[arg-type]
+        except UserError as error:
+            gr.Warning(str(error))
+        return look()
+
+    def resumed() -> tuple[object, ...]:
+        try:
+            live.resume()
+        except UserError as error:
+            gr.Warning(str(error))
+        return look()
+
+    def cancelled() -> tuple[object, ...]:
+        live.cancel()
+        return look()
+
+    wishes = [trials, nodes, macs, epochs, strategy, seed]
+    private = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
+    start.click(started, wishes, shown, **private)
+    cancel.click(cancelled, None, shown, **private)
+    resume.click(resumed, None, shown, **private)
+    timer.tick(look, None, shown, **private)
+    root = gr.context.Context.root_block
+    if root is not None:  # whoever comes while a search runs sees it
+        root.load(look, None, shown, **private)
