@@ -99,6 +99,7 @@ DURATION = Parsed("TIME", parse_duration)
 PRECISION_LIST = Parsed("LIST", list_of(one_of(tuple(PRECISIONS)), "precisions"))
 NUMBER_LIST = Parsed("LIST", list_of(_positive, "numbers"))
 STRATEGY_LIST = Parsed("LIST", list_of(one_of(STRATEGIES), "strategies"))
+NAME_LIST = Parsed("LIST", lambda text: list_of(str.lower, "names")(text) if text else ())
 PROVIDER_LIST = Parsed("LIST", list_of(str, "providers"))
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -231,8 +232,38 @@ search_options = options(
     ),
     device_option,
     seed_option,
+    click.option(
+        "--promote",
+        type=click.IntRange(0, 1000),
+        default=0,
+        show_default=True,
+        help="Short trials first: train the best N again, longer, before they are ranked.",
+    ),
+    click.option(
+        "--promote-epochs",
+        type=click.IntRange(1, 100_000),
+        help="How long --promote trains.  [default: three times a trial]",
+    ),
+    click.option(
+        "--in-rounds",
+        is_flag=True,
+        help="With several workers: wait for a round's end before the next. Repeats exactly, but "
+        "workers idle.",
+    ),
     click.option("--out", type=FOLDER, help="Folder of the run.  [default: runs/DATA]"),
     resume_option,
+)
+recipe_option = click.option(
+    "--recipe",
+    type=click.Choice(RECIPES),
+    default="standard",
+    show_default=True,
+    help="How they are trained.",
+)
+batch_option = click.option(
+    "--batch-size",
+    type=click.IntRange(2, 65536),
+    help="Images a training step.  [default: by the recipe]",
 )
 final_options = options(
     click.option(
@@ -242,11 +273,5 @@ final_options = options(
         show_default=True,
         help="How many of the best networks are trained in full and delivered.",
     ),
-    click.option(
-        "--recipe",
-        type=click.Choice(RECIPES),
-        default="standard",
-        show_default=True,
-        help="How they are trained.",
-    ),
+    recipe_option,
 )

@@ -23,10 +23,9 @@ def default_console() -> Console:
     return Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
 
 
-@contextmanager
-def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
-    """A progress bar with the time left; without a terminal it prints nothing."""
-    progress = Progress(
+def counter(console: Console) -> Progress:
+    """A bar with numbers and the time left, not yet shown; its tasks need a `note`."""
+    return Progress(
         TextColumn("  {task.description}"),
         BarColumn(bar_width=28),
         MofNCompleteColumn(),
@@ -38,6 +37,12 @@ def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
         transient=True,
         disable=not console.is_terminal,
     )
+
+
+@contextmanager
+def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
+    """A progress bar with the time left; without a terminal it prints nothing."""
+    progress = counter(console)
     with progress:
         task = progress.add_task(text, total=total, note="")
 

@@ -1,5 +1,6 @@
 """The search as a step: from data and a budget to a run full of trials."""
 
+import contextlib
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from gemkit.architecture import Architecture, Skeleton, skeleton_for
+from gemkit.architecture import Skeleton, skeleton_for
 from gemkit.budget import Budget, check_feasible, format_latency
 from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from gemkit.search.trials import ProxyTask
 
 DEFAULT_TRIALS = 16
+_LONGER = 3
+"""How many times longer promoted trials are trained."""
 
 
 def default_budget(skeleton: Skeleton) -> Budget:
@@ -39,11 +42,15 @@ def default_budget(skeleton: Skeleton) -> Budget:
     return Budget(macs=300_000_000, params=3_000_000)
 
 
+def short_name(data: str) -> str:
+    """What data is called in paths: `digits`, or the name of its file or folder."""
+    name = data.partition("@")[0].rstrip("/").partition(":")
+    return (Path(name[2]).stem if name[2] else name[0]) or "run"
+
+
 def default_out(data: str, resume: bool) -> Path:
     """`runs/DATA`, or the next free `runs/DATA-2` and so on; the last one there to resume."""
-    name = data.partition("@")[0].rstrip("/").partition(":")
-    stem = Path(name[2]).stem if name[2] else name[0]
-    first = Path("runs") / (stem or "run")
+    first = Path("runs") / short_name(data)
     path, number = first, 1
     while is_run(path):
         number += 1
@@ -75,6 +82,9 @@ def search(
     command: str | None = None,
     hint: bool = True,
     target: str | None = None,
+    promote: int = 0,
+    promote_epochs: int | None = None,
+    in_rounds: bool = False,
 ) -> Run:
     """Search for cells that fit a budget; everything found is in the run's folder.
 
@@ -94,6 +104,9 @@ def search(
         hint: end with a line that names the next command.
         target: a device by name (see `gemkit.export.targets`), whose limits hold as well. Its
             latency is predicted, not measured.
+        promote: how many of the best are trained again, longer, before the final ranking.
+        promote_epochs: how long; by default three times `epochs`.
+        in_rounds: with several workers, wait for a round's end before the next one is proposed.
 
     Returns:
         the run, open for reading.
@@ -155,6 +168,10 @@ def search(
         "threads": threads_per_worker(many.count) if not dask else 1,
         "time_limit": time_limit,
         "target": target,
+        # None where it is not asked for: so older runs can be resumed.
+        "promote": promote or None,
+        "promote_epochs": (promote_epochs or _LONGER * epochs) if promote else None,
+        "in_rounds": in_rounds or None,
     }
     with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
         console.print(
@@ -186,7 +203,10 @@ def search(
             trials=config["trials"],
             per_round=max(2, config["trials"] // 8),
             epochs=epochs,
+            promoted=promote,
+            promoted_epochs=config["promote_epochs"] or 0,
             seconds=time_limit,
+            in_rounds=in_rounds,
         )
         propose = strategies.strategy(
             strategy,
@@ -197,7 +217,7 @@ def search(
         split = proxy_split(dataset, seed)
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
         if missing > 0:
-            _announce(space, split, dataset, epochs, missing, many.count, device, console)
+            _announce(space, split, dataset, plan, missing, many.count, device, console)
         best = _search(opened, space, propose, task, plan, many, console)
         opened.set_setting("ranking", [trial.id for trial in best])
     if best:
@@ -258,60 +278,36 @@ def _announce(
     space: "CellSpace",
     split: Split,
     dataset: Dataset,
-    epochs: int,
+    plan: "Plan",
     trials: int,
     workers: int,
     device: str,
     console: Console,
 ) -> None:
     """Say how long the search is going to take, from a few training steps of sampled networks."""
-    seconds = epochs * len(split.y_train) * _seconds_per_image(space, split, dataset, device)
-    total = seconds * trials / workers
+    epoch = len(split.y_train) * _seconds_per_image(space, dataset, device)
+    seconds = plan.epochs * epoch
+    total = (seconds * trials + plan.promoted_epochs * plan.promoted * epoch) / workers
+    longer = f", the best {plan.promoted} of them longer" if plan.promoted else ""
     console.print(
         f"search: {tables.number(trials, 'trial')} of about {tables.duration(seconds)} on "
-        f"{tables.number(workers, 'worker')}: about {tables.duration(total)}"
+        f"{tables.number(workers, 'worker')}{longer}: about {tables.duration(total)}"
     )
 
 
-def _seconds_per_image(space: "CellSpace", split: Split, dataset: Dataset, device: str) -> float:
-    import time
-
-    import torch
-
+def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float:
+    """Mean over three sampled networks."""
     from gemkit.network import build
-    from gemkit.train import RECIPES, TrainingFailed, train
+    from gemkit.train import RECIPES, TrainingFailed
 
-    recipe = replace(RECIPES["proxy"], epochs=1)
-    images = 2 * recipe.batch_size
-    scaled = space.sample(np.random.default_rng(0), 3).payload
+    from .final import seconds_per_image
+
+    found = space.sample(np.random.default_rng(0), 3)
     spent: list[float] = []
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for index in range(len(scaled)):
-            network = build(
-                Architecture((scaled.cells.cell(index),), space.skeleton, int(scaled.widths[index]))
-            )
-            for _ in range(2):  # the first one warms up
-                start = time.perf_counter()
-                train(
-                    network,
-                    split.x_train[:images],
-                    split.y_train[:images],
-                    split.x_validation[:1],
-                    split.y_validation[:1],
-                    recipe=recipe,
-                    mean=dataset.mean,
-                    std=dataset.std,
-                    seed=0,
-                    device=device,
-                )
-                elapsed = time.perf_counter() - start
-            spent.append(elapsed / min(images, len(split.y_train)))
-    except TrainingFailed:
-        pass
-    finally:
-        torch.set_num_threads(threads)
+    for index in range(len(found)):
+        network = build(space.architecture(found, index))
+        with contextlib.suppress(TrainingFailed):
+            spent.append(seconds_per_image(network, dataset, RECIPES["proxy"], device))
     return float(np.mean(spent)) if spent else 0.0
 
 
@@ -326,28 +322,10 @@ def _search(
 ) -> list[Trial]:
     from gemkit.search import loop
 
-    ended = {trial.index: trial for trial in run.trials() if trial.state in ("done", "failed")}
-    best = max((trial.accuracy or 0.0 for trial in ended.values()), default=0.0)
-    with bar(console, "trials", plan.trials) as advance:
+    from .live import watched
 
-        def progress(trial: Trial) -> None:
-            nonlocal best
-            if trial.state not in ("done", "failed"):
-                return
-            ended[trial.index] = trial
-            if trial.accuracy is None:
-                console.print(f"  trial {trial.index} ({trial.id}) failed: {trial.error}")
-            elif trial.accuracy > best:
-                best = trial.accuracy
-                console.print(
-                    f"  trial {trial.index}: {tables.percent(best)}, the best so far "
-                    f"({tables.number(trial.cell.nodes, 'node')}, width {trial.width}, "
-                    f"{tables.count(trial.macs)} MACs)"
-                )
-            advance(completed=len(ended), note=f"best {tables.percent(best)}")
-
-        advance(completed=len(ended))
-        return loop.search(run, space, propose, task, plan, workers, progress)
+    with watched(console, run.trials(), plan.trials + plan.promoted) as watch:
+        return loop.search(run, space, propose, task, plan, workers, watch)
 
 
 def _latency_model(
