@@ -322,7 +322,7 @@ def _search(
 ) -> list[Trial]:
     from gemkit.search import loop
 
-    from .live import watched
+    from .watching import watched
 
     with watched(console, run.trials(), plan.trials + plan.promoted) as watch:
         return loop.search(run, space, propose, task, plan, workers, watch)
