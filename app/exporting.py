@@ -1,6 +1,7 @@
 """Export as a step: trained networks to checked ONNX files within the budget."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from .jobs import (
     Job,
     baseline_job,
     data_of,
+    is_elsewhere,
     model_job,
     open_run,
     put,
@@ -27,7 +29,7 @@ from .jobs import (
 from .progress import bar, default_console
 
 if TYPE_CHECKING:
-    pass
+    from gemkit.export.exporter import Exported
 
 
 def export(
@@ -37,6 +39,10 @@ def export(
     precision: Sequence[str] = ("fp32",),
     optimize: str | None = None,
     out: Path | str | None = None,
+    input: str = "float",
+    softmax: bool = False,
+    opset: int | None = None,
+    batch: int | None = None,
     console: Console | None = None,
     hint: bool = True,
 ) -> list[dict[str, Any]]:
@@ -45,21 +51,35 @@ def export(
     Each file is compared with PyTorch, its network counted by fvcore and, where the budget limits
     latency, measured; what does not hold is not delivered. Files that are there are left alone.
 
+    The run's own files take normalised float images, in batches of any size, and give logits.
+    Where anything else is asked for, the files go to `out` only.
+
     Args:
         ids: only these models.
         precision: fp32 is always written; fp16 and int8 come from it, as `model.fp16.onnx` and
-            `model.int8.onnx`, int8 calibrated on training images.
+            `model.int8.onnx`, int8 calibrated on training images. That of the run's budget is
+            written as well.
         optimize: "latency" or "memory": also write `model.optimized.onnx`, the fp32 graph
-            rewritten as measurements on this machine (or the peak memory) tell.
-        out: also copy the files to this folder, as `ID.onnx`, `ID.int8.onnx` and so on.
+            rewritten as measurements on this machine (or the peak memory) tell, and what
+            `precision` asks for from that.
+        out: also copy the files and their cards to this folder, as `ID.onnx`, `ID.int8.onnx` and
+            so on; by default `deploy` in the run where the files differ from its own.
+        input: "uint8" for files that take the pixels (batch, h, w, c) and normalise themselves.
+        softmax: files that give probabilities.
+        opset: of `gemkit.export.exporter.OPSETS`, by default the oldest.
+        batch: a fixed batch size, for compilers that need one.
 
     Returns:
-        the models, under the names that programs read.
+        the models, under the names that programs read; `files` says what was made now.
 
     Raises:
-        UserError: no run, no such model, or nothing trained yet.
+        UserError: no run, no such model, nothing trained yet, or an option is not possible.
     """
+    from gemkit.export.exporter import DEFAULT_OPSET, check_options
+
     console = console or default_console()
+    form = Form(input == "uint8", softmax, batch, opset or DEFAULT_OPSET)
+    check_options(form.batch, form.opset)
     with open_run(run) as opened:
         models = _chosen_models(opened, ids)
         dataset = load(data_of(opened))
@@ -75,23 +95,91 @@ def export(
         for job, _ in entries:
             job.check_weights()
         if entries:
-            console.print(
-                f"exporting {tables.number(len(entries), 'network')}: about 10 seconds each"
-            )
+            console.print(f"exporting {tables.number(len(entries), 'network')}: a few seconds each")
         with bar(console, "networks exported", len(entries)) as advance:
             for index, (job, entry) in enumerate(entries):
                 _export_one(opened, job, entry, dataset, console)
                 advance(completed=index + 1)
         chosen = {model["id"] for model in models}
+        kinds = tuple(dict.fromkeys([*precision, opened.budget.precision]))
+        folder = None if out is None else Path(out)
+        if form != Form() and folder is None:
+            folder = opened.path / "deploy"
+        made: dict[str, list[dict[str, Any]]] = {}
+        for model in opened.models():
+            if model["id"] not in chosen or not model["onnx"]:
+                continue
+            path = opened.path / model["onnx"]
+            if form != Form():
+                assert folder is not None
+                path = folder / f"{model['id']}.onnx"
+                file = _export_as(opened, model, dataset, form, path, console)
+            else:
+                file = {"onnx": str(path), "precision": "fp32", "accuracy": model["accuracy"]}
+            made[model["id"]] = [file, *_convert(path, kinds, optimize, dataset, console)]
+            if form == Form() and not _fits_converted(opened, model, path, console):
+                continue
+            if folder is not None:
+                if form == Form():
+                    _copy(path, model["id"], folder)
+                _card_beside(opened, model, folder)
         delivered = [model for model in opened.models() if model["id"] in chosen]
-        for model in delivered:
-            if model["onnx"]:
-                _convert(opened.path / model["onnx"], precision, optimize, dataset, console)
-                if out is not None:
-                    _copy(opened.path / model["onnx"], model["id"], Path(out))
+        if folder is not None:
+            console.print(f"files: {folder}")
         if hint:
             console.print(f"next: gemkit bench {opened.path}")
-        return delivered
+        return [{**model, "files": made.get(model["id"], [])} for model in delivered]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What goes in and out of a file; the defaults are those of a run's own files."""
+
+    preprocessing: bool = False
+    softmax: bool = False
+    batch: int | None = None
+    opset: int = 18
+
+
+def _export_as(
+    run: Run, model: Mapping[str, Any], dataset: Dataset, form: Form, path: Path, console: Console
+) -> dict[str, Any]:
+    """Write a model in another form than the run's own file."""
+    exported = _written(run, model_job(run, model), model, dataset, path, form)
+    console.print(
+        f"  {path.name}: {tables.size(exported.file_bytes)}, "
+        f"{'uint8 pixels' if form.preprocessing else 'normalised images'} in, "
+        f"{'probabilities' if form.softmax else 'logits'} out, batch "
+        f"{form.batch or 'of any size'}, opset {form.opset}, parity "
+        f"{exported.parity_max_abs:.1e}, accuracy of the file {tables.percent(exported.accuracy)}"
+    )
+    return {**exported.to_json(), "precision": "fp32"}
+
+
+def _fits_converted(run: Run, model: Mapping[str, Any], path: Path, console: Console) -> bool:
+    """Measure the file that a latency budget in another precision than fp32 means."""
+    budget = run.budget
+    if budget.latency_ms is None or budget.precision == "fp32" or is_elsewhere(run):
+        return True
+    file = path.with_name(f"model.{budget.precision}.onnx")
+    milliseconds = _measured(file, budget.latency_ms)
+    if milliseconds <= budget.latency_ms:
+        return True
+    for written in files_of(path):
+        written.unlink()
+    reason = f"measured {format_latency(milliseconds)} in {budget.precision} when it was exported"
+    run.put_model(model["id"], onnx=None, state="failed", error=reason)
+    console.print(f"  {model['id']}: {reason}: over the budget, not delivered")
+    return False
+
+
+def _measured(path: Path, limit: float) -> float:
+    from gemkit.export.benchmark import latency_ms
+
+    milliseconds = latency_ms([path])[0]
+    if milliseconds > limit:  # once more, longer: the machine may have been busy
+        milliseconds = latency_ms([path], rounds=15, seconds=0.4)[0]
+    return milliseconds
 
 
 def _convert(
@@ -100,41 +188,19 @@ def _convert(
     optimize: str | None,
     dataset: Dataset,
     console: Console,
-) -> None:
-    """Write the other precisions of a model and its optimised form, where asked for."""
-    from gemkit.export import optimize as optimizer
-    from gemkit.export import quantize
+) -> list[dict[str, Any]]:
+    """Write a file's optimised form and other precisions of both, where asked for.
 
-    training = (dataset.x_train, dataset.y_train)
-    test = (dataset.x_test, dataset.y_test)
-    id = path.parent.name
-    for kind in precision:
-        if kind == "fp32":
-            continue
-        target = path.with_name(f"model.{kind}.onnx")
-        with bar(console, f"{id} {kind}", 100) as advance:
-            if kind == "fp16":
-                found = quantize.to_fp16(path, target, test=test)
-            else:
-                found = quantize.to_int8(
-                    path,
-                    target,
-                    training=training,
-                    test=test,
-                    progress=lambda share: advance(completed=int(100 * share)),
-                )
-        console.print(
-            f"  {id} {kind}: {tables.percent(found.accuracy)} "
-            f"(fp32 {tables.percent(found.reference_accuracy)}), "
-            f"{tables.size(found.file_bytes)} (fp32 {tables.size(found.reference_bytes)}), "
-            f"{found.speedup:.2f} times as fast"
-        )
-        for note in found.notes:
-            console.print(f"    {note}", markup=False)
+    Returns:
+        what was written.
+    """
+    from gemkit.export import optimize as optimizer
+
+    sources, made = [path], []
+    id = path.parent.name if path.stem == "model" else path.stem
     if optimize is not None:
-        report = optimizer.optimize_file(
-            path, path.with_name("model.optimized.onnx"), objective=optimize
-        )
+        better = path.with_name(f"{path.stem}.optimized.onnx")
+        report = optimizer.optimize_file(path, better, objective=optimize)
         before, after = report.peak_memory_bytes
         console.print(
             f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
@@ -142,11 +208,58 @@ def _convert(
             f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
             markup=False,
         )
+        made.append({"onnx": str(better), "precision": "fp32", **report.to_json()})
+        if report.applied:
+            sources.append(better)
+    for source in sources:
+        for kind in precision:
+            if kind != "fp32":
+                made.append(_in_precision(source, kind, id, dataset, console))
+    return made
+
+
+def _in_precision(
+    source: Path, kind: str, id: str, dataset: Dataset, console: Console
+) -> dict[str, Any]:
+    from gemkit.export import quantize
+
+    test = (dataset.x_test, dataset.y_test)
+    target = source.with_name(f"{source.stem}.{kind}.onnx")
+    text = f"{id} {kind}" + (" optimised" if source.stem.endswith(".optimized") else "")
+    with bar(console, text, 100) as advance:
+        if kind == "fp16":
+            found = quantize.to_fp16(source, target, test=test)
+        else:
+            found = quantize.to_int8(
+                source,
+                target,
+                training=(dataset.x_train, dataset.y_train),
+                test=test,
+                progress=lambda share: advance(completed=int(100 * share)),
+            )
+    console.print(
+        f"  {text}: {tables.percent(found.accuracy)} "
+        f"(fp32 {tables.percent(found.reference_accuracy)}), "
+        f"{tables.size(found.file_bytes)} (fp32 {tables.size(found.reference_bytes)}), "
+        f"{found.speedup:.2f} times as fast"
+    )
+    for note in found.notes:
+        console.print(f"    {note}", markup=False)
+    return found.to_json()
 
 
 def files_of(path: Path) -> list[Path]:
-    """The ONNX files beside a model's, its own first."""
-    return [path, *(other for other in sorted(path.parent.glob("*.onnx")) if other != path)]
+    """A model's ONNX file and those made of it, which begin with its name."""
+    others = sorted(path.parent.glob(f"{path.stem}.*.onnx"))
+    return [path, *(other for other in others if other != path)]
+
+
+def _card_beside(run: Run, model: Mapping[str, Any], folder: Path) -> None:
+    """The card of the files that were put into a folder."""
+    from .measuring import write_model_card
+
+    id = model["id"]
+    write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md")
 
 
 def _copy(path: Path, id: str, out: Path) -> None:
@@ -166,10 +279,10 @@ def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
     return [show.find(content, id, run.path) for id in dict.fromkeys(ids)]
 
 
-def _export_one(
-    run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, console: Console
-) -> None:
-    from gemkit.export.benchmark import latency_ms
+def _written(
+    run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, path: Path, form: Form
+) -> "Exported":
+    """Write a trained network's fp32 file; fvcore counts it first."""
     from gemkit.export.exporter import export_onnx
 
     network = restored(job, dataset)
@@ -179,8 +292,7 @@ def _export_one(
         for what, limit, found in (("MACs", budget.macs, macs), ("params", budget.params, params)):
             if limit is not None and found > limit:
                 raise RuntimeError(f"{job.name} has {found} {what}, the budget is {limit}")
-    path = job.folder / "model.onnx"
-    exported = export_onnx(
+    return export_onnx(
         network,
         path,
         input_shape=dataset.input_shape,
@@ -199,8 +311,20 @@ def _export_one(
             "params": params,
             "version": __version__,
         },
+        preprocessing=form.preprocessing,
+        softmax=form.softmax,
+        batch=form.batch,
+        opset=form.opset,
         seed=run.seed,
     )
+
+
+def _export_one(
+    run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, console: Console
+) -> None:
+    budget = run.budget
+    path = job.folder / "model.onnx"
+    exported = _written(run, job, entry, dataset, path, Form())
     values: dict[str, Any] = {
         "onnx": str(path.relative_to(run.path)),
         "parity_max_abs": exported.parity_max_abs,
@@ -211,10 +335,8 @@ def _export_one(
     )
     if (there := tables.on_target(entry)) is not None:
         text += f", {there}"
-    elif job.architecture is not None and budget.latency_ms is not None:
-        milliseconds = latency_ms([path])[0]
-        if milliseconds > budget.latency_ms:  # once more, longer: the machine may have been busy
-            milliseconds = latency_ms([path], rounds=15, seconds=0.4)[0]
+    elif job.architecture is not None and budget.latency_ms and budget.precision == "fp32":
+        milliseconds = _measured(path, budget.latency_ms)
         text += f", {format_latency(milliseconds)}"
         if milliseconds > budget.latency_ms:
             path.unlink()

@@ -120,19 +120,24 @@ def _keep_measurements(
     (run.put_model if kind == "models" else run.put_baseline)(entry["id"], **values)
     write_json(run.path / kind / entry["id"] / "bench.json", values["measurements"])
     if kind == "models":
-        _write_card(run, entry, values["measurements"])
+        path = run.path / entry["onnx"]
+        write_model_card(run, entry, path, path.with_name("card.md"), values["measurements"])
 
 
-def _write_card(
-    run: Run, entry: Mapping[str, Any], measurements: Sequence[Mapping[str, Any]]
+def write_model_card(
+    run: Run,
+    entry: Mapping[str, Any],
+    path: Path,
+    card: Path,
+    measurements: Sequence[Mapping[str, Any]] = (),
 ) -> None:
+    """Write the card of a run's model for its ONNX file at `path`."""
     from gemkit.export.card import write_card
 
     data = run.setting("data", {})
     recipe = run.setting("recipe", {})
-    path = run.path / entry["onnx"]
     write_card(
-        path.with_name("card.md"),
+        card,
         path,
         data=data.get("name", run.config["data"]),
         accuracy=entry["accuracy"],

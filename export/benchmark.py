@@ -19,7 +19,7 @@ from gemkit.errors import UserError
 from gemkit.machine import versions
 
 from . import timing
-from .exporter import ModelInfo, export_onnx, info_of, load_onnx
+from .exporter import ModelInfo, export_onnx, fixed_batch, info_of, load_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -95,12 +95,15 @@ def latency_ms(
 ) -> list[float]:
     """p50 of each file at batch 1 on the CPU provider: what a latency budget means.
 
+    Where the files have a fixed batch, all the same, that is taken.
+
     Raises:
         UserError: a file cannot be run.
     """
     try:
+        batch = fixed_batch(timing.open_session(str(paths[0]), 1, "CPUExecutionProvider")) or 1
         found = timing.measure(
-            [str(path) for path in paths], [threads], [1], ["cpu"], rounds, seconds
+            [str(path) for path in paths], [threads], [batch], ["cpu"], rounds, seconds
         )
     except timing.MeasureError as error:
         raise UserError(str(error)) from None

@@ -9,7 +9,7 @@ from typing import Any
 from gemkit.budget import Budget, format_bytes, format_count, format_latency
 from gemkit.files import write_text
 
-from .exporter import ModelInfo, read_info
+from .exporter import ModelInfo, load_onnx, read_info
 from .timing import short_name
 
 _Z = 1.959964
@@ -51,7 +51,7 @@ def write_card(
         _facts(info, data, accuracy, test_images, training, budget, parity_max_abs),
         _latency(measurements, elsewhere),
         _files(Path(path).parent, [model, *files]),
-        _usage(info, Path(model).name),
+        _usage(info, Path(model).name, _fixed_batch(model)),
     ]
     write_text(Path(path), "\n\n".join(section for section in sections if section) + "\n")
 
@@ -163,7 +163,7 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
 
 
-def python_lines(info: ModelInfo, file: str, image: str = "image.png") -> str:
+def python_lines(info: ModelInfo, file: str, image: str = "image.png", batch: int = 1) -> str:
     """A program that classifies one image; needs onnxruntime, numpy and pillow."""
     channels, height, width = info.input_shape
     mode = "L" if channels == 1 else "RGB"
@@ -184,6 +184,8 @@ def python_lines(info: ModelInfo, file: str, image: str = "image.png") -> str:
             f"x = (x / 255 - np.array({mean})) / np.array({std})",
             f"x = x.transpose(0, 3, 1, 2).astype(np.{kind})",
         ]
+    if batch > 1:
+        lines.append(f"x = np.repeat(x, {batch}, axis=0)")
     lines += [
         'scores = session.run(None, {"image": x})[0][0]',
         'names = json.loads(session.get_modelmeta().custom_metadata_map["gemkit.class_names"])',
@@ -197,12 +199,18 @@ def json_list(values: Sequence[float]) -> str:
     return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
 
 
-def _usage(info: ModelInfo, file: str) -> str:
+def _fixed_batch(model: Path | str) -> int:
+    """The batch that a file is fixed to; 1 where it takes any."""
+    first = load_onnx(model).graph.input[0].type.tensor_type.shape.dim[0]
+    return int(first.dim_value) or 1
+
+
+def _usage(info: ModelInfo, file: str, batch: int) -> str:
     channels, height, width = info.input_shape
-    size = channels * height * width
+    size = batch * channels * height * width
     if info.preprocessing:
         layout, kind, cpp, js = (
-            f"1, {height}, {width}, {channels}",
+            f"{batch}, {height}, {width}, {channels}",
             "uint8",
             "uint8_t",
             "Uint8Array",
@@ -210,7 +218,7 @@ def _usage(info: ModelInfo, file: str) -> str:
         say = "The input `image` takes the pixels, uint8 (batch, height, width, channels)."
     else:
         layout, kind, cpp, js = (
-            f"1, {channels}, {height}, {width}",
+            f"{batch}, {channels}, {height}, {width}",
             "float32",
             "float",
             "Float32Array",
@@ -221,6 +229,8 @@ def _usage(info: ModelInfo, file: str) -> str:
         )
     output = "probabilities" if info.softmax else "logits"
     say += f" The output is `{output}`, one per class."
+    if batch > 1:
+        say += f" The batch is fixed to {batch}; the lines below fill it with one image."
     return f"""## How to run it
 
 {say}
@@ -228,7 +238,7 @@ def _usage(info: ModelInfo, file: str) -> str:
 Python (`pip install onnxruntime numpy pillow`):
 
 ```python
-{python_lines(info, file)}
+{python_lines(info, file, batch=batch)}
 ```
 
 C++ (onnxruntime's C++ API; `pixels` holds the prepared image):

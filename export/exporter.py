@@ -180,10 +180,7 @@ def export_onnx(
     """
     import torch
 
-    if opset not in OPSETS:
-        raise UserError(f"opset {opset} is not supported: use {OPSETS[0]} to {OPSETS[-1]}")
-    if batch is not None and batch < 1:
-        raise UserError(f"batch {batch} is not possible: use 1 or more, or leave it out")
+    check_options(batch, opset)
     path = Path(path)
     original = copy.deepcopy(network).cpu().float().eval()
     for name, tensor in [*original.named_parameters(), *original.named_buffers()]:
@@ -225,6 +222,18 @@ def export_onnx(
         opset,
         batch,
     )
+
+
+def check_options(batch: int | None, opset: int) -> None:
+    """Make sure that a file can have a fixed batch and an opset.
+
+    Raises:
+        UserError: it cannot.
+    """
+    if opset not in OPSETS:
+        raise UserError(f"opset {opset} is not supported: use {OPSETS[0]} to {OPSETS[-1]}")
+    if batch is not None and batch < 1:
+        raise UserError(f"batch {batch} is not possible: use 1 or more, or leave it out")
 
 
 def read_info(path: Path | str) -> ModelInfo:

@@ -6,6 +6,7 @@ the best form found so far, and kept when the measurement says that it pays. A n
 of them helps is returned as it was. See docs/optimizer.md for what pays where.
 """
 
+import json
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -304,7 +305,7 @@ def _labelled(graph: Graph, report: Report) -> Any:
 
     model = write(graph)
     metadata = {item.key: item.value for item in model.metadata_props}
-    helper.set_model_props(model, {**metadata, "gemkit.rewrites": ", ".join(report.applied)})
+    helper.set_model_props(model, {**metadata, "gemkit.rewrites": json.dumps(report.applied)})
     return model
 
 

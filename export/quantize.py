@@ -30,6 +30,7 @@ from .exporter import (
     Images,
     ModelInfo,
     accuracy_of,
+    fixed_batch,
     info_of,
     load_onnx,
     open_session,
@@ -251,7 +252,9 @@ def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]
         int(np.prod([d.dim_value or 1 for d in value.type.tensor_type.shape.dim])) * 4
         for value in known.values()
     )
-    batch = int(np.clip(_ACTIVATION_BYTES // max(size, 1), 1, 64))
+    batch = fixed_batch(session) or int(np.clip(_ACTIVATION_BYTES // max(size, 1), 1, 64))
+    missing = -len(inputs) % batch if fixed_batch(session) else 0
+    inputs = np.concatenate([inputs, np.repeat(inputs[-1:], missing, axis=0)])
     found: dict[str, list[NDArray[Any]]] = {name: [] for name in names}
     levels = np.array(list(_METHODS.values()))
     points = np.concatenate([levels / 2, 1 - levels / 2])
