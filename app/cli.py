@@ -17,17 +17,21 @@ from gemkit.budget import Budget
 from gemkit.errors import UserError
 
 from .options import (
+    COUNT,
     FILE,
     FOLDER,
+    NAME_LIST,
     NUMBER_LIST,
     PRECISION_LIST,
     PROVIDER_LIST,
     STRATEGY_LIST,
+    batch_option,
     data_option,
     device_option,
     final_options,
     json_option,
     limit_options,
+    recipe_option,
     search_options,
     seed_option,
     workers_option,
@@ -178,6 +182,7 @@ def search(json_file: str | None, **options: Any) -> None:
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @final_options
 @click.option("--epochs", type=click.IntRange(1, 100_000), help="Epochs.  [default: by the recipe]")
+@batch_option
 @click.option("--data", help="Train on other data of the same shape.  [default: the run's]")
 @workers_option
 @device_option
@@ -217,7 +222,22 @@ def train(
     type=click.Choice(("latency", "memory")),
     help="Also a graph rewritten to be faster here, or to need less memory.",
 )
-@click.option("--out", type=FOLDER, help="Also copy the files to this folder.")
+@click.option(
+    "--input",
+    type=click.Choice(("float", "uint8")),
+    default="float",
+    show_default=True,
+    help="uint8: the file takes pixels (batch, height, width, channels) and normalises them.",
+)
+@click.option("--softmax", is_flag=True, help="The file gives probabilities, not logits.")
+@click.option("--opset", type=int, help="Version of ONNX's operators, 18 to 23.  [default: 18]")
+@click.option("--batch", type=int, help="Fix the batch size.  [default: any size]")
+@click.option(
+    "--out",
+    type=FOLDER,
+    help="Also copy the files to this folder. Files that take or give something else than the "
+    "run's own go there alone.  [default then: RUN/deploy]",
+)
 @json_option
 def export(
     run_folder: Path,
@@ -306,6 +326,62 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
 
     _check_json(json_file)
     value = module.predict(model, images, top, _console(json_file))
+    _deliver_json(value, json_file)
+
+
+@cli.command()
+@data_option
+@click.option("--max-macs", type=COUNT, required=True, help="Each network takes at most so many.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 1000),
+    default=3,
+    show_default=True,
+    help="Trainings of every network.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of --max-macs that the found network and the random cells get.",
+)
+@recipe_option
+@click.option("--epochs", type=click.IntRange(1, 100_000), help="Epochs.  [default: by the recipe]")
+@batch_option
+@click.option(
+    "--images", type=click.IntRange(1), help="Train on so many images.  [default: on all]"
+)
+@click.option(
+    "--networks",
+    type=NAME_LIST,
+    default="",
+    help="Some of found, random and the baselines, e.g. found,darts_v2.  [default: all]",
+)
+@click.option(
+    "--run", type=FOLDER, help="Take the found network from this run.  [default: search for one]"
+)
+@click.option("--trials", type=click.IntRange(1, 1_000_000), help="Of the search.  [default: 16]")
+@seed_option
+@workers_option
+@device_option
+@click.option("--out", type=FOLDER, help="Folder of the comparison.  [default: runs/compare-DATA]")
+@json_option
+def compare(data: str, out: Path | None, json_file: str | None, **options: Any) -> None:
+    """Train found networks, random cells and known networks side by side under one recipe.
+
+    What is finished is kept in --out, so the same command goes on after an interruption.
+    """
+    from . import comparing
+
+    _check_json(json_file)
+    with _resumable(_again()):
+        value = comparing.compare(
+            data,
+            out=out or comparing.default_out(data),
+            console=_console(json_file),
+            **options,
+        )
     _deliver_json(value, json_file)
 
 

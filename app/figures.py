@@ -44,11 +44,12 @@ _RADIUS = 0.17
 
 @dataclass(frozen=True)
 class Point:
-    """One network in a picture of accuracy against cost."""
+    """One network in a picture of accuracy against cost; `error` is half an interval."""
 
     name: str
     cost: float
     accuracy: float
+    error: float = 0.0
 
 
 def _figure(width: float, height: float) -> Figure:
@@ -304,13 +305,17 @@ def tradeoff_figure(
     models: Sequence[Point],
     baselines: Sequence[Point],
     limit: tuple[float, str] | None = None,
+    front: bool = False,
 ) -> Figure:
     """Accuracy against a cost: trials (proxy), delivered models and baselines (test set).
 
     Args:
         limit: the budget on this cost and its text.
+        front: draw the line below which another network is both cheaper and more accurate.
     """
     figure, axes = _plot()
+    if front:
+        _draw_front(axes, [*models, *baselines])
     if trials:
         axes.scatter(
             [point.cost for point in trials],
@@ -339,6 +344,16 @@ def tradeoff_figure(
                 label=label,
                 zorder=3,
             )
+            axes.errorbar(
+                [point.cost for point in points],
+                [point.accuracy for point in points],
+                [point.error for point in points],
+                fmt="none",
+                ecolor=colour,
+                elinewidth=1,
+                alpha=0.45,
+                zorder=2.5,
+            )
     axes.margins(0.08, 0.12)
     axes.autoscale_view()
     _cut_below(axes, [point.accuracy for point in (*trials, *models, *baselines)])
@@ -352,6 +367,24 @@ def tradeoff_figure(
             loc="outside lower center", ncol=2, frameon=False, fontsize=8.5, labelcolor=INK
         )
     return figure
+
+
+def _draw_front(axes: Axes, points: Sequence[Point]) -> None:
+    """The Pareto front of lower cost and higher accuracy, as steps."""
+    best: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.accuracy)):
+        if not best or point.accuracy > best[-1].accuracy:
+            best.append(point)
+    axes.step(
+        [point.cost for point in best] + [max(point.cost for point in points)],
+        [point.accuracy for point in best] + [best[-1].accuracy],
+        where="post",
+        color=MUTED,
+        linewidth=1,
+        linestyle=(0, (4, 3)),
+        zorder=1,
+        label="Pareto front",
+    )
 
 
 def _cut_below(axes: Axes, accuracies: Sequence[float]) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemkit.data import Dataset, load
+from gemkit.data import Dataset, limited, load
 
 from .jobs import Job, save
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gemkit.train import Recipe
 
 Progress = Callable[[str, float], None]
@@ -74,22 +76,56 @@ def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: P
     )
 
 
+def seconds_per_image(
+    network: "nn.Module", dataset: Dataset, recipe: "Recipe", device: str
+) -> float:
+    """What a training step takes here for each image with one thread, from a few steps."""
+    import torch
+
+    from gemkit.train import train
+
+    images = 2 * recipe.batch_size
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        spent = [
+            train(
+                network,
+                dataset.x_train[:images],
+                dataset.y_train[:images],
+                dataset.x_test[:1],
+                dataset.y_test[:1],
+                recipe=recipe.with_epochs(1),
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=0,
+                device=device,
+            ).images_per_second
+            for _ in range(2)  # the first one warms up
+        ]
+    finally:
+        torch.set_num_threads(threads)
+    return 1 / spent[-1]
+
+
 # ---- processes
 
 _POLL = 0.3
 
 
 @functools.lru_cache(maxsize=1)
-def _data(spec: str) -> Dataset:
+def _data(spec: str, images: int | None) -> Dataset:
     """The data, read once in every process."""
-    return load(spec)
+    return limited(load(spec), images)
 
 
 def _share_file(job: Job) -> Path:
     return job.folder / "progress.txt"
 
 
-def _work(job: Job, data: str, recipe: "Recipe", device: str, threads: int) -> Outcome:
+def _work(
+    job: Job, data: str, images: int | None, recipe: "Recipe", device: str, threads: int
+) -> Outcome:
     """What a worker process does; it says how far it is in a small file."""
     import torch
 
@@ -101,7 +137,7 @@ def _work(job: Job, data: str, recipe: "Recipe", device: str, threads: int) -> O
         _share_file(job).write_text(str(share))
 
     try:
-        return train_one(job, _data(data), recipe, device, tell)
+        return train_one(job, _data(data, images), recipe, device, tell)
     finally:
         _share_file(job).unlink(missing_ok=True)
 
@@ -113,6 +149,7 @@ def train_all(
     device: str,
     workers: int,
     tell: Progress,
+    images: int | None = None,
 ) -> Iterator[tuple[Job, Outcome]]:
     """Train several networks in processes side by side; yields each as it ends.
 
@@ -121,6 +158,7 @@ def train_all(
 
     Args:
         data: a data set's name, as `gemkit.data.load` takes it.
+        images: train on so many of its training images only.
 
     Raises:
         BrokenProcessPool: a worker process died.
@@ -130,12 +168,14 @@ def train_all(
     workers = min(workers, len(jobs))
     if workers <= 1:
         for job in jobs:
-            yield job, train_one(job, _data(data), recipe, device, tell)
+            yield job, train_one(job, _data(data, images), recipe, device, tell)
         return
     pool = local_workers(workers)
     try:
         threads = threads_per_worker(workers)
-        waiting = {pool.submit(_work, job, data, recipe, device, threads): job for job in jobs}
+        waiting = {
+            pool.submit(_work, job, data, images, recipe, device, threads): job for job in jobs
+        }
         while waiting:
             ended, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
             for job in waiting.values():

@@ -29,6 +29,7 @@ class Job:
         limits: a baseline's `max_macs` and `max_params`.
         seed: of initialisation, order and augmentation.
         folder: where weights and checkpoints go.
+        network: the baseline's name, where the job's is another.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Job:
     limits: dict[str, int]
     seed: int
     folder: Path
+    network: str = ""
 
     @property
     def weights(self) -> Path:
@@ -61,7 +63,9 @@ class Job:
         torch.manual_seed(self.seed)
         if self.architecture is not None:
             return build(self.architecture)
-        return baseline(self.name, dataset.input_shape, dataset.classes, **self.limits)
+        return baseline(
+            self.network or self.name, dataset.input_shape, dataset.classes, **self.limits
+        )
 
 
 def save(network: "nn.Module", path: Path) -> None:

@@ -80,6 +80,7 @@ def train(
     top: int = TOP,
     recipe: str = RECIPE,
     epochs: int | None = None,
+    batch_size: int | None = None,
     data: str | None = None,
     workers: int | None = None,
     device: str = "auto",
@@ -96,7 +97,7 @@ def train(
 
     Args:
         recipe: a name in `gemkit.train.RECIPES`.
-        epochs: instead of the recipe's.
+        epochs, batch_size: instead of the recipe's.
         data: other data of the same shape and number of classes.
 
     Returns:
@@ -118,7 +119,7 @@ def train(
                 f"{opened.path} was searched for {skeleton.classes} of {skeleton.input_shape}"
             )
         chosen = _chosen_trials(opened, ids)
-        schedule = RECIPES[recipe] if epochs is None else RECIPES[recipe].with_epochs(epochs)
+        schedule = RECIPES[recipe].changed(epochs, batch_size)
         wanted = len(ids) or min(top, len(chosen))
         if data is not None:
             opened.set_setting("final_data", spec)

@@ -51,8 +51,11 @@ _TORCHVISION = {
     "efficientnet_b0": "efficientnet_b0",
     "regnet_y_400mf": "regnet_y_400mf",
 }
-_SEARCHED = ("darts_v2", "pc_darts", "p_darts")
-BASELINES = (*_TORCHVISION, *_SEARCHED, "randwire")
+TORCHVISION = tuple(_TORCHVISION)
+"""Names of torchvision's networks."""
+DIFFERENTIABLE = ("darts_v2", "pc_darts", "p_darts")
+"""Names of the networks found by differentiable search."""
+BASELINES = (*TORCHVISION, *DIFFERENTIABLE, "randwire")
 """Names that `baseline` knows."""
 
 _LEAST_CHANNELS, _LEAST_SIDE = 4, 4
@@ -83,7 +86,7 @@ def baseline(
     design = _design(name, input_shape, classes)
     if max_params is None and max_macs is None:
         return design.build(design.original)
-    if name in _SEARCHED and not _fits(design, _WORTHWHILE_CHANNELS, max_params, max_macs):
+    if name in DIFFERENTIABLE and not _fits(design, _WORTHWHILE_CHANNELS, max_params, max_macs):
         design = _Searched(name, input_shape, classes, small=True)
     return design.build(_largest(name, design, max_params, max_macs))
 
@@ -132,7 +135,7 @@ def _design(name: str, input_shape: InputShape, classes: int) -> _Design:
         raise UserError(f"unknown baseline {name!r}: use one of {', '.join(BASELINES)}")
     if classes < 2 or min(input_shape) < 1:
         raise UserError(f"no network for {classes} classes and images of shape {input_shape}")
-    if name in _SEARCHED:
+    if name in DIFFERENTIABLE:
         return _Searched(name, input_shape, classes, small=False)
     if name == "randwire":
         return _RandWireDesign(input_shape, classes)

@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -157,6 +157,27 @@ def proxy_split(dataset: Dataset, seed: int) -> Split:
         dataset.x_train[validation],
         dataset.y_train[validation],
     )
+
+
+def limited(dataset: Dataset, images: int | None) -> Dataset:
+    """The data set with so many training images, drawn evenly from all classes; all for None.
+
+    Always the same ones, with mean and deviation of their own; test images stay as they are.
+
+    Raises:
+        UserError: there are fewer, or fewer are asked for than two a class.
+    """
+    total, least = len(dataset.y_train), 2 * dataset.classes
+    if images is None or images == total:
+        return dataset
+    if not least <= images <= total:
+        raise UserError(
+            f"{images} training images of {dataset.name}: use {least} (two a class) to {total}"
+        )
+    rows = _stratified(dataset.y_train, images, np.random.default_rng(_SPLIT_SEED))
+    chosen = dataset.x_train[rows]
+    mean, deviation = _statistics(chosen)
+    return replace(dataset, x_train=chosen, y_train=dataset.y_train[rows], mean=mean, std=deviation)
 
 
 def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:

@@ -1,0 +1,688 @@
+"""`gemkit compare`: networks trained side by side by one loop with one recipe.
+
+    compare("cifar10", max_macs=40_000_000, seeds=3, out="runs/compare")
+
+The folder is a run of its own: every network and seed is a row of its store, written the moment
+its training ends, and the search for the found network is a run inside it. The same command goes
+on after an interruption. With a seed, all networks see the same images in the same order with the
+same augmentation, so that differences within a seed are compared, not means over seeds.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.budget import Budget, check_feasible, format_count
+from gemkit.cost import cost, count_with_fvcore
+from gemkit.data import Dataset, limited, load
+from gemkit.errors import UserError
+from gemkit.files import write_json, write_text
+from gemkit.machine import usable_cores
+from gemkit.store import Run, Trial, is_run
+
+from . import tables
+from .final import Outcome, seconds_per_image, train_all
+from .jobs import Job, about, restored
+from .progress import bar, default_console
+from .tables import percent
+
+if TYPE_CHECKING:
+    from gemkit.train import Recipe
+
+FOUND, RANDOM = "found", "random"
+_CHANGEABLE = ("workers", "seeds", "networks")
+"""What may differ when a comparison goes on: every training is what it is without the others."""
+_HEADS = (
+    "network",
+    "accuracy",
+    "95 % interval",
+    "found better by",
+    "95 % interval ",
+    "MACs",
+    "params",
+    "peak memory",
+    "latency p50",
+)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """One network that takes part.
+
+    Attributes:
+        name: `found`, `random` or a baseline's name.
+        jobs: one for each seed, in the order of the seeds; those of `random` are different cells.
+        macs, params: of the first job's network.
+    """
+
+    name: str
+    jobs: tuple[Job, ...]
+    macs: int
+    params: int
+
+
+def names() -> tuple[str, ...]:
+    """All that can be compared."""
+    from gemkit.baselines import BASELINES
+
+    return (FOUND, RANDOM, *BASELINES)
+
+
+def default_out(data: str) -> Path:
+    """`runs/compare-DATA`."""
+    from .searching import short_name
+
+    return Path("runs") / f"compare-{short_name(data)}"
+
+
+def compare(
+    data: str,
+    *,
+    max_macs: int,
+    out: Path | str,
+    seeds: int = 3,
+    share: float = 1.0,
+    recipe: str = "standard",
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    images: int | None = None,
+    networks: Sequence[str] = (),
+    run: Path | str | None = None,
+    trials: int | None = None,
+    seed: int = 0,
+    workers: int | None = None,
+    device: str = "auto",
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Train networks beside one another and say how far apart they are.
+
+    Args:
+        max_macs: each network is as wide as this allows.
+        out: folder of the comparison; what is finished there is kept.
+        seeds: trainings of every network.
+        share: the found network and the random cells get this share of `max_macs`.
+        recipe, epochs, batch_size: as in `train`, the same for all.
+        images: train on so many images, the same for all.
+        networks: some of `names()`; all by default.
+        run: take the found network from this run instead of searching for one.
+        trials: of the search.
+        seed: the first seed.
+
+    Returns:
+        what is written to `compare.json`.
+
+    Raises:
+        UserError: an input is unusable; nothing was trained then.
+    """
+    from gemkit.train import RECIPES
+
+    from .searching import _check_device
+
+    console = console or default_console()
+    out = Path(out)
+    chosen = tuple(dict.fromkeys(networks)) or names()
+    for name in chosen:
+        if name not in names():
+            raise UserError(f"unknown network {name!r}: use some of {', '.join(names())}")
+    if not 0 < share <= 1:
+        raise UserError(f"a share of {share} is not possible: use more than 0, at most 1")
+    if is_run(out) and "compare" not in Run.open(out).config:
+        raise UserError(f"{out} holds a search, no comparison: choose another --out")
+    _check_device(device)
+    dataset = limited(load(data), images)
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
+    budget = Budget(macs=int(share * max_macs))
+    check_feasible(budget, skeleton)
+    schedule = RECIPES[recipe].changed(epochs, batch_size)
+    taken = _of_run(Path(run), dataset, max_macs) if run is not None else None
+    config = {
+        "compare": True,
+        "data": data,
+        "images": images,
+        "budget": Budget(macs=max_macs).to_json(),
+        "share": share,
+        "recipe": schedule.to_json(),
+        "run": None if run is None else str(run),
+        "trials": trials,
+        "seed": seed,
+        "seeds": seeds,
+        "networks": list(chosen),
+        "device": device,
+        "workers": workers,
+    }
+    with Run.start(out, config, resume=True, changeable=_CHANGEABLE) as opened:
+        console.print(
+            f"data: {dataset.name}, {len(dataset.y_train):,} training and "
+            f"{len(dataset.y_test):,} test images, {dataset.classes} classes"
+        )
+        opened.set_setting("data", about(dataset))
+        opened.set_setting("skeleton", skeleton.to_json())
+        found = taken
+        if FOUND in chosen and found is None:
+            found = _searched(opened, data, budget, trials, workers, device, console)
+        entrants = list(_entrants(opened, chosen, seeds, dataset, max_macs, budget, found, console))
+        todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
+        _train(opened, todo, data, images, schedule, device, workers, console)
+        _measure(opened, entrants, dataset, console)
+        result = _result(opened, entrants, dataset, schedule, seeds)
+        write_json(out / "compare.json", result)
+        _report(opened, result, console)
+    console.print(f"report: {out / 'report.md'}, {out / 'compare.json'}")
+    source = run or (out / "search" if is_run(out / "search") else None)
+    if source is not None:
+        console.print(f"next: gemkit train {source}")
+    else:
+        console.print(f"next: gemkit search --data {data} --max-macs {format_count(max_macs)}")
+    return result
+
+
+# ------------------------------------------------------------------------- who takes part
+
+
+def _of_run(path: Path, dataset: Dataset, max_macs: int) -> Trial:
+    """The trial that a run ranks first.
+
+    Raises:
+        UserError: it was searched for other images, or for a larger budget.
+    """
+    from .jobs import skeleton_of
+
+    with Run.open(path) as run:
+        best = _first(run)
+        skeleton = skeleton_of(run)
+    if (skeleton.input_shape, skeleton.classes) != (dataset.input_shape, dataset.classes):
+        raise UserError(
+            f"--run {path} was searched for {skeleton.classes} classes of {skeleton.input_shape} "
+            f"images, the data has {dataset.classes} of {dataset.input_shape}"
+        )
+    if best.macs > max_macs:
+        raise UserError(
+            f"--run {path}: its best network takes {format_count(best.macs)} MACs, more than "
+            f"--max-macs {format_count(max_macs)}"
+        )
+    return best
+
+
+def _first(run: Run) -> Trial:
+    trials = [trial for trial in run.trials() if trial.accuracy is not None]
+    if not trials:
+        raise UserError(f"{run.path} has no finished trial: search first, or choose another run")
+    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
+    return min(trials, key=lambda t: (order.get(t.id, len(order)), -(t.accuracy or 0), t.index))
+
+
+def _searched(
+    run: Run,
+    data: str,
+    budget: Budget,
+    trials: int | None,
+    workers: int | None,
+    device: str,
+    console: Console,
+) -> Trial:
+    from .searching import search
+
+    with search(
+        data,
+        budget,
+        out=run.path / "search",
+        trials=trials,
+        workers=workers,
+        device=device,
+        seed=run.seed,
+        resume=True,
+        console=console,
+        hint=False,
+    ) as found:
+        return _first(found)
+
+
+def _entrants(
+    run: Run,
+    chosen: Sequence[str],
+    seeds: int,
+    dataset: Dataset,
+    max_macs: int,
+    budget: Budget,
+    found: Trial | None,
+    console: Console,
+) -> Iterator[Entrant]:
+    """What is trained; a network of which no form is small enough is left out and said so."""
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
+    numbers = [run.seed + place for place in range(seeds)]
+    if FOUND in chosen and found is not None:
+        best = Architecture((found.cell,), skeleton, found.width)
+        yield _cells(run, FOUND, [best] * seeds, numbers)
+        budget = Budget(macs=found.macs)  # random cells of equal cost
+    if RANDOM in chosen:
+        yield _cells(run, RANDOM, [_random(skeleton, budget, s) for s in numbers], numbers)
+    for name in chosen:
+        if name in (FOUND, RANDOM):
+            continue
+        jobs = tuple(
+            Job(_row(name, s), None, {"max_macs": max_macs}, s, _folder(run, name, s), name)
+            for s in numbers
+        )
+        try:
+            network = jobs[0].build(dataset)
+        except UserError as error:
+            console.print(f"  left out: {error}")
+            continue
+        yield Entrant(name, jobs, *count_with_fvcore(network, dataset.input_shape))
+
+
+def _row(name: str, seed: int) -> str:
+    return f"{name}@{seed}"
+
+
+def _folder(run: Run, name: str, seed: int) -> Path:
+    return run.path / "trainings" / f"{name}-{seed}"
+
+
+def _cells(
+    run: Run, name: str, architectures: Sequence[Architecture], seeds: Sequence[int]
+) -> Entrant:
+    jobs = tuple(
+        Job(_row(name, seed), architecture, {}, seed, _folder(run, name, seed))
+        for architecture, seed in zip(architectures, seeds, strict=True)
+    )
+    price = cost(architectures[0])
+    return Entrant(name, jobs, price.macs, price.params)
+
+
+def _random(skeleton: Any, budget: Budget, seed: int) -> Architecture:
+    """The seed's random cell of thirty nodes, at the largest width within the budget."""
+    from gemkit.search.cell_space import CellSpace
+    from gemkit.search.sampling import random_cells
+
+    space = CellSpace(skeleton, budget)
+    rng = np.random.default_rng((seed, 30))
+    for _ in range(100):
+        cells = random_cells(rng, 512, space.nodes, space.aggregation)
+        whole = cells[(cells.pruned().operations >= 0).sum(1) == space.nodes + 1]
+        fitting = space.fitting(whole)
+        if len(fitting):
+            return space.architecture(fitting, 0)
+    raise UserError(
+        f"no random cell of {space.nodes} nodes fits {budget.describe()}: allow more, or leave "
+        f"{RANDOM} out of --networks"
+    )
+
+
+# ------------------------------------------------------------------------------- training
+
+
+def _announce(
+    run: Run,
+    entrants: Sequence[Entrant],
+    dataset: Dataset,
+    recipe: "Recipe",
+    device: str,
+    workers: int | None,
+    console: Console,
+) -> list[Job]:
+    """The trainings still to be done; says how long they are going to take."""
+    ended = {row["id"] for row in run.baselines() if row["state"] in ("done", "failed")}
+    todo = [job for entrant in entrants for job in entrant.jobs if job.name not in ended]
+    # Seed by seed, so that after each seed there is a whole comparison.
+    todo.sort(key=lambda job: job.seed)
+    console.print(
+        f"compare: {tables.number(len(entrants), 'network')} at up to "
+        f"{format_count(run.budget.macs or 0)} MACs, {len(entrants[0].jobs) if entrants else 0} "
+        f"seeds, {tables.number(recipe.epochs, 'epoch')} each on {len(dataset.y_train):,} images"
+    )
+    if not todo:
+        console.print("everything is trained already")
+        return todo
+    known = run.setting("seconds_per_image", {})
+    for entrant in entrants:
+        if entrant.name not in known and any(job in todo for job in entrant.jobs):
+            network = entrant.jobs[0].build(dataset)
+            known[entrant.name] = seconds_per_image(network, dataset, recipe, device)
+            run.set_setting("seconds_per_image", known)
+    each = len(dataset.y_train) * recipe.epochs
+    spent = sum(each * known[job.name.partition("@")[0]] for job in todo)
+    many = min(workers or usable_cores(), len(todo))
+    done = len([job for entrant in entrants for job in entrant.jobs]) - len(todo)
+    console.print(
+        f"{tables.number(len(todo), 'training')} to do"
+        + (f" ({done} done already)" if done else "")
+        + f" on {tables.number(many, 'worker')}: about {tables.duration(spent / many)}"
+    )
+    return todo
+
+
+def _train(
+    run: Run,
+    jobs: Sequence[Job],
+    data: str,
+    images: int | None,
+    recipe: "Recipe",
+    device: str,
+    workers: int | None,
+    console: Console,
+) -> None:
+    if not jobs:
+        return
+    shares = dict.fromkeys((job.name for job in jobs), 0.0)
+    with bar(console, "epochs", recipe.epochs * len(jobs)) as advance:
+
+        def tell(name: str, share: float) -> None:
+            shares[name] = share
+            advance(completed=int(recipe.epochs * sum(shares.values())))
+
+        many = workers or usable_cores()
+        for job, outcome in train_all(jobs, data, recipe, device, many, tell, images):
+            _keep(run, job, outcome)
+            text = f"failed: {outcome.error}" if outcome.error else percent(outcome.accuracy)
+            console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
+
+
+def _keep(run: Run, job: Job, outcome: Outcome) -> None:
+    extra: dict[str, Any] = {
+        "curve": outcome.curve,
+        "images_per_second": outcome.images_per_second,
+    }
+    if job.architecture is not None:
+        extra["architecture"] = job.architecture.to_json()
+    run.put_baseline(
+        job.name,
+        seed=job.seed,
+        state="failed" if outcome.accuracy is None else "done",
+        accuracy=outcome.accuracy,
+        error=outcome.error,
+        seconds=outcome.seconds,
+        epochs=outcome.epochs,
+        extra=extra,
+    )
+
+
+# ------------------------------------------------------------------- measuring, reporting
+
+
+def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: Console) -> None:
+    """Latency and peak memory of each network's ONNX file, all in one session.
+
+    All are measured again when one was not, so that their latencies were taken side by side.
+    """
+    from gemkit.export import graph, schedule
+    from gemkit.export.benchmark import benchmark
+    from gemkit.export.exporter import export_onnx, load_onnx
+
+    rows = {row["id"]: row for row in run.baselines()}
+    trained = {
+        entrant.name: job
+        for entrant in entrants
+        for job in reversed(entrant.jobs)
+        if rows.get(job.name, {}).get("accuracy") is not None
+    }
+    measured = run.setting("measured", {})
+    if not trained or set(trained) <= set(measured):
+        return
+    console.print(f"measuring {tables.number(len(trained), 'ONNX file')} side by side, in rounds")
+    paths: dict[str, Path] = {}
+    with bar(console, "measuring", 100) as advance:
+        for name, job in trained.items():
+            paths[name] = run.path / "onnx" / f"{name}.onnx"
+            export_onnx(
+                restored(job, dataset),
+                paths[name],
+                input_shape=dataset.input_shape,
+                class_names=dataset.class_names,
+                mean=dataset.mean,
+                std=dataset.std,
+                images=dataset.x_test[:17],
+                metadata={"id": job.name, "data": dataset.name},
+                seed=run.seed,
+            )
+            advance(completed=50 * len(paths) // len(trained))
+        found = benchmark(
+            list(paths.values()),
+            memory=False,
+            progress=lambda share: advance(completed=50 + int(50 * share)),
+        )
+    run.set_setting(
+        "measured",
+        {
+            name: {
+                "onnx": str(path.relative_to(run.path)),
+                "latency_ms": one["latency_ms"],
+                "file_bytes": one["file_bytes"],
+                "peak_memory_bytes": schedule.peak(graph.read(load_onnx(path))),
+                "provider": one["provider"],
+                "threads": one["threads"],
+                "batch": one["batch"],
+                "notes": one["notes"],
+            }
+            for (name, path), one in zip(paths.items(), found, strict=True)
+        },
+    )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean and its 95 % interval by Student's t; no interval for one value alone."""
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    if len(values) < 2:
+        return mean, None, None
+    half = float(t.ppf(0.975, len(values) - 1) * np.std(values, ddof=1) / math.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def _result(
+    run: Run, entrants: Sequence[Entrant], dataset: Dataset, recipe: "Recipe", seeds: int
+) -> dict[str, Any]:
+    rows = {row["id"]: row for row in run.baselines()}
+    measured = run.setting("measured", {})
+    accuracies = {
+        entrant.name: {
+            job.seed: rows[job.name]["accuracy"]
+            for job in entrant.jobs
+            if rows.get(job.name, {}).get("accuracy") is not None
+        }
+        for entrant in entrants
+    }
+    found = accuracies.get(FOUND, {})
+    networks = []
+    for entrant in entrants:
+        own = accuracies[entrant.name]
+        of_it = [rows[job.name] for job in entrant.jobs if job.name in rows]
+        known = measured.get(entrant.name, {})
+        entry: dict[str, Any] = {
+            "id": entrant.name,
+            "kind": _kind(entrant.name),
+            "macs": entrant.macs,
+            "params": entrant.params,
+            "peak_memory_bytes": known.get("peak_memory_bytes"),
+            "latency_ms": known.get("latency_ms"),
+            "onnx": known.get("onnx"),
+            "accuracies": {str(seed): value for seed, value in own.items()},
+            "accuracy": None,
+            "interval": None,
+            "found_better_by": None,
+            "errors": [row["error"] for row in of_it if row["error"]],
+            "seconds": sum(row["seconds"] or 0.0 for row in of_it),
+            "cells": [
+                job.architecture.to_json() for job in entrant.jobs if job.architecture is not None
+            ],
+        }
+        if own:
+            mean, low, high = mean_interval(list(own.values()))
+            entry["accuracy"] = mean
+            if low is not None and high is not None:
+                entry["interval"] = [max(low, 0.0), min(high, 1.0)]
+        common = [seed for seed in own if seed in found]
+        if common and entrant.name != FOUND:
+            mean, low, high = mean_interval([found[seed] - own[seed] for seed in common])
+            entry["found_better_by"] = {
+                "mean": mean,
+                "interval": None if low is None else [low, high],
+                "seeds": common,
+            }
+        networks.append(entry)
+    return {
+        "data": dataset.name,
+        "train": len(dataset.y_train),
+        "test": len(dataset.y_test),
+        "max_macs": run.budget.macs,
+        "share": run.config["share"],
+        "seeds": [run.seed + place for place in range(seeds)],
+        "recipe": recipe.to_json(),
+        "config": run.config,
+        "machine": run.about["machine"],
+        "versions": run.about["versions"],
+        "networks": networks,
+    }
+
+
+def _kind(name: str) -> str:
+    from gemkit.baselines import DIFFERENTIABLE, TORCHVISION
+
+    if name in (FOUND, RANDOM):
+        return name
+    if name in TORCHVISION:
+        return "torchvision"
+    return "differentiable" if name in DIFFERENTIABLE else "random wiring"
+
+
+def points(value: float | None, sign: bool = True) -> str:
+    """A difference of fractions in points: 0.0123 -> `+1.23`."""
+    if value is None:
+        return tables.NONE
+    return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
+
+
+def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The networks as texts under the heads of the table, the most accurate first."""
+    rows = []
+    ordered = sorted(result["networks"], key=lambda entry: -(entry["accuracy"] or 0.0))
+    for entry in ordered:
+        better = entry["found_better_by"]
+        accuracy = percent(entry["accuracy"])
+        if entry["accuracy"] is None and entry["errors"]:
+            accuracy = f"failed: {entry['errors'][0]}"
+        rows.append(
+            (
+                entry["id"],
+                accuracy,
+                _between(entry["interval"], sign=False),
+                points(better and better["mean"]),
+                _between(better and better["interval"], sign=True),
+                tables.count(entry["macs"]),
+                tables.count(entry["params"]),
+                tables.size(entry["peak_memory_bytes"]),
+                tables.latency(entry["latency_ms"]),
+            )
+        )
+    return rows
+
+
+def _between(interval: Sequence[float] | None, sign: bool) -> str:
+    if interval is None:
+        return tables.NONE
+    return f"{points(interval[0], sign)} to {points(interval[1], sign)}"
+
+
+def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
+    from . import figures, report
+    from .show import table_of
+
+    rows = table_rows(result)
+    console.print(table_of("accuracy on the test set", _HEADS, rows))
+    drawn = []
+    for cost_name, label, scale in (
+        ("macs", "million MACs", 1e6),
+        ("params", "thousand parameters", 1e3),
+        ("latency_ms", "milliseconds (p50, batch 1, one thread, CPU)", 1.0),
+    ):
+        shown: dict[bool, list[figures.Point]] = {True: [], False: []}
+        for entry in result["networks"]:
+            value = entry[cost_name]
+            if cost_name == "latency_ms":
+                value = (value or {}).get("p50")
+            if value is not None and entry["accuracy"] is not None:
+                low, high = entry["interval"] or (entry["accuracy"], entry["accuracy"])
+                point = figures.Point(
+                    entry["id"], value / scale, entry["accuracy"], (high - low) / 2
+                )
+                shown[entry["id"] == FOUND].append(point)
+        if shown[True] or shown[False]:
+            epochs = tables.number(result["recipe"]["epochs"], "epoch")
+            title = f"{result['data']}, {epochs}, one recipe"
+            figure = figures.tradeoff_figure(
+                title, label, [], shown[True], shown[False], front=True
+            )
+            path = f"{report.FIGURES}/{cost_name}.png"
+            figures.save(figure, run.path / path)
+            drawn.append(report.Picture(path, f"accuracy against {label}"))
+    blocks = [
+        report.Heading(f"gemkit compare: {run.name}", 1),
+        report.Paragraph(summary(result)),
+        report.Table(_HEADS, rows),
+        report.Paragraph(notes(result)),
+        *drawn,
+        report.Heading("How it was made"),
+        report.Paragraph(made(result)),
+    ]
+    write_text(run.path / "report.md", report.markdown(blocks))
+    write_text(
+        run.path / "report.html", report.page(blocks, f"gemkit compare: {run.name}", run.path)
+    )
+
+
+def summary(result: Mapping[str, Any]) -> str:
+    """What was compared, and the found network beside the others, in a few sentences."""
+    text = (
+        f"{result['data']}: {len(result['networks'])} networks of up to "
+        f"{format_count(result['max_macs'])} MACs, {len(result['seeds'])} seeds, "
+        f"{result['recipe']['epochs']} epochs on {result['train']:,} images, judged on "
+        f"{result['test']:,} test images."
+    )
+    for entry in result["networks"]:
+        better = entry["found_better_by"]
+        if better is None or entry["kind"] not in ("random", "differentiable"):
+            continue
+        own = next(one for one in result["networks"] if one["id"] == FOUND)
+        text += (
+            f" Against {entry['id']}: {points(better['mean'])} points"
+            + (f" ({_between(better['interval'], True)})" if better["interval"] else "")
+            + f" with {own['macs'] / entry['macs']:.2f} times the MACs and "
+            f"{own['params'] / entry['params']:.2f} times the parameters."
+        )
+    return text
+
+
+def notes(result: Mapping[str, Any]) -> str:
+    """How the figures are to be read."""
+    text = (
+        "Accuracies are means over the seeds, in per cent. `found better by` is the mean of the "
+        "differences seed by seed, in points; intervals are Student's t over the seeds, so they "
+        "hold the randomness of training and not that of which images are in the test set."
+    )
+    if any(entry["id"] == RANDOM for entry in result["networks"]):
+        text += (
+            " `random` is another cell of thirty nodes for each seed, as wide as the found "
+            "network's MACs allow; costs are those of the first."
+        )
+    return text + (
+        " MACs are multiply-accumulates of convolutions and linear layers. Peak memory and latency "
+        "are those of the ONNX file (fp32, batch 1, one thread, CPU), all measured in one session."
+    )
+
+
+def made(result: Mapping[str, Any]) -> str:
+    """Recipe, seeds, machine and versions."""
+    recipe = ", ".join(f"{name} {value}" for name, value in result["recipe"].items())
+    machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items() if value)
+    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    return (
+        f"One recipe for every network: {recipe}. Seeds: "
+        f"{', '.join(map(str, result['seeds']))}. Machine: {machine}. Versions: {versions}."
+    )
