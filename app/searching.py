@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from gemkit.search.trials import ProxyTask
 
 DEFAULT_TRIALS = 16
+_WORK_PER_CANDIDATE = 1.5e7
+"""MACs of a trial's training (forward, all images) for every candidate of a round."""
+_CANDIDATES = (2_000, 20_000)
 _LONGER = 3
 """How many times longer promoted trials are trained."""
 
@@ -208,26 +211,43 @@ def search(
             seconds=time_limit,
             in_rounds=in_rounds,
         )
+        split = proxy_split(dataset, seed)
         propose = strategies.strategy(
             strategy,
             lambda graphs: encoders.embed(graph_encoder, graphs.labels, graphs.adjacency),
             initial=max(3, opened.config["trials"] // 3),
+            roles=False,
+            **_candidates(strategy, budget, len(split.y_train) * epochs),
         )
         task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
-        split = proxy_split(dataset, seed)
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
         if missing > 0:
             _announce(space, split, dataset, plan, missing, many.count, device, console)
         best = _search(opened, space, propose, task, plan, many, console)
         opened.set_setting("ranking", [trial.id for trial in best])
     if best:
+        by_score = best[0].accuracy != max(trial.accuracy or 0.0 for trial in best)
         console.print(
-            f"best of {tables.number(len(best), 'trial')}: {best[0].id}, "
+            f"best of {tables.number(len(best), 'trial')}"
+            f"{f', by accuracy x MACs^{space.exponent:g}' if by_score else ''}: {best[0].id}, "
             f"{tables.percent(best[0].accuracy)} on {len(split.y_validation):,} validation images"
         )
     if hint:
         console.print(f"next: gemkit train {path}")
     return Run.open(path)
+
+
+def _candidates(strategy: str, budget: Budget, images: int) -> dict[str, int]:
+    """How many candidates a round looks at: the more, the longer its trials take.
+
+    Proposing is to stay below a twentieth of training. Both are foreseen from what is configured,
+    not measured, so that a resumed search proposes the same.
+    """
+    if strategy.partition("+")[0] not in ("nasgem", "bo"):
+        return {}
+    work = (budget.macs or 0) * images
+    count = int(np.clip(work / _WORK_PER_CANDIDATE, _CANDIDATES[0], _CANDIDATES[1]))
+    return {"random": count, "mutants": count // 4, "crossovers": count // 8}
 
 
 def _target(name: str | None) -> "Target | None":

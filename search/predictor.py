@@ -352,10 +352,12 @@ def _neighbours(roles: Roles, graphs: Graphs) -> list[Roles]:
     return found
 
 
-def nasgem_predictor(embedding: Embedding | None, memo: Memo = compute) -> GraphPredictor:
+def nasgem_predictor(
+    embedding: Embedding | None, memo: Memo = compute, roles: bool = True
+) -> GraphPredictor:
     """NASGEM's predictor: structure and embedding, or structure alone without an embedding."""
     groups = (*STRUCTURE, "embedding") if embedding is not None else STRUCTURE
-    return GraphPredictor(groups, embedding, memo)
+    return GraphPredictor(groups, embedding, memo, roles)
 
 
 def embedding_predictor(embedding: Embedding, memo: Memo = compute) -> GraphPredictor:

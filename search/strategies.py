@@ -406,6 +406,7 @@ def strategy(
     initial: int | None = None,
     predictor: Predictor | None = None,
     memo: Any = None,
+    roles: bool = True,
     **options: Any,
 ) -> Strategy:
     """The strategy of that name (one of STRATEGIES).
@@ -413,7 +414,8 @@ def strategy(
     `embedding` is needed by `nasgem` and by every `...+embedding`; `initial` is the number of cells
     before the first decision that uses results (default: each strategy's own); `predictor` replaces
     the one that belongs to the name; `memo` is how cells are described (`predictor.Memo`, for
-    tables `TableSpace.memo`); `options` are fields of `Nasgem`, `Evolution` or
+    tables `TableSpace.memo`); `roles` is whether NASGEM's predictor asks if an operation
+    is dead or a wire, which none of the 30-node space is; `options` are fields of `Nasgem`, `Evolution` or
     `LocalSearch`. Raises UserError for an unknown name, ValueError for a missing embedding.
 
     `bo` is Gaussian-process Bayesian optimisation on the flat encoding (adjacency and operations):
@@ -435,7 +437,7 @@ def strategy(
     if name == "random":
         return random_search
     if base == "nasgem":
-        chosen = predictor or predictors.nasgem_predictor(embedding, remember)
+        chosen = predictor or predictors.nasgem_predictor(embedding, remember, roles)
         return nasgem_module.Nasgem(predictor=chosen, embedding=embedding, **options)
     if base == "bo":
         chosen = predictor or (
