@@ -193,6 +193,11 @@ class CellSpace:
         scaled: Scaled = candidates.payload
         return Architecture((scaled.cells.cell(index),), self.skeleton, int(scaled.widths[index]))
 
+    @property
+    def exponent(self) -> float:
+        """`weight`, but 0 under a latency budget: MACs stand for speed where it has no limit."""
+        return 0.0 if self.budget.latency_ms is not None else self.weight
+
     @cached_property
     def reference_macs(self) -> int:
         """MACs_ref of the efficiency score."""
@@ -266,7 +271,7 @@ class CellSpace:
             Graphs(scaled.cells.operations, scaled.cells.adjacency),
             keys,
             scaled,
-            efficiency_factor(scaled.macs, self.reference_macs, self.weight),
+            efficiency_factor(scaled.macs, self.reference_macs, self.exponent),
         )
 
 

@@ -127,6 +127,10 @@ def test_latency_limits_the_width(seed: int) -> None:
     assert scaled.latency_ms is not None
     assert (scaled.latency_ms <= limit).all()
     assert np.array_equal(scaled.latency_ms, milliseconds(scaled.cells, scaled.widths))
+    # Within a latency budget the score is the accuracy, whatever the MACs.
+    factors = space.fitting(scaled.cells).factors
+    assert factors is not None
+    assert (factors == 1).all()
     limited = scaled.widths < free.fitting(scaled.cells).payload.widths
     assert limited.any()
     wider = milliseconds(scaled.cells, scaled.widths + 1)

@@ -94,7 +94,7 @@ def test_the_best_are_trained_longer_and_come_first(tmp_path: Path, seed: int) -
     assert len(longer) == 3
 
     def factor(one: Trial) -> float:
-        return (one.macs / SPACE.reference_macs) ** SPACE.weight
+        return (one.macs / SPACE.reference_macs) ** SPACE.exponent
 
     short = {one.index: one.extra["short"]["accuracy"] for one in longer}
     short |= {one.index: one.accuracy for one in trials if one.epochs == 2}
