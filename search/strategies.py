@@ -416,7 +416,8 @@ def strategy(
     the one that belongs to the name; `memo` is how cells are described (`predictor.Memo`, for
     tables `TableSpace.memo`); `roles` is whether NASGEM's predictor asks if an operation
     is dead or a wire, which none of the 30-node space is; `options` are fields of `Nasgem`,
-    `Evolution` or `LocalSearch`. Raises UserError for an unknown name, ValueError for a missing embedding.
+    `Evolution` or `LocalSearch`. Raises UserError for an unknown name, ValueError for a missing
+    embedding.
 
     `bo` is Gaussian-process Bayesian optimisation on the flat encoding (adjacency and operations):
     the same proposal as NASGEM's with another predictor.
