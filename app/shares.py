@@ -11,12 +11,16 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from gemkit.architecture import Architecture
 from gemkit.cell import Cell
 from gemkit.errors import UserError
+
+if TYPE_CHECKING:
+    import onnx
 
 _NODE = re.compile(r"stages\.\d+\.\d+\.nodes\.(\d+)\.")
 _STAGE = re.compile(r"stages\.(\d+)\.")
@@ -120,14 +124,7 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
     from gemkit.export import exporter, timing
 
     model = exporter.load_onnx(path)
-    owners: dict[str, str] = {}
-    for node in model.graph.node:
-        names = " ".join(node.input)
-        found = _NODE.search(names)
-        if node.op_type == "Conv" and found:
-            owners[node.name] = str(int(found.group(1)) + 1)
-        elif node.op_type == "Conv" and _STAGE.search(names):
-            owners[node.name] = "output"
+    owners = _owners(model)
     count = max((int(owner) for owner in owners.values() if owner.isdigit()), default=0)
     info = exporter.info_of(model, str(path))
     image = np.zeros((1, *info.input_shape), np.float32)
@@ -152,6 +149,36 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
         spent["output"] / total,
         spent["other"] / total,
     )
+
+
+def _owners(model: "onnx.ModelProto") -> dict[str, str]:
+    """Which node of the cell, or "output", each node of the graph belongs to, by any name.
+
+    onnxruntime names what it merges after the last node or after its output. What joins the
+    inputs of a node belongs to that node.
+    """
+    owners: dict[str, str] = {}
+    of_tensor: dict[str, str] = {}
+    for node in model.graph.node:
+        names = " ".join(node.input)
+        found = _NODE.search(names)
+        if node.op_type == "Conv" and found:
+            owner = str(int(found.group(1)) + 1)
+        elif node.op_type == "Conv" and _STAGE.search(names):
+            owner = "output"
+        elif node.op_type == "Relu" and of_tensor.get(node.input[0], "output") != "output":
+            owner = of_tensor[node.input[0]]
+        else:
+            continue
+        of_tensor[node.output[0]] = owner
+        owners |= dict.fromkeys((node.name, node.output[0]), owner)
+    for node in model.graph.node:
+        if node.name in owners and node.op_type == "Conv":
+            of_tensor[node.input[0]] = owners[node.name]
+    for node in model.graph.node:
+        if node.op_type in ("Concat", "Add", "Sum") and node.output[0] in of_tensor:
+            owners.setdefault(node.name, of_tensor[node.output[0]])
+    return owners
 
 
 def _owner(name: str, owners: dict[str, str]) -> str:

@@ -1,5 +1,6 @@
 """A run made by hand, without training, for tests of what only reads or refuses."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.cost import cost
 from gemkit.store import Run, Trial
+
+sys.path.insert(0, str(Path(__file__).parent))  # for `page_run`
 
 
 def _random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:

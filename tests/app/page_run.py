@@ -1,0 +1,137 @@
+"""A run for tests of the page: exported networks, a baseline, measurements, examples."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.budget import Budget
+from gemkit.cell import Cell
+from gemkit.cost import cost
+from gemkit.export.draft import draft
+from gemkit.export.exporter import ModelInfo
+from gemkit.files import write_json
+from gemkit.search.encoder import default_encoder, save_encoder
+from gemkit.search.sampling import random_cells
+from gemkit.store import Run, Trial
+
+SKELETON = skeleton_for((1, 8, 8), 10)
+NAMES = tuple(str(digit) for digit in range(10))
+
+
+def chain(nodes: int) -> Cell:
+    """A cell of many layers with a few shortcuts."""
+    edges = {(node, node + 1) for node in range(nodes)}
+    edges |= {(node, node + 5) for node in range(0, nodes - 5, 4)}
+    kinds = [("conv1x1", "sep3x3")[node % 3 == 0] for node in range(nodes)]
+    return Cell(("input", *kinds), tuple(sorted(edges)))
+
+
+def trials_of(cells: list[Cell], rng: np.random.Generator) -> list[Trial]:
+    """Trials that are done, of cells at width 8."""
+    made = []
+    for index, cell in enumerate(cells):
+        price = cost(Architecture((cell,), SKELETON, 8))
+        made.append(
+            Trial(
+                index=index,
+                round=index // 4,
+                key=cell.key,
+                cell=cell,
+                width=8,
+                macs=price.macs,
+                params=price.params,
+                peak_memory_bytes=price.peak_memory_bytes,
+                seed=index,
+                epochs=1,
+                state="done",
+                accuracy=float(rng.uniform(0.5, 0.99)),
+            )
+        )
+    return made
+
+
+def measurement(onnx: str, threads: int, batch: int, p50: float) -> dict[str, object]:
+    """A measurement as `gemkit bench` stores it."""
+    latency = {"p50": p50, "p90": 1.2 * p50, "p95": 1.3 * p50, "p99": 1.9 * p50}
+    return {
+        "onnx": onnx,
+        "provider": "CPUExecutionProvider",
+        "precision": "fp32",
+        "threads": threads,
+        "batch": batch,
+        "latency_ms": latency,
+        "throughput": 1e3 * batch / p50,
+        "load_ms": 1.0,
+        "file_bytes": 1000,
+        "machine": {"processor": "a processor", "cores": 2},
+        "versions": {"onnxruntime": "1.99"},
+        "notes": [],
+    }
+
+
+def make(path: Path, seed: int) -> Path:
+    """Twelve candidates; networks of 6 and 30 nodes and a baseline, exported untrained."""
+    rng = np.random.default_rng(seed)
+    arrays = random_cells(rng, 40, 12, "concat").pruned()
+    pool = {cell.key: cell for cell in (arrays.cell(index) for index in range(len(arrays)))}
+    cells = [chain(6), chain(30)]
+    cells += [cell for key, cell in pool.items() if key not in {one.key for one in cells}][:10]
+    config = {"data": "digits", "budget": Budget(macs=3_000_000).to_json(), "seed": 1}
+    with Run.create(path, config) as run:
+        run.set_setting("skeleton", SKELETON.to_json())
+        run.set_setting("data", {"name": "digits", "note": "", "train": 1437, "test": 360})
+        save_encoder(default_encoder(), path / "encoder.safetensors")
+        trials = trials_of(cells, rng)
+        run.add_trials(trials)
+        for trial in trials[:2]:
+            onnx = f"models/{trial.id}/model.onnx"
+            export(trial.cell, path / onnx, trial.id)
+            write_json((path / onnx).with_name("cell.json"), trial.cell.to_json())
+            p50 = float(rng.uniform(0.1, 0.4))
+            run.put_model(
+                trial.id,
+                cell=trial.cell.to_json(),
+                width=8,
+                macs=trial.macs,
+                params=trial.params,
+                peak_memory_bytes=trial.peak_memory_bytes,
+                accuracy=0.95,
+                state="done",
+                onnx=onnx,
+                latency_ms={"p50": p50, "p90": 2 * p50, "p95": 2 * p50, "p99": 3 * p50},
+                measurements=[
+                    measurement(onnx, 1, 1, p50),
+                    measurement(onnx, 2, 1, 0.7 * p50),
+                    measurement(onnx, 1, 8, 4 * p50),
+                ],
+            )
+        onnx = "baselines/mobilenet_v2/model.onnx"
+        export(chain(3), path / onnx, "mobilenet_v2")
+        run.put_baseline(
+            "mobilenet_v2",
+            macs=900_000,
+            params=50_000,
+            accuracy=0.9,
+            state="done",
+            onnx=onnx,
+            latency_ms={"p50": 0.5, "p90": 0.6, "p95": 0.7, "p99": 0.8},
+            measurements=[measurement(onnx, 1, 1, 0.5)],
+        )
+    (path / "examples").mkdir()
+    for index in range(3):
+        pixels = rng.integers(0, 256, (8, 8), dtype=np.uint8)
+        Image.fromarray(pixels).save(path / "examples" / f"{index:05d}-{index}.png")
+    return path
+
+
+def export(cell: Cell, path: Path, id: str) -> None:
+    """Write a network with random weights, as `gemkit export` would name and describe it."""
+    path.parent.mkdir(parents=True)
+    model = draft(Architecture((cell,), SKELETON, 8), seed=len(cell.edges))
+    info = ModelInfo((1, 8, 8), NAMES, (0.3,), (0.4,), False, False, "fp32", {"id": id})
+    for key, value in info.to_metadata().items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = key, value
+    path.write_bytes(model.SerializeToString())

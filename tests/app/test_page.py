@@ -1,0 +1,431 @@
+"""What the page shows and gives away, without a browser."""
+
+import base64
+import gzip
+import hashlib
+import http.client
+import io
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import networkx
+import numpy as np
+import onnxruntime
+import page_run
+import pytest
+from PIL import Image
+
+from gemkit.app import browser, downloads, drawing, embedding_map, explore, page
+from gemkit.app.layout import layout
+from gemkit.app.shares import measure_shares, shares
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.cell import Cell
+from gemkit.cost import cost
+from gemkit.errors import UserError
+from gemkit.export.kit import read_measurements
+from gemkit.search.sampling import random_cells
+from gemkit.store import Run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    seed = int(request.config.getoption("--seed"))
+    return page_run.make(tmp_path_factory.mktemp("page") / "shown", seed)
+
+
+@pytest.fixture
+def shown(folder: Path) -> Iterator[explore.Shown]:
+    opened = explore.Shown.open(folder)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    server = page.launch(folder, "127.0.0.1", 0, read_only=True)
+    yield server.address
+    server.close()
+
+
+def _ask(
+    address: str,
+    path: str,
+    method: str = "GET",
+    body: bytes | None = None,
+    headers: dict[str, str] | None = None,
+) -> tuple[int, bytes]:
+    """Send exactly this path; urllib would tidy it up."""
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.putrequest(method, path, skip_accept_encoding=True)
+    for name, value in (headers or {}).items():
+        connection.putheader(name, value)
+    if body is not None:
+        connection.putheader("Content-Length", str(len(body)))
+    connection.endheaders(body)
+    answer = connection.getresponse()
+    content = answer.read()
+    connection.close()
+    return answer.status, content
+
+
+# ---- what cells cost, taken apart
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+@pytest.mark.parametrize("shape", [(1, 8, 8), (3, 32, 32)])
+def test_the_parts_of_a_network_cost_what_all_of_it_costs(
+    seed: int, aggregation: str, shape: tuple[int, int, int]
+) -> None:
+    skeleton = skeleton_for(shape, 10)
+    cells = random_cells(np.random.default_rng(seed), 20, 30, aggregation).pruned()
+    for index in range(len(cells)):
+        architecture = Architecture((cells.cell(index),), skeleton, 4 + index)
+        apart = shares(architecture)
+        assert apart.total == cost(architecture).macs
+        inside = sum(macs for name, macs in apart.parts if name.startswith("stage"))
+        assert sum(apart.nodes) + apart.output == inside
+
+
+def test_measured_time_falls_on_nodes_that_the_cell_has(shown: explore.Shown) -> None:
+    (id,) = [one["id"] for one in shown.content.models if len(one["cell"]["operations"]) == 31]
+    path = shown.onnx(id)
+    assert path is not None
+    times = measure_shares(path, calls=10)
+    assert len(times.nodes) == 31
+    assert times.nodes[0] == 0
+    assert sum(time > 0 for time in times.nodes[1:]) > 25  # the profile counts microseconds
+    assert times.other < 0.8
+    assert sum(times.nodes) + times.output + times.other == pytest.approx(1)
+
+
+# ---- drawings
+
+
+def test_no_two_nodes_of_a_drawing_touch(seed: int) -> None:
+    cells = random_cells(np.random.default_rng(seed), 30, 30, "concat").pruned()
+    least = (2 * 15.5 + 1) / 66  # two ringed nodes, in the drawing's unit
+    for index in range(len(cells)):
+        places = layout(cells.cell(index)).positions
+        apart = np.linalg.norm(places[:, None] - places[None, :], axis=2)
+        assert apart[~np.eye(len(places), dtype=bool)].min() >= least - 0.02
+
+
+def test_a_drawing_names_every_node_and_what_it_reads() -> None:
+    cell = page_run.chain(30)
+    text = drawing.cell_svg(cell, shares(Architecture((cell,), page_run.SKELETON, 8)))
+    for node in range(1, 31):
+        assert text.count(f'data-node="{node}"') == 2
+    notes = drawing.node_notes(cell, None, None)
+    assert ("reads", "the cell input, 4") in notes[5]
+
+
+# ---- two cells compared
+
+
+def _as_graph(cell: Cell) -> networkx.DiGraph:
+    graph = networkx.DiGraph()
+    for node, name in enumerate(cell.operations):
+        graph.add_node(node, name=name)
+    graph.add_edges_from(cell.edges)
+    return graph
+
+
+def test_the_edit_distance_is_an_upper_bound_near_the_exact_one(seed: int) -> None:
+    cells = random_cells(np.random.default_rng(seed), 24, 5, "concat").pruned()
+    over = 0
+    for index in range(0, 24, 2):
+        first, second = cells.cell(index), cells.cell(index + 1)
+        found = embedding_map.edit_distance(first, second)
+        exact = networkx.graph_edit_distance(
+            _as_graph(first),
+            _as_graph(second),
+            node_match=lambda a, b: a["name"] == b["name"],
+            roots=(0, 0),
+        )
+        assert exact <= found
+        over += int(found - exact)
+    assert over <= 24
+
+
+def test_a_cell_is_like_itself_and_unlike_a_changed_one() -> None:
+    cell = page_run.chain(12)
+    other = Cell(cell.operations, (*cell.edges[1:], (0, 12))).pruned()
+    assert embedding_map.edit_distance(cell, cell) == 0
+    assert embedding_map.similarity(cell, cell) == pytest.approx(1, abs=1e-5)
+    assert embedding_map.edit_distance(cell, other) >= 1
+    assert embedding_map.similarity(cell, other) < 1
+
+
+def test_the_map_holds_every_candidate(shown: explore.Shown) -> None:
+    places = embedding_map.EmbeddingMap(shown).places()
+    assert places["id"] == [trial["id"] for trial in shown.content.trials]
+    assert len(places["x"]) == len(places["y"]) == 12
+    assert 0 < places["share"] <= 1
+
+
+# ---- what is shown of a run
+
+
+def test_the_table_holds_networks_baselines_and_candidates(shown: explore.Shown) -> None:
+    columns = json.loads(gzip.decompress(shown.content.table))["columns"]
+    assert columns["kind"] == [1, 1, 2, *[0] * 12]
+    assert columns["latency"][2] == 0.5
+    assert len({len(column) for column in columns.values()}) == 1
+
+
+def test_a_run_that_grows_is_read_again(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    trials = page_run.trials_of([page_run.chain(nodes) for nodes in range(2, 8)], rng)
+    config = {"data": "digits", "budget": {"macs": 10**9}, "seed": 0}
+    with Run.create(tmp_path / "grows", config) as run:
+        shown = explore.Shown.open(tmp_path / "grows")
+        before = shown.content
+        assert "no candidate yet" in shown.introduction()
+        assert before.trials == ()
+        assert shown.content is before
+        run.add_trials(trials)
+        after = shown.content
+        assert after.done == 6
+        assert after.version > before.version
+        assert shown.first == max(trials, key=lambda trial: trial.accuracy or 0).id
+        shown.close()
+
+
+def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Path) -> None:
+    path = Path(shutil.copytree(folder, tmp_path / "broken"))
+    shown = explore.Shown.open(path)
+    gone, damaged = (str(one["id"]) for one in shown.content.models)
+    (path / "models" / gone / "model.onnx").unlink()
+    (path / "models" / damaged / "model.onnx").write_bytes(b"no network")
+    assert "is missing: gemkit export" in shown.facts(gone)
+    image = str(next((path / "examples").glob("*.png")))
+    with pytest.raises(UserError, match="is missing"):
+        page.classify(shown, gone, image)
+    with pytest.raises(UserError, match=r"model\.onnx"):
+        page.classify(shown, damaged, image)
+    shown.profile()
+    assert "<svg" in shown.cell(damaged)
+    probabilities, _ = page.classify(shown, "mobilenet_v2", image)
+    assert sum(probabilities.values()) == pytest.approx(1)
+    shown.close()
+
+
+def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
+    shown: explore.Shown, folder: Path, tmp_path: Path
+) -> None:
+    id = str(shown.content.models[0]["id"])
+    image = next((folder / "examples").glob("*.png"))
+    probabilities, note = page.classify(shown, id, str(image))
+    pixels = np.asarray(Image.open(image), dtype=np.float32)[None, None]
+    session = onnxruntime.InferenceSession(str(shown.onnx(id)))
+    (logits,) = session.run(None, {"image": (pixels / 255 - np.float32(0.3)) / np.float32(0.4)})
+    wanted = np.exp(logits[0] - logits[0].max())
+    assert np.allclose(list(probabilities.values()), wanted / wanted.sum(), atol=1e-5)
+    assert "8 x 8" in note
+    with pytest.raises(UserError, match="choose an image"):
+        page.classify(shown, id, None)
+    (tmp_path / "text.png").write_text("no picture")
+    with pytest.raises(UserError, match="the upload is no picture"):
+        page.classify(shown, id, str(tmp_path / "text.png"))
+    bomb = tmp_path / "bomb.png"
+    Image.new("1", (20_000, 20_000)).save(bomb)
+    assert bomb.stat().st_size < 100_000
+    with pytest.raises(UserError, match=r"pixels|no picture"):
+        page.classify(shown, id, str(bomb))
+
+
+# ---- downloads
+
+
+def test_a_download_is_the_file_and_its_sum_is_right(
+    address: str, shown: explore.Shown, folder: Path
+) -> None:
+    id = str(shown.content.models[0]["id"])
+    status, content = _ask(address, f"/run/files/{id}/model.onnx")
+    assert status == 200
+    assert content == (folder / "models" / id / "model.onnx").read_bytes()
+    onnxruntime.InferenceSession(content)
+    assert hashlib.sha256(content).hexdigest() in shown.facts(id)
+    status, packed = _ask(address, f"/run/zip/{id}.zip")
+    assert status == 200
+    with zipfile.ZipFile(io.BytesIO(packed)) as archive:
+        sums = archive.read(f"{id}/SHA256SUMS").decode().split()
+        for sum_, name in zip(sums[::2], sums[1::2], strict=True):
+            assert hashlib.sha256(archive.read(f"{id}/{name}")).hexdigest() == sum_
+    candidate = str(shown.content.trials[5]["id"])
+    status, content = _ask(address, f"/run/cells/{candidate}.json")
+    assert Cell.from_json(json.loads(content)).id == candidate
+
+
+def test_links_and_odd_names_are_no_downloads(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (run / "models" / "real").mkdir(parents=True)
+    (tmp_path / "secret").write_text("secret")
+    (run / "models" / "real" / "card.md").write_text("card")
+    (run / "models" / "real" / "model.onnx").symlink_to(tmp_path / "secret")
+    (run / "models" / "linked").symlink_to(run / "models" / "real")
+    assert [one.name for one in downloads.downloads(run, "models", "real")] == ["card.md"]
+    assert downloads.downloads(run, "models", "linked") == ()
+    for id in ("..", "../..", "a/../..", "/etc", ".hidden", ""):
+        assert downloads.downloads(run, "models", id) == ()
+
+
+FORBIDDEN = (
+    "/run/files/ID/../../config.json",
+    "/run/files/ID/%2e%2e/%2e%2e/config.json",
+    "/run/files/ID/..%2f..%2fsearch.db",
+    "/run/files/ID/search.db",
+    "/run/files/../config.json",
+    "/run/zip/...zip",
+    "/page/../page.py",
+    "/page/page.css",
+    "/onnxruntime/passwd",
+    "/onnxruntime/%2e%2e/x",
+    "/gradio_api/file=/etc/passwd",
+    "/gradio_api/file=RUN/config.json",
+    "/gradio_api/file=RUN/search.db",
+    "/gradio_api/file=RUN/examples/../config.json",
+    "/gradio_api/file=RUN/examples/%2e%2e/config.json",
+    "/gradio_api/file=RUN/examples/link.png",
+    "/gradio_api/file=http://127.0.0.1:1/",
+    "/gradio_api/proxy=http://127.0.0.1:1/",
+    "/gradio_api/openapi.json",
+    "/monitoring",
+    "/gradio_api/vibe-code/",
+    "/gradio_api/deep_link",
+    "/docs",
+    "/login",
+    "//etc/passwd",
+    "/search.db",
+)
+
+
+@pytest.mark.parametrize("path", FORBIDDEN)
+def test_nothing_else_is_given_away(
+    address: str, shown: explore.Shown, folder: Path, path: str
+) -> None:
+    link = folder / "examples" / "link.png"
+    if not link.is_symlink():
+        os.symlink(folder / "config.json", link)
+    id = str(shown.content.models[0]["id"])
+    asked = path.replace("ID", id).replace("RUN", str(folder.resolve()))
+    status, content = _ask(address, asked)
+    link.unlink()
+    assert status in (400, 403, 404), (status, content[:200])
+    assert b'"budget"' not in content
+    assert b"SQLite" not in content
+    assert b"root:" not in content
+
+
+def test_what_is_no_request_of_the_page_is_refused(address: str) -> None:
+    for method in ("PUT", "DELETE", "PATCH", "OPTIONS", "POST"):
+        status, _ = _ask(address, "/run/table.json", method, b"")
+        assert status == 404
+    for path in ("vibe-edit/", "stream/1", "process_recording", "component_server/", "call/x"):
+        status, _ = _ask(address, f"/gradio_api/{path}", "POST", b"{}")
+        assert status == 404
+    status, _ = _ask(address, "/gradio_api/queue/join", "POST", b"x" * 2_000_000)
+    assert status == 413
+    status, _ = _ask(address, "/gradio_api/upload", "POST", b"x" * 11_000_000)
+    assert status == 413
+
+
+def test_an_answer_keeps_others_out(address: str) -> None:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc)
+    connection.request("GET", "/run/version.json")
+    answer = connection.getresponse()
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+    connection.close()
+
+
+def test_a_password_guards_everything(folder: Path) -> None:
+    server = page.launch(folder, "127.0.0.1", 0, login=("me", "open sesame"), read_only=True)
+    try:
+        right = base64.b64encode(b"me:open sesame").decode()
+        wrong = base64.b64encode(b"me:open").decode()
+        for path in ("/", "/run/table.json", "/config", "/page/page.js", "/gradio_api/info"):
+            for headers in ({}, {"Authorization": f"Basic {wrong}"}, {"Authorization": "Basic ?"}):
+                assert _ask(server.address, path, headers=headers)[0] == 401
+            headers = {"Authorization": f"Basic {right}"}
+            assert _ask(server.address, path, headers=headers)[0] == 200
+    finally:
+        server.close()
+
+
+# ---- for the visitor's browser
+
+
+def test_measured_cells_are_read_as_a_kit_s(shown: explore.Shown, tmp_path: Path) -> None:
+    manifest = browser.manifest(shown, 30)
+    assert len(manifest["files"]) == 12
+    rows = []
+    for entry in manifest["files"]:
+        content = browser.draft_named(shown, entry["file"])
+        assert content is not None
+        assert hashlib.sha256(content).hexdigest() == entry["sha256"]
+        latency = {"p50": 0.2, "p90": 0.3, "p95": 0.3, "p99": 0.4}
+        rows.append(
+            {
+                "file": entry["file"],
+                "sha256": entry["sha256"],
+                "latency_ms": latency,
+                "calm_ms": 0.2,
+            }
+        )
+    value = {"kind": "gemkit measurements", "format": 1, "manifest": manifest}
+    path = tmp_path / "measurements.json"
+    path.write_text(json.dumps({**value, "device": {"provider": "wasm"}, "measured": rows}))
+    skeleton, measured, device = read_measurements(path)
+    assert skeleton == page_run.SKELETON
+    assert len(measured) == 12
+    assert device == {"provider": "wasm"}
+
+
+def test_the_registry_is_npm_s(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.lower().startswith("npm_config"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("npm_config_userconfig", str(tmp_path / "user"))
+    monkeypatch.setenv("npm_config_globalconfig", str(tmp_path / "global"))
+    (tmp_path / "user").write_text("fund=false\nregistry = https://npm.example/a\n")
+    assert browser.registry() == "https://npm.example/a/"
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", "https://other.example/")
+    assert browser.registry() == "https://other.example/"
+
+
+def test_another_package_than_the_known_one_is_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Answer(io.BytesIO):
+        pass
+
+    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path))
+    monkeypatch.setenv("npm_config_registry", "https://npm.example")
+    asked = []
+
+    def urlopen(address: str, timeout: float) -> Answer:
+        asked.append(address)
+        return Answer(b"something else")
+
+    monkeypatch.setattr(browser.urllib.request, "urlopen", urlopen)
+    with pytest.raises(UserError, match="checksum"):
+        browser.fetch_runtime()
+    assert asked == [f"https://npm.example/onnxruntime-web/-/onnxruntime-web-{browser.VERSION}.tgz"]
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_port_in_use_is_said(folder: Path) -> None:
+    server = page.launch(folder, "127.0.0.1", 0, read_only=True)
+    port = int(server.address.rpartition(":")[2])
+    try:
+        with pytest.raises(UserError, match=f"127.0.0.1:{port}.*--port"):
+            page.launch(folder, "127.0.0.1", port)
+    finally:
+        server.close()

@@ -1,0 +1,358 @@
+"""The page as a visitor meets it: a real browser that clicks, uploads and reads.
+
+Needs Playwright for Python and the system's Chromium (`apt install chromium`); without them the
+tests are skipped.
+"""
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import page_run
+import pytest
+
+from gemkit.app import browser, page
+from gemkit.export.kit import fit_measurements
+from gemkit.store import Run
+
+playwright = pytest.importorskip(
+    "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+)
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="Chromium is not installed: apt install chromium"
+)
+_WAIT = 120_000
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+    seed = int(request.config.getoption("--seed"))
+    return page_run.make(tmp_path_factory.mktemp("page") / "shown", seed)
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    server = page.launch(folder, "127.0.0.1", 0)
+    yield server.address
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Any]:
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+def _open(chromium: Any, address: str, **options: Any) -> Any:
+    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    context.set_default_timeout(_WAIT)
+    tab = context.new_page()
+    tab.faults = []
+    tab.on("pageerror", lambda error: tab.faults.append(str(error)))
+    tab.on(
+        "request",
+        lambda request: (
+            None
+            if request.url.startswith((address, "blob:", "data:"))
+            else tab.faults.append(f"asked {request.url}")
+        ),
+    )
+    tab.goto(address)
+    tab.wait_for_selector("#points .gk-plot[data-points]")
+    return tab
+
+
+@pytest.fixture(scope="module")
+def visit(chromium: Any, address: str) -> Iterator[Any]:
+    """One visitor for all tests that leave the page usable."""
+    tab = _open(chromium, address)
+    yield tab
+    tab.context.close()
+
+
+@pytest.fixture
+def tab(visit: Any) -> Iterator[Any]:
+    yield visit
+    assert visit.faults == []
+
+
+def _go(tab: Any, name: str) -> None:
+    tab.get_by_role("tab", name=name).first.click()
+
+
+def _networks(folder: Path) -> list[dict[str, Any]]:
+    with Run.open(folder) as run:
+        return run.models()
+
+
+def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path) -> None:
+    _go(tab, "Explore")
+    small, large = _networks(folder)
+    tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first.click()
+    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    assert tab.locator("#cell .gk-across .gk-node").count() == 32
+    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", small["id"])
+    box = tab.locator("#points canvas").bounding_box()
+    tab.mouse.click(box["x"] + place["x"], box["y"] + place["y"])
+    tab.wait_for_selector(f'#facts h3:has-text("{small["id"]}")')
+    assert tab.url.endswith("#" + small["id"])
+    chosen = tab.locator(".gk-list tr.gk-chosen")
+    assert {small["id"]} == {row.get_attribute("data-id") for row in chosen.all()}
+
+    def first_macs() -> str:
+        return str(tab.locator(".gk-list tbody tr td:nth-child(4)").first.inner_text())
+
+    tab.get_by_role("button", name="MACs").click()
+    least = first_macs()
+    tab.get_by_role("button", name="MACs").click()
+    assert first_macs() != least
+    slider = tab.locator(".gk-sliders input").first
+    slider.fill("30")
+    told = tab.locator(".gk-count").inner_text()
+    assert int(told.split()[0]) < 15
+    slider.fill("100")
+    tab.select_option(".gk-choice select >> nth=0", "params")
+    tab.locator(".gk-check input").check()
+    assert tab.locator(".gk-plot").first.get_attribute("data-points") == "15"
+
+
+def test_a_node_tells_what_it_is_and_what_it_costs(tab: Any, folder: Path) -> None:
+    _go(tab, "Explore")
+    large = _networks(folder)[1]
+    tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first.click()
+    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    tab.locator('.gk-across .gk-node[data-node="5"]').hover()
+    hint = tab.locator(".gk-tip-box.gk-fixed")
+    text = hint.inner_text()
+    assert "1×1 convolution" in text
+    assert "the cell input, 4" in text
+    assert "8 × 8 × 8" in text
+    assert "MACs" in text
+    tab.mouse.move(5, 5)
+    assert not hint.is_visible()
+
+
+def _overlaps(tab: Any, kind: str) -> int:
+    """How many pairs of labels of a drawing meet on the screen."""
+    script = """(kind) => {
+        const boxes = [...document.querySelectorAll(`#cell ${kind} .gk-node`)]
+            .map((node) => node.getBoundingClientRect());
+        let met = 0;
+        boxes.forEach((a, i) => boxes.slice(i + 1).forEach((b) => {
+            met += a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom;
+        }));
+        return boxes.length ? met : -1; }"""
+    return int(tab.evaluate(script, kind))
+
+
+def test_three_clicks_lead_to_a_file_that_runs(tab: Any, folder: Path) -> None:
+    _go(tab, "Explore")
+    small = _networks(folder)[0]
+    tab.locator(f'.gk-list tr[data-id="{small["id"]}"]').first.click()
+    tab.wait_for_selector(f'#facts h3:has-text("{small["id"]}")')
+    with tab.expect_download() as waiting:
+        tab.locator("#facts a.gk-primary").click()
+    content = Path(waiting.value.path()).read_bytes()
+    onnxruntime.InferenceSession(content)
+    tab.locator("#facts summary").click()
+    code = tab.locator("#facts .gk-files code").first.get_attribute("title")
+    assert code == f"SHA-256: {hashlib.sha256(content).hexdigest()}"
+
+
+def test_try_it_classifies_uploads_and_examples(tab: Any, folder: Path, tmp_path: Path) -> None:
+    _go(tab, "Try it")
+    image = next((folder / "examples").glob("*.png"))
+    tab.locator("#image input[type=file]").set_input_files(image)
+    tab.wait_for_selector("#image img")
+    tab.locator("#classify").click()
+    tab.wait_for_selector("#left-note strong")
+    assert "ms" in tab.locator("#left-note").inner_text()
+    assert "ms" in tab.locator("#right-note").inner_text()
+    with Run.open(folder) as run:
+        first = str(run.models()[0]["id"])
+    shown = page.Shown.open(folder)
+    left = tab.locator("#left input").input_value().split()[0]
+    probabilities, _ = page.classify(shown, left, str(image))
+    shown.close()
+    assert first
+    best = max(probabilities, key=lambda name: probabilities[name])
+    assert tab.locator("#left-answer h2").inner_text().strip() == best
+    text = tmp_path / "text.png"
+    text.write_text("no picture")
+    tab.locator("#image button[aria-label='Remove Image']").click()
+    tab.locator("#image input[type=file]").set_input_files(text)
+    tab.wait_for_timeout(500)
+    tab.locator("#classify").click()
+    tab.wait_for_selector('#left-note:has-text("no picture that can be read")')
+
+
+def test_latency_follows_its_conditions(tab: Any) -> None:
+    _go(tab, "Latency")
+    table = tab.locator("#latency-table tbody tr")
+    assert table.count() == 3
+    assert "a processor, 2 cores, onnxruntime 1.99" in tab.locator("#latency-table").inner_text()
+    tab.locator("#latency-threads input").click()
+    tab.get_by_role("option", name="2", exact=True).click()
+    tab.wait_for_function("() => document.querySelectorAll('#latency-table tbody tr').length === 2")
+
+
+def test_the_map_compares_two_cells(tab: Any, folder: Path) -> None:
+    _go(tab, "Map of cells")
+    tab.wait_for_selector("#map .gk-plot[data-points='12']")
+    small, large = _networks(folder)
+    canvas = tab.locator("#map canvas")
+    canvas.scroll_into_view_if_needed()
+    tab.wait_for_timeout(200)
+
+    def at(id: str) -> tuple[float, float]:
+        place = tab.evaluate("(id) => gemkit.map.scatter.place(id)", id)
+        box = canvas.bounding_box()
+        return box["x"] + place["x"], box["y"] + place["y"]
+
+    tab.mouse.click(*at(small["id"]))
+    tab.mouse.move(*at(large["id"]))
+    tab.wait_for_selector('#map .gk-pair:has-text("Weisfeiler-Lehman similarity")')
+    tab.wait_for_selector(f'#facts h3:has-text("{small["id"]}")', state="attached")
+
+
+@pytest.mark.skipif(
+    not browser.has_runtime(),
+    reason="onnxruntime-web is not in the cache: gemkit app RUN --fetch-runtime",
+)
+def test_the_browser_answers_as_the_server_and_measures(
+    tab: Any, folder: Path, tmp_path: Path
+) -> None:
+    _go(tab, "In your browser")
+    tab.locator("#gk-measure").click()
+    tab.wait_for_selector("#browser .gk-browser[data-state=done]")
+    rows = tab.locator("#browser table tbody tr")
+    assert rows.count() == 3
+    for row in rows.all():
+        assert float(row.get_attribute("data-difference")) <= 1e-4
+        assert float(row.locator("td").nth(1).inner_text().split()[0]) > 0
+    tab.locator(".gk-browser input[type=number]").fill("10")
+    tab.locator("#gk-kit").click()
+    tab.wait_for_selector("#gk-save")
+    with tab.expect_download() as waiting:
+        tab.locator("#gk-save").click()
+    saved = tmp_path / "measurements.json"
+    saved.write_bytes(Path(waiting.value.path()).read_bytes())
+    assert json.loads(saved.read_text())["device"]["versions"] == {
+        "onnxruntime-web": browser.VERSION
+    }
+    model = fit_measurements(saved)
+    assert len(model.measured) == 10
+
+
+def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> None:
+    _go(tab, "Search live")
+    for name, value in (("trials", 5), ("nodes", 3), ("macs", 100), ("epochs", 1)):
+        tab.locator(f"#live-{name} input").fill(str(value))
+    tab.locator("#live-start").click()
+    tab.wait_for_selector("#live-state[data-done='1'], #live-state[data-done='2']")
+    tab.locator("#live-cancel").click()
+    tab.wait_for_selector("#live-state[data-state=cancelled]")
+    with Run.open(folder.with_name("shown-live")) as run:
+        before = {trial.id: trial.accuracy for trial in run.trials() if trial.state == "done"}
+    assert 1 <= len(before) < 5
+    tab.locator("#live-resume").click()
+    tab.wait_for_selector("#live-state[data-state=finished]")
+    with Run.open(folder.with_name("shown-live")) as run:
+        after = {trial.id: trial.accuracy for trial in run.trials()}
+    assert len(after) == 5
+    assert before.items() <= after.items()
+    assert tab.locator("#live-view circle").count() >= 10
+
+
+def test_a_growing_run_is_followed(chromium: Any, tmp_path: Path, seed: int) -> None:
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    trials = page_run.trials_of([page_run.chain(nodes) for nodes in range(2, 8)], rng)
+    config = {"data": "digits", "budget": {"macs": 10**9}, "seed": 0}
+    with Run.create(tmp_path / "grows", config) as run:
+        run.set_setting("skeleton", page_run.SKELETON.to_json())
+        server = page.launch(tmp_path / "grows", "127.0.0.1", 0, read_only=True)
+        try:
+            tab = _open(chromium, server.address)
+            assert tab.locator(".gk-plot").first.get_attribute("data-points") == "0"
+            run.add_trials(trials)
+            tab.wait_for_selector("#points .gk-plot[data-points='6']")
+            assert tab.faults == []
+            tab.context.close()
+        finally:
+            server.close()
+
+
+def test_on_a_phone_in_the_dark_by_keyboard(chromium: Any, address: str, folder: Path) -> None:
+    size = {"width": 390, "height": 844}
+    tab = _open(chromium, address, viewport=size, color_scheme="dark", has_touch=True)
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    large = _networks(folder)[1]
+    row = tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first
+    row.focus()
+    tab.keyboard.press("Enter")
+    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    assert tab.locator("#cell .gk-down").is_visible()
+    assert not tab.locator("#cell .gk-across").is_visible()
+    assert _overlaps(tab, ".gk-down") == 0
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+    tab.locator("#points canvas").focus()
+    before = tab.url
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowLeft")
+    tab.keyboard.press("ArrowLeft")
+    tab.wait_for_function("(before) => location.href !== before", arg=before)
+    tab.set_viewport_size({"width": 1280, "height": 900})
+    tab.evaluate("(id) => gemkit.select(id)", large["id"])
+    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    assert tab.locator("#cell .gk-across").is_visible()
+    assert _overlaps(tab, ".gk-across") == 0
+    assert tab.faults == []
+    tab.context.close()
+
+
+def test_read_only_offers_nothing_that_costs(chromium: Any, folder: Path) -> None:
+    login = {"username": "me", "password": "open sesame"}
+    server = page.launch(folder, "127.0.0.1", 0, login=("me", "open sesame"), read_only=True)
+    try:
+        tab = _open(chromium, server.address, http_credentials=login)
+        assert tab.get_by_role("tab", name="Search live").count() == 0
+        _go(tab, "Latency")
+        tab.wait_for_selector("#latency-table table")
+        assert tab.locator("#measure-again").count() == 0
+        config = tab.evaluate("() => window.gradio_config")
+        names = {one.get("api_name") for one in config["dependencies"]}
+        assert not names & {"started", "resumed", "cancelled", "again"}
+        script = """async (data) => {
+            const answer = await fetch('gradio_api/run/' + data.name, {method: 'POST',
+                headers: {'content-type': 'application/json'}, body: JSON.stringify(data.body)});
+            return [answer.status, await answer.text()]; }"""
+        for name in ("started", "again", "predict", "try_it"):
+            body = {"data": [], "session_hash": "x"}
+            status, text = tab.evaluate(script, {"name": name, "body": body})
+            assert status >= 400, text
+        stolen = {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}
+        number = next(
+            one["id"] for one in config["dependencies"] if one.get("api_name") == "try_it"
+        )
+        body = {"data": [stolen, None, None], "fn_index": number, "session_hash": "x"}
+        status, text = tab.evaluate(
+            script.replace("'gradio_api/run/' + data.name", "'gradio_api/queue/join'"),
+            {"name": "", "body": body},
+        )
+        assert "root:" not in text
+        started = time.monotonic()
+        assert tab.faults == []
+        assert time.monotonic() - started < 60
+        tab.context.close()
+    finally:
+        server.close()
