@@ -497,7 +497,8 @@ def progress_figure(
 def predicted_figure(
     measured: ArrayLike, mean: ArrayLike, deviation: ArrayLike, title: str
 ) -> Figure:
-    """Predicted against measured accuracies with 90 % intervals, beside the diagonal."""
+    """Predicted against measured accuracies with 90 % intervals (those parts that an accuracy can
+    have), beside the diagonal."""
     measured, mean, deviation = (
         np.asarray(values, dtype=float) for values in (measured, mean, deviation)
     )
@@ -505,7 +506,10 @@ def predicted_figure(
     axes.errorbar(
         measured,
         mean,
-        yerr=1.645 * deviation,
+        yerr=[
+            mean - np.maximum(mean - 1.645 * deviation, 0),
+            np.maximum(np.minimum(mean + 1.645 * deviation, 1), mean) - mean,
+        ],
         fmt="o",
         markersize=5,
         color=COLOURS["conv1x1"],
@@ -554,9 +558,11 @@ def embedding_figure(
         points[known, 1],
         c=values[known],
         cmap="viridis",
-        s=42,
+        # A few values far below the others would leave one colour for these.
+        vmin=np.quantile(values[known], 0.05) if known.any() else None,
+        s=42 if len(points) < 500 else 14,
         edgecolors="white",
-        linewidths=0.6,
+        linewidths=0.6 if len(points) < 500 else 0.2,
         zorder=2,
     )
     axes.scatter(points[~known, 0], points[~known, 1], marker="x", color=LIMIT, s=30, zorder=2)
@@ -578,7 +584,7 @@ def embedding_figure(
             color=LIMIT,
             fontsize=9,
         )
-    bar = figure.colorbar(shown, ax=axes, shrink=0.9)
+    bar = figure.colorbar(shown, ax=axes, shrink=0.9, extend="min")
     bar.set_label(label, fontsize=9, color=INK)
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8, colors=INK)
@@ -652,7 +658,9 @@ def correlation_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Fi
             linewidth=1.8, label=name,
         )  # fmt: skip
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    samples = sorted({count for one in found.values() for count in one["samples"]})
+    axes.set_xticks(samples, [f"{count:g}" for count in samples])
+    axes.minorticks_off()
     _titled(axes, "Rank correlation of the predictors", "measured cells", "Kendall's tau")
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc="lower right")
     return figure

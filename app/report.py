@@ -151,6 +151,17 @@ def draw(run: Run) -> dict[str, str]:
                 best=int(np.nanargmax(values)) if trials else None,
             ),
         )
+        macs = [trial["macs"] / 1e6 for trial in content["trials"]]
+        keep(
+            "embedding_cost",
+            figures.embedding_figure(
+                figures.project(embedding),
+                macs,
+                "The same trials by cost",
+                "million MACs",
+                best=int(np.nanargmax(values)) if trials else None,
+            ),
+        )
     cells = [
         (
             Cell.from_json(model["cell"]),
@@ -229,7 +240,8 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
         for name, caption in (
             ("progress", "accuracy of the trials in order"),
             ("predicted", "predicted against measured accuracy"),
-            ("embedding", "map of the embedding"),
+            ("embedding", "map of the embedding by accuracy"),
+            ("embedding_cost", "map of the embedding by cost"),
         ):
             if name in drawn:
                 blocks.append(Picture(drawn[name], caption))
