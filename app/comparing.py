@@ -36,9 +36,10 @@ if TYPE_CHECKING:
     from gemkit.train import Recipe
 
 FOUND, RANDOM = "found", "random"
+_SPENT = 0.95
 _CHANGEABLE = ("workers", "seeds", "networks")
 """What may differ when a comparison goes on: every training is what it is without the others."""
-_HEADS = (
+HEADS = (
     "network",
     "accuracy",
     "95 % interval",
@@ -297,7 +298,10 @@ def _cells(
 
 
 def _random(skeleton: Any, budget: Budget, seed: int) -> Architecture:
-    """The seed's random cell of thirty nodes, at the largest width within the budget."""
+    """The seed's random cell of thirty nodes, at the largest width within the budget.
+
+    The first that spends 95 % of the budget; where widths are too coarse, the one nearest to it.
+    """
     from gemkit.search.cell_space import CellSpace
     from gemkit.search.sampling import random_cells
 
@@ -308,7 +312,9 @@ def _random(skeleton: Any, budget: Budget, seed: int) -> Architecture:
         whole = cells[(cells.pruned().operations >= 0).sum(1) == space.nodes + 1]
         fitting = space.fitting(whole)
         if len(fitting):
-            return space.architecture(fitting, 0)
+            macs = fitting.payload.macs
+            enough = macs >= _SPENT * (budget.macs or 0)
+            return space.architecture(fitting, int((enough if enough.any() else macs).argmax()))
     raise UserError(
         f"no random cell of {space.nodes} nodes fits {budget.describe()}: allow more, or leave "
         f"{RANDOM} out of --networks"
@@ -595,7 +601,7 @@ def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
     from .show import table_of
 
     rows = table_rows(result)
-    console.print(table_of("accuracy on the test set", _HEADS, rows))
+    console.print(table_of("accuracy on the test set", HEADS, rows))
     drawn = []
     for cost_name, label, scale in (
         ("macs", "million MACs", 1e6),
@@ -625,7 +631,7 @@ def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
     blocks = [
         report.Heading(f"gemkit compare: {run.name}", 1),
         report.Paragraph(summary(result)),
-        report.Table(_HEADS, rows),
+        report.Table(HEADS, rows),
         report.Paragraph(notes(result)),
         *drawn,
         report.Heading("How it was made"),
@@ -642,7 +648,7 @@ def summary(result: Mapping[str, Any]) -> str:
     text = (
         f"{result['data']}: {len(result['networks'])} networks of up to "
         f"{format_count(result['max_macs'])} MACs, {len(result['seeds'])} seeds, "
-        f"{result['recipe']['epochs']} epochs on {result['train']:,} images, judged on "
+        f"{tables.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, judged on "
         f"{result['test']:,} test images."
     )
     for entry in result["networks"]:

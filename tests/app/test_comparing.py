@@ -1,0 +1,237 @@
+"""`gemkit compare` through the command line, on a few digits; killed and gone on with."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from gemkit.app import cli, comparing
+from gemkit.architecture import skeleton_for
+from gemkit.budget import Budget
+from gemkit.data import limited, load
+from gemkit.errors import UserError
+from gemkit.store import Run
+
+WORDS = [
+    "compare", "--max-macs", "900k", "--seeds", "2", "--epochs", "1", "--images", "120",
+    "--workers", "1", "--networks", "found,random,mobilenet_v3_small",
+]  # fmt: skip
+
+
+def _said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out, output.err
+
+
+@pytest.fixture
+def words(made_run: Path, tmp_path: Path) -> list[str]:
+    return [*WORDS, "--run", str(made_run), "--out", str(tmp_path / "compared")]
+
+
+def _rank_the_largest_first(made_run: Path) -> None:
+    """Random cells of thirty nodes must fit what the found network takes."""
+    with Run.open(made_run, write=True) as run:
+        run.trial_done(3, accuracy=0.9, seconds=1.0)
+        run.set_setting("ranking", [run.trials()[3].id])
+
+
+def test_networks_are_compared_and_kept(
+    words: list[str], made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _rank_the_largest_first(made_run)
+    code, out, _ = _said(words, capsys)
+    assert code == 0
+    lines = out.strip().splitlines()
+    assert lines[-1] == f"next: gemkit train {made_run}"
+    estimate = next(line for line in lines if "to do" in line)
+    assert "about" in estimate
+    assert lines.index(estimate) < lines.index(next(line for line in lines if "@" in line))
+
+    folder = tmp_path / "compared"
+    result = json.loads((folder / "compare.json").read_text())
+    entries = {entry["id"]: entry for entry in result["networks"]}
+    assert list(entries) == ["found", "random", "mobilenet_v3_small"]
+    assert (result["train"], result["test"], result["seeds"]) == (120, 360, [0, 1])
+    with Run.open(folder) as run:
+        stored = {row["id"]: row["accuracy"] for row in run.baselines()}
+    assert len(stored) == 6
+    for name, entry in entries.items():
+        assert entry["macs"] <= 900_000
+        own = [stored[f"{name}@{seed}"] for seed in (0, 1)]
+        assert list(entry["accuracies"].values()) == own
+        assert entry["accuracy"] == pytest.approx(sum(own) / 2)
+        assert entry["latency_ms"]["p50"] > 0
+        assert entry["peak_memory_bytes"] > 0
+        assert (folder / entry["onnx"]).is_file()
+    assert entries["random"]["macs"] <= entries["found"]["macs"]
+    cells = [cell["cells"][0]["operations"] for cell in entries["random"]["cells"]]
+    assert cells[0] != cells[1]
+    assert {len(cell) for cell in cells} == {31}
+    better = entries["mobilenet_v3_small"]["found_better_by"]
+    differences = [stored[f"found@{s}"] - stored[f"mobilenet_v3_small@{s}"] for s in (0, 1)]
+    assert better["mean"] == pytest.approx(np.mean(differences))
+    report = (folder / "report.md").read_text()
+    for picture in ("macs", "params", "latency_ms"):
+        assert f"figures/{picture}.png" in report
+        assert (folder / "figures" / f"{picture}.png").is_file()
+
+    # The same command does nothing again; one more seed trains only that.
+    code, out, _ = _said(words, capsys)
+    assert "everything is trained already" in out
+    again = words.copy()
+    again[again.index("--seeds") + 1] = "3"
+    code, out, _ = _said([*again, "--json"], capsys)
+    assert code == 0
+    assert json.loads(out)["seeds"] == [0, 1, 2]
+    with Run.open(folder) as run:
+        now = {row["id"]: row["accuracy"] for row in run.baselines()}
+    assert len(now) == 9
+    assert stored.items() <= now.items()
+
+    # Another configuration is refused.
+    again[again.index("--epochs") + 1] = "2"
+    code, _, err = _said(again, capsys)
+    assert code == 2
+    assert "begun with another configuration" in err
+
+
+def test_a_killed_comparison_goes_on_to_the_same_figures(
+    words: list[str],
+    made_run: Path,
+    tmp_path: Path,
+    seed: int,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # Measuring has its test above; the child is killed before it.
+    monkeypatch.setattr(comparing, "_measure", lambda *_: None)
+    _rank_the_largest_first(made_run)
+    words[words.index("--networks") + 1] = "found,random"
+    folder = tmp_path / "compared"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-m", "gemkit.app", *words], env=environment, stdout=subprocess.DEVNULL
+    )
+    wanted = int(np.random.default_rng(seed).integers(1, 4))
+    deadline = time.monotonic() + 120
+    while child.poll() is None and time.monotonic() < deadline:
+        try:
+            with Run.open(folder) as run:
+                if len(run.baselines()) >= wanted:
+                    break
+        except UserError:
+            pass
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    with Run.open(folder) as run:
+        before = {row["id"]: (row["accuracy"], row["seconds"]) for row in run.baselines()}
+    assert len(before) >= wanted
+    assert _said(words, capsys)[0] == 0
+    with Run.open(folder) as run:
+        after = {row["id"]: (row["accuracy"], row["seconds"]) for row in run.baselines()}
+    assert before.items() <= after.items()  # what was done was not done again
+    assert len(after) == 4
+    undisturbed = words.copy()
+    undisturbed[undisturbed.index("--out") + 1] = str(tmp_path / "undisturbed")
+    assert _said(undisturbed, capsys)[0] == 0
+    with Run.open(tmp_path / "undisturbed") as run:
+        expected = {row["id"]: row["accuracy"] for row in run.baselines()}
+    assert {name: accuracy for name, (accuracy, _) in after.items()} == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"--networks": "found,resnet"}, "unknown network 'resnet'"),
+        ({"--images": "3"}, "3 training images of digits: use 20 (two a class) to 1437"),
+        ({"--images": "1438"}, "use 20 (two a class) to 1437"),
+        ({"--max-macs": "10"}, "no network fits the MACs budget of 10"),
+        ({"--max-macs": "many"}, "--max-macs"),
+        ({"--share": "0"}, "--share"),
+        ({"--share": "1.5"}, "--share"),
+        ({"--batch-size": "1"}, "--batch-size"),
+        ({"--run": "nowhere"}, "nowhere"),
+        ({"--data": "npz:missing.npz"}, "missing.npz does not exist"),
+        ({"--max-macs": "20k"}, "more than --max-macs"),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    changes: dict[str, str],
+    message: str,
+    words: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for option, value in changes.items():
+        words += [option, value]
+    code, out, err = _said(words, capsys)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not out
+    assert not (tmp_path / "compared").exists()
+
+
+def test_a_run_of_other_images_or_a_search_as_out_is_refused(
+    words: list[str], made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    path = tmp_path / "other.npz"
+    np.savez(
+        path,
+        x_train=rng.integers(0, 255, (40, 16, 16), dtype=np.uint8),
+        y_train=np.arange(40) % 10,
+        x_test=rng.integers(0, 255, (40, 16, 16), dtype=np.uint8),
+        y_test=np.arange(40) % 10,
+    )
+    code, _, err = _said([*words, "--data", f"npz:{path}", "--images", "40"], capsys)
+    assert code == 2
+    assert "was searched for 10 classes of (1, 8, 8) images" in err
+    code, _, err = _said([*words, "--out", str(made_run)], capsys)
+    assert code == 2
+    assert "holds a search, no comparison" in err
+
+
+def test_intervals_are_students(seed: int) -> None:
+    values = np.random.default_rng(seed).normal(size=5).tolist()
+    mean, low, high = comparing.mean_interval(values)
+    assert mean == pytest.approx(np.mean(values))
+    half = 2.776445 * np.std(values, ddof=1) / math.sqrt(5)
+    assert (low, high) == (pytest.approx(mean - half), pytest.approx(mean + half))
+    assert comparing.mean_interval([0.5]) == (0.5, None, None)
+
+
+def test_random_cells_have_thirty_nodes_and_the_budget(seed: int) -> None:
+    skeleton = skeleton_for((3, 32, 32), 10)
+    first, again, other = (
+        comparing._random(skeleton, Budget(macs=3_000_000), number)
+        for number in (seed, seed, seed + 1)
+    )
+    assert first == again
+    assert first.cells != other.cells
+    assert first.cells[0].pruned().nodes == 30
+
+
+def test_some_images_of_every_class() -> None:
+    digits = load("digits")
+    some = limited(digits, 100)
+    assert np.bincount(some.y_train).min() >= 9
+    assert len(some.x_train) == 100
+    assert some.x_test is digits.x_test
+    assert limited(digits, None) is digits
+    np.testing.assert_allclose(some.mean[0], some.x_train.mean() / 255)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
