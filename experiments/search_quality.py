@@ -28,8 +28,8 @@ import pool
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from gemkit.app.figures import strategies_figure
 from gemkit.app.figures import save as save_figure
+from gemkit.app.figures import strategies_figure
 from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
@@ -41,7 +41,6 @@ from gemkit.search.strategies import (
     Embedding,
     FloatArray,
     Graphs,
-    IntArray,
     Prediction,
 )
 from gemkit.search.tables import Table, TableSpace
@@ -133,12 +132,14 @@ def opened(path: str, cells: int) -> Opened:
     return Opened(table, space, by(encoder.default_encoder()), by(untrained))
 
 
-def _with(*groups: str, trained: bool = True, start: bool = True, **options: Any) -> Any:
+def _with(
+    *groups: str, trained: bool = True, start: bool = True, roles: bool = False, **options: Any
+) -> Any:
     """NASGEM whose predictor sees these groups; `start`: whether the first round is spread out."""
 
     def made(at: Opened) -> tuple[str, Embedding | None, dict[str, Any]]:
         embedding = at.trained if trained else at.untrained
-        predictor = GraphPredictor(groups, embedding, at.space.memo, roles="counts" in groups)
+        predictor = GraphPredictor(groups, embedding, at.space.memo, roles)
         return "nasgem", embedding if start else None, {"predictor": predictor, **options}
 
     return made
@@ -152,6 +153,7 @@ VARIANTS: dict[str, Callable[[Opened], tuple[str, Embedding | None, dict[str, An
     "encoder alone": _with("embedding"),
     "encoder alone, without the WL term": _with("embedding", trained=False),
     "plain random start": _with(*FULL, start=False),
+    "roles of operations learned": _with(*FULL, roles=True),
     "few candidates": _with(*FULL, **FEW),
     "few candidates, without mutations": _with(*FULL, random=80, mutants=0, crossovers=0),
     "few candidates, without the predictor": lambda at: (
@@ -166,7 +168,8 @@ VARIANTS: dict[str, Callable[[Opened], tuple[str, Embedding | None, dict[str, An
 def searched(path: str, cells: int, name: str, seed: int, queries: int) -> list[int]:
     """The rows that one search paid for."""
     at = opened(path, cells)
-    base, embedding, options = name, at.trained, dict[str, Any]()
+    # As in `gemkit search`: no operation of this space is dead or a wire.
+    base, embedding, options = name, at.trained, dict[str, Any](roles=False)
     if name in VARIANTS:
         base, embedding, options = VARIANTS[name](at)  # type: ignore[assignment]
     if base != "random":
@@ -297,7 +300,10 @@ def main() -> None:
         for name in names:
             one = report["strategies"][name]["after"][str(query)]
             low, high = one["random_needs_interval"]
-            lost = f", lost {one['lost']:+.4f} {one['lost_interval']}" if "lost" in one else ""
+            lost = ""
+            if "lost" in one:
+                least, most = one["lost_interval"]
+                lost = f", lost {one['lost']:+.4f} ({least:+.4f} to {most:+.4f})"
             print(f"  {name:42} {one['best']:.4f} = random at {one['random_needs']:.0f} "
                   f"({low:.0f} to {high:.0f}){lost}")  # fmt: skip
     drawn = [name for name in names if name not in VARIANTS]
