@@ -33,7 +33,7 @@ def table(heads: list[str], rows: list[list[str]]) -> None:
     print()
 
 
-def strategy_rows(report: dict[str, Any], marks: list[str], digits: int) -> list[list[str]]:
+def strategy_table(report: dict[str, Any], marks: list[str], digits: int) -> None:
     """One row a strategy: regrets with intervals, queries to the best, Kendall's tau."""
     rows = []
     for name, one in report["strategies"].items():
@@ -53,7 +53,8 @@ def strategy_rows(report: dict[str, Any], marks: list[str], digits: int) -> list
             f"{one['kendall_tau'][n]:.2f}" if n in one["kendall_tau"] else "" for n in ("50", "100")
         ]
         rows.append([name, *cells, found, *taus])
-    return rows
+    heads = ["strategy", *(f"regret {m}" for m in marks), "queries to best", "tau 50", "tau 100"]
+    table(heads, rows)
 
 
 def print_tables() -> None:
@@ -61,14 +62,7 @@ def print_tables() -> None:
     if report := read("strategies"):
         marks = ["20", "50", "100", "150"]
         print(f"{report['table']}, {report['metric']}, {report['seeds']} seeds\n")
-        heads = [
-            "strategy",
-            *(f"regret {m}" for m in marks),
-            "queries to best",
-            "tau 50",
-            "tau 100",
-        ]
-        table(heads, strategy_rows(report, marks, 3))
+        strategy_table(report, marks, 3)
         one = report["strategies"]["nasgem"]
         print("predictor\n")
         keys = ("kendall_tau", "spearman", "coverage")
@@ -82,14 +76,7 @@ def print_tables() -> None:
             print(
                 f"{name}: {report['cells']} cells, {report['seeds']} seeds, {report['protocol']}\n"
             )
-            heads = [
-                "strategy",
-                *(f"regret {m}" for m in marks),
-                "queries to best",
-                "tau 50",
-                "tau 100",
-            ]
-            table(heads, strategy_rows(report, marks, 4))
+            strategy_table(report, marks, 4)
     for metric, report in read("encodings").items():
         if isinstance(report, dict) and "encodings" in report:
             print(f"{report['table']}, {metric}\n")
