@@ -1,0 +1,59 @@
+"""What becomes of the options of a search."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from gemkit.app import searching
+from gemkit.budget import Budget
+from gemkit.errors import UserError
+from gemkit.search import loop
+from gemkit.store import Run
+
+
+def planned(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> loop.Plan:
+    """The plan of a search that trains nothing."""
+    seen: list[loop.Plan] = []
+
+    def search(*arguments: Any) -> list[Any]:
+        seen.append(arguments[4])
+        return []
+
+    monkeypatch.setattr(loop, "search", search)
+    quiet = Console(quiet=True)
+    with searching.search(out=out, trials=8, epochs=2, workers=1, console=quiet, **options):
+        return seen[0]
+
+
+def test_options_become_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plain = planned(monkeypatch, tmp_path / "plain")
+    assert (plain.promoted, plain.in_rounds) == (0, False)
+    plan = planned(monkeypatch, tmp_path / "run", promote=3, in_rounds=True)
+    assert (plan.promoted, plan.promoted_epochs, plan.in_rounds) == (3, 6, True)
+    other = planned(monkeypatch, tmp_path / "other", promote=1, promote_epochs=9)
+    assert (other.promoted, other.promoted_epochs) == (1, 9)
+    # What decides results is part of the configuration: no resuming with another promotion.
+    with pytest.raises(UserError, match="promote was 3, now 2"):
+        planned(monkeypatch, tmp_path / "run", promote=2, in_rounds=True, resume=True)
+
+
+def test_a_run_without_the_options_is_resumed(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Runs made before the options were there have nothing of them in their configuration."""
+    planned(monkeypatch, tmp_path / "run")
+    config = Run.open(tmp_path / "run").config
+    assert {config["promote"], config["promote_epochs"], config["in_rounds"]} == {None}
+    planned(monkeypatch, tmp_path / "run", resume=True)
+
+
+def test_short_trials_get_few_candidates() -> None:
+    def count(strategy: str, macs: int | None, images: int) -> int:
+        return searching._candidates(strategy, Budget(macs=macs), images).get("random", 0)
+
+    assert count("nasgem", 3_000_000, 3 * 1000) == count("bo", None, 10**9) == 2_000
+    assert count("bo+embedding", 20_000_000, 3 * 3750) == 15_000
+    assert count("nasgem", 300_000_000, 10**6) == 20_000
+    assert count("evolution+embedding", 3_000_000, 1000) == 0
