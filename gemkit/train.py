@@ -3,6 +3,9 @@
     trained = train(network, x, y, x_test, y_test, recipe=RECIPES["standard"],
                     mean=dataset.mean, std=dataset.std, seed=0)
 
+Under `torchrun` (any number of processes on the group's devices) each process takes its share of
+every batch and all end with the same weights.
+
 SGD with Nesterov momentum, a learning rate that warms up and then falls as a cosine, decoupled
 weight decay on weights but not on biases and norms (Loshchilov & Hutter 2019), label smoothing,
 and an exponential moving average of the weights, which is what the network holds at the end.
@@ -17,8 +20,11 @@ import hashlib
 import json
 import logging
 import math
+import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -37,7 +43,11 @@ logger = logging.getLogger("gemkit")
 
 _EVALUATION_BATCH = 256
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
+_READERS, _AHEAD = 2, 4  # threads that read batches from disk, and how many batches ahead
 _ON_DEVICE_BYTES = 4 * 2**30  # larger data sets go to the GPU batch by batch
+
+
+SCHEDULES = ("cosine", "one-cycle")
 
 
 class TrainingFailed(Exception):
@@ -61,6 +71,13 @@ class Recipe:
         flip: whether images are mirrored left to right at random; None: colour images are.
         cutout: side of the square that is blanked, as a share of the image's side.
         mixup: alpha of the Beta distribution images are mixed with (Zhang et al. 2018); 0: never.
+        cutmix: the same for pasting a rectangle of another image (Yun et al. 2019). With both,
+            each batch takes one of them at random.
+        augment: strength, 0 to 1, of two random changes of every image, after RandAugment (Cubuk
+            et al. 2020): brightness, contrast, colour, solarising, posterising, turning, shearing
+            or none; 0: never.
+        schedule: `cosine` (linear warm-up, then half a cosine down to 0) or `one-cycle` (Smith
+            2018: cosines from 1/25 up and down to 1/250,000 of the highest learning rate).
         drop_path: probability of leaving out a cell in a step, for networks that offer it.
     """
 
@@ -77,6 +94,9 @@ class Recipe:
     cutout: float = 0.0
     mixup: float = 0.0
     drop_path: float = 0.0
+    cutmix: float = 0.0
+    augment: float = 0.0
+    schedule: str = "cosine"
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 2)):
@@ -89,10 +109,16 @@ class Recipe:
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < 1):
                 raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
-        for name in ("weight_decay", "mixup"):
+        for name in ("weight_decay", "mixup", "cutmix"):
             value = getattr(self, name)
             if not (_is_number(value) and 0 <= value < math.inf):
                 raise UserError(f"recipe: {name} is {value}, it must not be negative")
+        if not (_is_number(self.augment) and 0 <= self.augment <= 1):
+            raise UserError(f"recipe: augment is {self.augment}, it must be in 0 <= augment <= 1")
+        if self.schedule not in SCHEDULES:
+            raise UserError(
+                f"recipe: schedule is {self.schedule!r}, it must be one of {', '.join(SCHEDULES)}"
+            )
         if not (self.flip is None or isinstance(self.flip, bool)):
             raise UserError(f"recipe: flip is {self.flip!r}, it must be true, false or null")
 
@@ -151,6 +177,7 @@ class Progress:
         loss: mean over the epoch so far.
         images_per_second: over this call of `train`, evaluation not counted.
         seconds_left: until the last step, at this rate.
+        learning_rate: of the last step.
     """
 
     epoch: int
@@ -160,6 +187,7 @@ class Progress:
     loss: float
     images_per_second: float
     seconds_left: float
+    learning_rate: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -195,6 +223,7 @@ def train(
     device: str = "auto",
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
+    compile: bool = False,
 ) -> Trained:
     """Train a network in place and evaluate it once, at the end.
 
@@ -210,6 +239,7 @@ def train(
         progress: called every few steps and at the end of every epoch.
         checkpoint: folder that keeps the state after each epoch. A training that finds its own
             state there goes on from it.
+        compile: let `torch.compile` make the step faster; it takes a minute or more at first.
 
     Raises:
         TrainingFailed: the loss is not finite any more.
@@ -224,6 +254,15 @@ def train(
     layout = _layout(network, place)
     network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
     steps = len(x) // batch
+    rank, ranks = _ranks()
+    if batch % ranks:
+        raise UserError(f"a batch of {batch} images cannot be shared evenly by {ranks} processes")
+    model = network
+    if ranks > 1:
+        # The statistics of batch norm are averaged at the end of every epoch instead.
+        model = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+    if compile:
+        model = torch.compile(model)  # type: ignore[assignment]
     optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
     curve: list[dict[str, float]] = []
     keeper = None
@@ -240,16 +279,18 @@ def train(
             at = (epoch - 1) * steps + step
             total = steps * recipe.epochs
             left = (total - at) * batch / rate
-            progress(Progress(epoch, recipe.epochs, at, total, loss, rate, left))
+            speed = optimiser.learning_rate
+            progress(Progress(epoch, recipe.epochs, at, total, loss, rate, left, speed))
 
     with _seeded(place), _drop_path(network, recipe.drop_path), _memory_explained(batch):
         for epoch in range(len(curve) + 1, recipe.epochs + 1):
             torch.manual_seed(_derived(seed, epoch))
             network.train()
             began, total = time.perf_counter(), torch.zeros((), device=place)
-            for step, (images, targets) in enumerate(batches.epoch(batch, steps), start=1):
+            mine = batches.epoch(batch, steps, rank, ranks, _derived(seed, epoch, rank))
+            for step, (images, targets) in enumerate(mine, start=1):
                 with autocast:
-                    outputs = network(images)
+                    outputs = model(images)
                 loss = F.cross_entropy(
                     outputs.float(), targets, label_smoothing=recipe.label_smoothing
                 )
@@ -258,7 +299,7 @@ def train(
                 total += loss.detach()
                 done += 1
                 if step % _CHECKED_EVERY == 0 or step == steps:
-                    mean_loss = total.item() / step
+                    mean_loss = _mean_over_ranks(total.clone()).item() / step
                     if not math.isfinite(mean_loss):
                         raise TrainingFailed(
                             f"the loss became {mean_loss} in epoch {epoch}: "
@@ -273,7 +314,9 @@ def train(
                     "seconds": time.perf_counter() - began,
                 }
             )
-            if keeper is not None:
+            for value in optimiser.statistics() if ranks > 1 else ():
+                _mean_over_ranks(value)
+            if keeper is not None and rank == 0:
                 keeper.save(optimiser, curve)
         optimiser.finish()
         seconds = sum(entry["seconds"] for entry in curve)
@@ -322,12 +365,51 @@ def evaluate(
     return float((logits(network, x, mean, std, device).argmax(1) == y).mean())
 
 
+# ----------------------------------------------------------------------------- processes
+
+
+@contextmanager
+def distributed() -> Iterator[tuple[int, int]]:
+    """Join the processes that `torchrun` started; gives this one's rank and their number.
+
+    Without torchrun it gives (0, 1) and does nothing.
+    """
+    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
+        yield 0, 1
+        return
+    on_gpu = torch.cuda.is_available()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
+    try:
+        yield _ranks()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def _ranks() -> tuple[int, int]:
+    if not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _mean_over_ranks(value: Tensor) -> Tensor:
+    """Replace a tensor by its mean over all processes."""
+    _, ranks = _ranks()
+    if ranks > 1:
+        torch.distributed.all_reduce(value)
+        value /= ranks
+    return value
+
+
 # ----------------------------------------------------------------------------- device, data
 
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", torch.cuda.current_device())
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -413,18 +495,75 @@ class _Batches:
         self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
         self._classes = classes
 
-    def epoch(self, batch: int, steps: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """`steps` batches of different images; what does not fill a batch is left out."""
+    def epoch(
+        self, batch: int, steps: int, rank: int = 0, ranks: int = 1, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`steps` batches of different images; what does not fill a batch is left out.
+
+        Of several processes each takes every `ranks`-th image of a batch, and augments with
+        random numbers of its own `seed`.
+        """
         order = torch.randperm(len(self._labels))
-        for step in range(steps):
-            rows = order[step * batch : (step + 1) * batch]
-            if self._images is None:
-                images = torch.from_numpy(self._array[rows.numpy()]).to(self._device)
-                rows = rows.to(self._device)
-            else:
-                rows = rows.to(self._device)
-                images = self._images[rows]
-            yield self._mixed(self._normalise(self._moved(images)), self._labels[rows])
+        if ranks > 1:
+            torch.manual_seed(seed)
+        parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
+        for rows, images in self._read(parts):
+            images = self._changed(self._moved(images))
+            yield self._mixed(self._normalise(images), self._labels[rows])
+
+    def _read(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and images of every batch on the device; those from disk are read ahead."""
+        if self._images is not None:
+            for part in parts:
+                rows = part.to(self._device)
+                yield rows, self._images[rows]
+            return
+
+        def pixels(part: Tensor) -> Tensor:
+            return torch.from_numpy(np.asarray(self._array[part.numpy()]))
+
+        if type(self._array) is np.ndarray:
+            for part in parts:
+                yield part.to(self._device), pixels(part).to(self._device)
+            return
+        with ThreadPoolExecutor(_READERS) as readers:
+            coming = deque(readers.submit(pixels, part) for part in parts[:_AHEAD])
+            for place, part in enumerate(parts):
+                images = coming.popleft().result()
+                if place + _AHEAD < len(parts):
+                    coming.append(readers.submit(pixels, parts[place + _AHEAD]))
+                yield part.to(self._device), images.to(self._device)
+
+    def _changed(self, images: Tensor) -> Tensor:
+        """Two random changes of each image, in (n, h, w, c) and 0..255; floats if there are any."""
+        strength = self._recipe.augment
+        if not strength:
+            return images
+        images, count = images.float(), len(images)
+        turned = torch.eye(2, device=self._device).repeat(count, 1, 1)
+        for _ in range(2):
+            kind = torch.randint(len(_CHANGES), (count,), device=self._device)
+            amount = strength * (2 * torch.rand(count, device=self._device) - 1)
+            for index, change in enumerate(_CHANGES):
+                chosen = kind == index
+                if change in _COLOUR_CHANGES:
+                    changed = _COLOUR_CHANGES[change](images, amount[:, None, None, None])
+                    images = torch.where(chosen[:, None, None, None], changed, images)
+                elif change != "none":
+                    step = _turn(change, torch.where(chosen, amount, 0))
+                    turned = torch.bmm(turned, step)
+            images = images.clamp(0, 255)
+        if torch.equal(turned, torch.eye(2, device=self._device).expand_as(turned)):
+            return images
+        grid = F.affine_grid(
+            torch.cat([turned, torch.zeros(count, 2, 1, device=self._device)], 2),
+            [count, images.shape[3], *images.shape[1:3]],
+            align_corners=False,
+        )
+        moved = F.grid_sample(
+            images.permute(0, 3, 1, 2), grid, padding_mode="reflection", align_corners=False
+        )
+        return moved.permute(0, 2, 3, 1)
 
     def _moved(self, images: Tensor) -> Tensor:
         """Shift and mirror by choosing, for every image, which rows and columns it shows."""
@@ -459,13 +598,68 @@ class _Batches:
             images = images.masked_fill(
                 (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0
             )
-        if not self._recipe.mixup:
+        mixup, cutmix = self._recipe.mixup, self._recipe.cutmix
+        if mixup and cutmix:
+            mixup, cutmix = (mixup, 0.0) if torch.rand(()) < 0.5 else (0.0, cutmix)
+        alpha = mixup or cutmix
+        if not alpha:
             return images, labels
-        share = torch.distributions.Beta(self._recipe.mixup, self._recipe.mixup).sample()
-        share = share.to(self._device)
+        share = torch.distributions.Beta(alpha, alpha).sample()
+        if mixup:
+            share = share.to(self._device)
+            images = torch.lerp(images.roll(1, 0), images, share)
+        else:
+            side = math.sqrt(1 - share.item())
+            sizes = [round(side * length) for length in (height, width)]
+            top, left = (
+                int(torch.randint(length - size + 1, ()))
+                for length, size in zip((height, width), sizes, strict=True)
+            )
+            images = images.clone()
+            window = (..., slice(top, top + sizes[0]), slice(left, left + sizes[1]))
+            images[window] = images.roll(1, 0)[window]
+            share = 1 - torch.tensor(sizes[0] * sizes[1] / (height * width), device=self._device)
         targets = F.one_hot(labels, self._classes).float()
-        mixed = torch.lerp(images.roll(1, 0), images, share)
-        return mixed, torch.lerp(targets.roll(1, 0), targets, share)
+        return images, torch.lerp(targets.roll(1, 0), targets, share)
+
+
+def _grey(images: Tensor) -> Tensor:
+    return images.mean(3, keepdim=True)
+
+
+def _posterised(images: Tensor, amount: Tensor) -> Tensor:
+    step = 2 ** (4 * amount.abs()).round()
+    return (images / step).floor() * step
+
+
+_COLOUR_CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": lambda images, amount: images * (1 + 0.9 * amount),
+    "contrast": lambda images, amount: torch.lerp(
+        _grey(images).mean((1, 2), keepdim=True).expand_as(images), images, 1 + 0.9 * amount
+    ),
+    "colour": lambda images, amount: torch.lerp(
+        _grey(images).expand_as(images), images, 1 + 0.9 * amount
+    ),
+    "solarise": lambda images, amount: torch.where(
+        images >= 256 * (1 - amount.abs()), 255 - images, images
+    ),
+    "posterise": _posterised,
+}
+"""Images (n, h, w, c) in 0..255 and an amount for each in -1..1 -> changed images."""
+_CHANGES = (*_COLOUR_CHANGES, "rotate", "shear x", "shear y", "none")
+
+
+def _turn(change: str, amount: Tensor) -> Tensor:
+    """Matrices (n, 2, 2) of a rotation by up to 30 degrees or a shear by up to 0.3."""
+    one, none = torch.ones_like(amount), torch.zeros_like(amount)
+    if change == "rotate":
+        angle = amount * (math.pi / 6)
+        rows = (angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    elif change == "shear x":
+        rows = (one, 0.3 * amount, none, one)
+    else:
+        rows = (one, none, 0.3 * amount, one)
+    return torch.stack(rows, 1).reshape(-1, 2, 2)
 
 
 # ------------------------------------------------------------------------------ optimiser
@@ -512,12 +706,32 @@ class _Optimiser:
                 share = max(1 - math.exp(-1 / length), 9 / (9 + self.done))
                 torch._foreach_lerp_(list(self._averaged.values()), self._live, share)
 
+    def statistics(self) -> list[Tensor]:
+        """What every process computes for itself: batch norm's statistics, and their average."""
+        own = [name for name in self.state if name not in self._weights]
+        states = (self.state, self._averaged)
+        return [
+            s[name] for s in states for name in own if name in s and s[name].is_floating_point()
+        ]
+
     def _scheduled(self, step: int) -> float:
+        if self._recipe.schedule == "one-cycle":
+            return self._one_cycle(step)
         warm = self._recipe.warmup * self._steps
         if step < warm:
             return self._recipe.learning_rate * (step + 1) / (warm + 1)
         fallen = (step - warm) / max(self._steps - warm, 1)
         return self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
+
+    def _one_cycle(self, step: int) -> float:
+        highest = self._recipe.learning_rate
+        turn, last = self._recipe.warmup * self._steps - 1, self._steps - 1
+        if step <= turn:
+            begin, end, share = highest / 25, highest, step / turn if turn > 0 else 1.0
+        else:
+            share = (step - turn) / max(last - turn, 1e-9)
+            begin, end = highest, highest / 250_000
+        return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * share))
 
     def finish(self) -> None:
         """Give the network its averaged weights."""
@@ -557,9 +771,9 @@ def _seeded(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _derived(seed: int, epoch: int) -> int:
-    """A seed for every epoch."""
-    return int(np.random.SeedSequence((seed, epoch)).generate_state(1, np.uint64)[0] >> 1)
+def _derived(seed: int, *place: int) -> int:
+    """A seed for every epoch, and for every process in it."""
+    return int(np.random.SeedSequence((seed, *place)).generate_state(1, np.uint64)[0] >> 1)
 
 
 @contextmanager

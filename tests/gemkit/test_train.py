@@ -1,8 +1,11 @@
 """Training: against a loop written out by hand, against kills, and on real digits."""
 
+import json
 import logging
 import math
+import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -26,6 +29,7 @@ from gemkit.train import (
     TrainingFailed,
     _Batches,
     _derived,
+    _turn,
     evaluate,
     logits,
     train,
@@ -166,7 +170,7 @@ def test_real_digits_are_learned() -> None:
 
 def test_the_same_seed_gives_the_same_weights(seed: int) -> None:
     arrays = Arrays(seed, channels=3)
-    recipe = replace(RECIPES["full"], epochs=2, batch_size=32, mixup=0.2)
+    recipe = replace(RECIPES["full"], epochs=2, batch_size=32, mixup=0.2, cutmix=1.0, augment=0.5)
     networks = []
     for number in (1, 1, 2):
         networks.append(new(seed, 3))
@@ -367,6 +371,131 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, seed: int
         assert len(list(folder.iterdir())) == 4  # two epochs, two files each
     finally:
         torch.set_num_threads(threads)
+
+
+def test_pasted_images_carry_both_labels_by_area(seed: int) -> None:
+    arrays = Arrays(seed)
+    arrays.x[:] = np.arange(len(arrays.x), dtype=np.uint8)[:, None, None, None]
+    images, labels = batch_of(arrays, seed, cutmix=1.0)
+    for image, target, own in zip(images, labels, range(len(images)), strict=True):
+        values, counts = np.unique(image.round().astype(int), return_counts=True)
+        assert len(values) <= 2
+        expected = np.zeros(4)
+        for value, count in zip(values, counts, strict=True):
+            expected[arrays.y[value]] += count / image.size
+        np.testing.assert_allclose(target, expected, atol=1e-6)
+        rows, columns = np.nonzero(image[..., 0].round() != own)
+        if len(rows):  # one rectangle
+            assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
+
+
+def test_random_changes_stay_images(seed: int) -> None:
+    arrays = Arrays(seed, 200, channels=3)
+    images, _ = batch_of(arrays, seed, augment=1.0)
+    assert np.isfinite(images).all()
+    assert images.min() >= -1e-3
+    assert images.max() <= 255 + 1e-3
+    unchanged = np.isclose(images, arrays.x, atol=1e-2).all((1, 2, 3)).mean()
+    assert unchanged < 0.3  # two draws of "none", or of a change that does nothing
+    untouched, _ = batch_of(arrays, seed, augment=0.0)
+    np.testing.assert_allclose(untouched, arrays.x, atol=1e-2)
+    barely, _ = batch_of(arrays, seed, augment=1e-6)
+    np.testing.assert_allclose(barely, arrays.x, atol=1.1)
+
+
+@pytest.mark.parametrize("change", ["rotate", "shear x", "shear y"])
+def test_turns_are_those_of_matrices(change: str, seed: int) -> None:
+    amount = torch.rand(3, generator=torch.Generator().manual_seed(seed))
+    for matrix, value in zip(_turn(change, amount), amount.tolist(), strict=True):
+        angle, lean = value * math.pi / 6, 0.3 * value
+        expected = {
+            "rotate": [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]],
+            "shear x": [[1, lean], [0, 1]],
+            "shear y": [[1, 0], [lean, 1]],
+        }[change]
+        torch.testing.assert_close(matrix, torch.tensor(expected))
+
+
+def test_images_read_ahead_from_disk_train_the_same(tmp_path: Path, seed: int) -> None:
+    arrays = Arrays(seed, 320)
+    expected, found = new(seed), new(seed)
+    fit(expected, arrays, replace(PLAIN, crop=0.1))
+    np.save(tmp_path / "images.npy", arrays.x)
+    arrays.x = np.load(tmp_path / "images.npy", mmap_mode="r")
+    fit(found, arrays, replace(PLAIN, crop=0.1))
+    assert same(expected, found)
+
+
+RANK = """
+    import hashlib, json, sys
+    sys.path.insert(0, sys.argv[1])
+    import torch
+    import test_train as t
+    from gemkit.train import distributed
+
+    torch.set_num_threads(1)
+    seed = int(sys.argv[2])
+    with distributed() as (rank, ranks):
+        network = t.new(seed)
+        result = t.fit(network, t.Arrays(seed, 512), t.SHARED)
+        state = b"".join(v.numpy().tobytes() for v in network.state_dict().values())
+        losses = [entry["loss"] for entry in result.curve]
+        digest = hashlib.sha256(state).hexdigest()
+    print(json.dumps([rank, ranks, digest, result.accuracy, losses]), flush=True)
+"""
+SHARED = replace(PLAIN, epochs=6, batch_size=32, ema=0.05, crop=0.1)
+
+
+def test_two_processes_train_one_network(seed: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(RANK), str(Path(__file__).parent), str(seed)],
+            env={
+                **os.environ,
+                "RANK": str(rank),
+                "WORLD_SIZE": "2",
+                "LOCAL_RANK": str(rank),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": port,
+                "OMP_NUM_THREADS": "1",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    told = [json.loads(child.communicate(timeout=120)[0]) for child in children]
+    assert [one[:2] for one in told] == [[0, 2], [1, 2]]
+    assert told[0][2] == told[1][2]  # the same weights and statistics
+    assert told[0][4] == told[1][4]
+    assert told[0][4][-1] < 0.8 * told[0][4][0]
+    assert told[0][3] > 0.5
+
+
+def test_a_batch_that_processes_cannot_share_is_refused(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gemkit.train._ranks", lambda: (0, 5))
+    with pytest.raises(UserError, match="32 images cannot be shared evenly by 5 processes"):
+        fit(new(seed), Arrays(seed), PLAIN)
+
+
+def test_one_cycle_is_pytorchs(seed: int) -> None:
+    recipe = replace(PLAIN, schedule="one-cycle", warmup=0.3, epochs=4)
+    curve = fit(new(seed), Arrays(seed), recipe).curve
+    optimiser = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 0.1)
+    cycle = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate, total_steps=12, cycle_momentum=False
+    )
+    rates = [optimiser.param_groups[0]["lr"]]
+    for _ in range(11):
+        optimiser.step()
+        cycle.step()
+        rates.append(optimiser.param_groups[0]["lr"])
+    assert [entry["learning_rate"] for entry in curve] == pytest.approx(rates[2::3])
 
 
 class Interrupted(Exception):
