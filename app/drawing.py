@@ -35,12 +35,14 @@ def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = Non
     )
 
 
-_LEGEND = (
-    '<p class="gk-legend">'
-    '<span class="gk-key gk-conv1x1"></span>1×1 convolution '
-    '<span class="gk-key gk-sep3x3"></span>3×3 separable convolution '
-    '<span class="gk-key gk-ring"></span>leaf: feeds the output '
-    '<span class="gk-key gk-dash"></span>cell input, projected</p>'
+_KEYS = (
+    ("conv1x1", "1×1 convolution"),
+    ("sep3x3", "3×3 separable convolution"),
+    ("ring", "leaf: feeds the output"),
+    ("dash", "cell input, projected"),
+)
+_LEGEND = '<p class="gk-legend">{}</p>'.format(
+    "".join(f'<span><i class="gk-key gk-{key}"></i> {text}</span>' for key, text in _KEYS)
 )
 
 

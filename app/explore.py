@@ -191,9 +191,9 @@ class Shown:
         )
 
     def trials(self) -> list[Trial]:
-        """All trials with their cells."""
-        with self._lock:
-            return self._run.trials()
+        """All trials with their cells; by a connection of its own, since it takes seconds."""
+        with Run.open(self.folder) as run:
+            return run.trials()
 
     def trial(self, id: str) -> Trial | None:
         """One trial with its cell."""

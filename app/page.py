@@ -279,7 +279,8 @@ def launch(
     Image.MAX_IMAGE_PIXELS = predict.MAX_PIXELS // 2
     live = None if read_only else LiveSearch(shown.folder.with_name(f"{shown.name}-live"))
     blocks = layout_of(shown, live, measuring=not read_only)
-    app = serving.routes(shown, EmbeddingMap(shown))
+    places = EmbeddingMap(shown)
+    app = serving.routes(shown, places)
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     app = gr.mount_gradio_app(
         app,
@@ -300,7 +301,12 @@ def launch(
     )
     server = serving.Server(serving.Guard(app, login), opened, live.close if live else None)
     server.start()
-    threading.Thread(target=shown.profile, daemon=True).start()
+
+    def prepare() -> None:
+        shown.profile()
+        places.places()
+
+    threading.Thread(target=prepare, daemon=True).start()
     return server
 
 

@@ -362,9 +362,9 @@
         { log: state.log, front: COSTS.includes(state.x), label: FIELDS[state.x].label, text: FIELDS[state.x].text, tell, limit: settings.budget[FIELDS[state.x].limit],
           empty: shared.table.length ? "nothing lies within these limits" : "no candidate yet: they appear here as they are trained" });
       const parts = [];
-      if (c.kind.includes(1)) parts.push(make("i", { class: "gk-dot gk-big" }), "trained network (test images)");
-      if (c.kind.includes(2)) parts.push(make("i", { class: "gk-dot gk-diamond" }), "known network, trained alike");
-      if (c.kind.includes(0)) parts.push(make("i", { class: "gk-dot" }), "candidate (validation images)");
+      if (c.kind.includes(1)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-big" }), " trained network (test images)"));
+      if (c.kind.includes(2)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-diamond" }), " known network, trained alike"));
+      if (c.kind.includes(0)) parts.push(make("span", {}, make("i", { class: "gk-dot" }), " candidate (validation images)"));
       legend.replaceChildren(...parts, make("span", { class: "gk-scale" }, `${short(state.colour)}: `, ...ramp(found, state.colour)));
       holder.dataset.points = kept.length;
     }
