@@ -183,6 +183,8 @@ def search(json_file: str | None, **options: Any) -> None:
 @final_options
 @click.option("--epochs", type=click.IntRange(1, 100_000), help="Epochs.  [default: by the recipe]")
 @batch_option
+@click.option("--tensorboard", is_flag=True, help="Write event files for TensorBoard.")
+@click.option("--compile", is_flag=True, help="Use torch.compile: worth it in long trainings.")
 @click.option("--data", help="Train on other data of the same shape.  [default: the run's]")
 @workers_option
 @device_option

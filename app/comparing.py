@@ -27,7 +27,7 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
-from .final import Outcome, seconds_per_image, train_all
+from .final import Outcome, Way, seconds_per_image, train_all
 from .jobs import Job, about, restored
 from .progress import bar, default_console
 from .tables import percent
@@ -169,7 +169,7 @@ def compare(
             found = _searched(opened, data, budget, trials, workers, device, console)
         entrants = list(_entrants(opened, chosen, seeds, dataset, max_macs, budget, found, console))
         todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
-        _train(opened, todo, data, images, schedule, device, workers, console)
+        _train(opened, todo, Way(data, schedule, device, images), workers, console)
         _measure(opened, entrants, dataset, console)
         result = _result(opened, entrants, dataset, schedule, seeds)
         write_json(out / "compare.json", result)
@@ -367,34 +367,29 @@ def _announce(
 def _train(
     run: Run,
     jobs: Sequence[Job],
-    data: str,
-    images: int | None,
-    recipe: "Recipe",
-    device: str,
+    way: Way,
     workers: int | None,
     console: Console,
 ) -> None:
     if not jobs:
         return
     shares = dict.fromkeys((job.name for job in jobs), 0.0)
-    with bar(console, "epochs", recipe.epochs * len(jobs)) as advance:
+    epochs = way.recipe.epochs
+    with bar(console, "epochs", epochs * len(jobs)) as advance:
 
         def tell(name: str, share: float) -> None:
             shares[name] = share
-            advance(completed=int(recipe.epochs * sum(shares.values())))
+            advance(completed=int(epochs * sum(shares.values())))
 
         many = workers or usable_cores()
-        for job, outcome in train_all(jobs, data, recipe, device, many, tell, images):
+        for job, outcome in train_all(jobs, way, many, tell):
             _keep(run, job, outcome)
             text = f"failed: {outcome.error}" if outcome.error else percent(outcome.accuracy)
             console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
 
 
 def _keep(run: Run, job: Job, outcome: Outcome) -> None:
-    extra: dict[str, Any] = {
-        "curve": outcome.curve,
-        "images_per_second": outcome.images_per_second,
-    }
+    extra = outcome.to_extra()
     if job.architecture is not None:
         extra["architecture"] = job.architecture.to_json()
     run.put_baseline(
@@ -648,8 +643,8 @@ def summary(result: Mapping[str, Any]) -> str:
     text = (
         f"{result['data']}: {len(result['networks'])} networks of up to "
         f"{format_count(result['max_macs'])} MACs, {len(result['seeds'])} seeds, "
-        f"{tables.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, judged on "
-        f"{result['test']:,} test images."
+        f"{tables.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, "
+        f"judged on {result['test']:,} test images."
     )
     for entry in result["networks"]:
         better = entry["found_better_by"]

@@ -494,6 +494,75 @@ def progress_figure(
     return figure
 
 
+def curves_figure(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
+    """Loss after every epoch: network -> entries with `epoch` and `loss`."""
+    figure, axes = _plot()
+    for place, (name, curve) in enumerate(curves.items()):
+        axes.plot(
+            [entry["epoch"] for entry in curve],
+            [entry["loss"] for entry in curve],
+            color=(FOUND, BASELINE, COLOURS["conv1x1"], COLOURS["sep3x3"], MUTED)[place % 5],
+            linestyle=("-", "--", ":")[place // 5 % 3],
+            linewidth=1.6,
+            marker="o" if len(curve) < 3 else None,
+            label=name,
+        )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _titled(axes, "Learning curves of the final training", "epoch", "training loss")
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return figure
+
+
+def confusion_figure(
+    confusion: Sequence[Sequence[int]], class_names: Sequence[str], title: str
+) -> Figure:
+    """Shares of each class (row) by what the network said (column)."""
+    counts = np.array(confusion, dtype=float)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    count = len(counts)
+    figure, axes = _plot(max(5.2, 0.42 * min(count, 24) + 2), max(4.6, 0.4 * min(count, 24) + 1.4))
+    picture = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    bar = figure.colorbar(picture, ax=axes, shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.ax.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    axes.grid(False)
+    if count <= 24:
+        axes.set_xticks(range(count), class_names, rotation=60, ha="right", fontsize=8)
+        axes.set_yticks(range(count), class_names, fontsize=8)
+        for row, column in zip(*np.nonzero(counts), strict=True):
+            axes.text(
+                column,
+                row,
+                f"{counts[row, column]:.0f}",
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="white" if shares[row, column] > 0.5 else INK,
+            )
+    _titled(axes, title, "said", "is")
+    return figure
+
+
+def images_figure(
+    images: Sequence[np.ndarray[Any, Any]], texts: Sequence[str], title: str, columns: int = 6
+) -> Figure:
+    """Images (height, width, 1 or 3) uint8 with a text below each."""
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(8.4, 1.75 * rows + 0.5), facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    for place in range(rows * columns):
+        axes = figure.add_subplot(rows, columns, place + 1)
+        axes.set_axis_off()
+        if place < len(images):
+            axes.imshow(images[place].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axes.text(
+                0.5, -0.06, texts[place], ha="center", va="top", fontsize=7, color=INK,
+                transform=axes.transAxes,
+            )  # fmt: skip
+    return figure
+
+
 def predicted_figure(
     measured: ArrayLike, mean: ArrayLike, deviation: ArrayLike, title: str
 ) -> Figure:

@@ -2,15 +2,20 @@
 
 import contextlib
 import functools
+import importlib.util
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from gemkit.data import Dataset, limited, load
+from gemkit.errors import UserError
 
 from .jobs import Job, save
 
@@ -23,9 +28,38 @@ Progress = Callable[[str, float], None]
 """(name of the network, share of its training that is done)."""
 
 
+_MATRIX_CLASSES, _MISTAKES = 100, 12
+
+
+@dataclass(frozen=True)
+class Way:
+    """How all networks of a step are trained.
+
+    Attributes:
+        data: a data set's name, as `gemkit.data.load` takes it.
+        images: train on so many of its training images only.
+        tensorboard: write event files beside the weights.
+        compile: use `torch.compile`.
+    """
+
+    data: str
+    recipe: "Recipe"
+    device: str = "auto"
+    images: int | None = None
+    tensorboard: bool = False
+    compile: bool = False
+
+
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a job: a result, or the reason why there is none."""
+    """What came of a job: a result, or the reason why there is none.
+
+    Attributes:
+        confusion: test images by class (row) and by what the network said (column); empty for
+            more than a hundred classes.
+        mistakes: the wrong answers of most confidence: `index` of the test image, `label`,
+            `predicted`, `probability`.
+    """
 
     accuracy: float | None
     seconds: float
@@ -33,20 +67,37 @@ class Outcome:
     curve: list[dict[str, Any]]
     images_per_second: float
     error: str | None
+    confusion: list[list[int]] = field(default_factory=list)
+    mistakes: list[dict[str, Any]] = field(default_factory=list)
+
+    def to_extra(self) -> dict[str, Any]:
+        """What the store keeps beside the figures."""
+        names = ("curve", "images_per_second", "confusion", "mistakes")
+        return {name: getattr(self, name) for name in names}
 
 
-def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: Progress) -> Outcome:
+def train_one(job: Job, dataset: Dataset, way: Way, tell: Progress) -> Outcome:
     """Train a network on all training images, evaluate it once on the test set, keep its weights.
 
     A GEMNet is counted with fvcore first; a difference to the cost model stops everything.
     """
     from gemkit.cost import verify
+    from gemkit.train import Progress as Standing
     from gemkit.train import TrainingFailed, train
 
     network = job.build(dataset)
+    recipe = way.recipe
     if job.architecture is not None:
         verify(job.architecture, network)
     start = time.perf_counter()
+    writer = _event_writer(job.folder / "tensorboard") if way.tensorboard else None
+
+    def follow(now: Standing) -> None:
+        tell(job.name, now.step / now.steps)
+        if writer is not None:
+            for name in ("loss", "learning_rate", "images_per_second"):
+                writer.add_scalar(name, getattr(now, name), now.step)
+
     try:
         trained = train(
             network,
@@ -58,12 +109,18 @@ def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: P
             mean=dataset.mean,
             std=dataset.std,
             seed=job.seed,
-            device=device,
-            progress=lambda now: tell(job.name, now.step / now.steps),
+            device=way.device,
+            progress=follow,
             checkpoint=job.folder / "checkpoint",
+            compile=way.compile,
         )
+        if writer is not None:
+            writer.add_scalar("test accuracy", trained.accuracy, trained.epochs)
     except TrainingFailed as failure:
         return Outcome(None, time.perf_counter() - start, recipe.epochs, [], 0.0, str(failure))
+    finally:
+        if writer is not None:
+            writer.close()
     save(network, job.weights)
     shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
     return Outcome(
@@ -73,7 +130,49 @@ def train_one(job: Job, dataset: Dataset, recipe: "Recipe", device: str, tell: P
         trained.curve,
         trained.images_per_second,
         None,
+        *_mistakes(trained.outputs, dataset),
     )
+
+
+def _mistakes(
+    outputs: NDArray[np.float32], dataset: Dataset
+) -> tuple[list[list[int]], list[dict[str, Any]]]:
+    """The confusion matrix and the wrong answers of most confidence."""
+    said, labels, classes = outputs.argmax(1), dataset.y_test, dataset.classes
+    confusion: list[list[int]] = []
+    if classes <= _MATRIX_CLASSES:
+        counts = np.bincount(labels * classes + said, minlength=classes**2)
+        confusion = counts.reshape(classes, classes).tolist()
+    raised = np.exp(outputs - outputs.max(1, keepdims=True))
+    confidence = raised.max(1) / raised.sum(1)
+    wrong = np.flatnonzero(said != labels)
+    worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
+    return confusion, [
+        {
+            "index": int(index),
+            "label": int(labels[index]),
+            "predicted": int(said[index]),
+            "probability": float(confidence[index]),
+        }
+        for index in worst
+    ]
+
+
+def check_tensorboard() -> None:
+    """Make sure that event files can be written.
+
+    Raises:
+        UserError: TensorBoard is not installed.
+    """
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("--tensorboard needs TensorBoard: install it with pip install tensorboard")
+
+
+def _event_writer(folder: Path) -> Any:
+    check_tensorboard()
+    from torch.utils.tensorboard import SummaryWriter
+
+    return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
 
 def seconds_per_image(
@@ -123,9 +222,7 @@ def _share_file(job: Job) -> Path:
     return job.folder / "progress.txt"
 
 
-def _work(
-    job: Job, data: str, images: int | None, recipe: "Recipe", device: str, threads: int
-) -> Outcome:
+def _work(job: Job, way: Way, threads: int) -> Outcome:
     """What a worker process does; it says how far it is in a small file."""
     import torch
 
@@ -137,28 +234,21 @@ def _work(
         _share_file(job).write_text(str(share))
 
     try:
-        return train_one(job, _data(data, images), recipe, device, tell)
+        return train_one(job, _data(way.data, way.images), way, tell)
     finally:
         _share_file(job).unlink(missing_ok=True)
 
 
 def train_all(
     jobs: Sequence[Job],
-    data: str,
-    recipe: "Recipe",
-    device: str,
+    way: Way,
     workers: int,
     tell: Progress,
-    images: int | None = None,
 ) -> Iterator[tuple[Job, Outcome]]:
     """Train several networks in processes side by side; yields each as it ends.
 
     With one worker everything happens in this process. Whoever stops iterating stops the workers;
     a training that was stopped continues from its last epoch the next time.
-
-    Args:
-        data: a data set's name, as `gemkit.data.load` takes it.
-        images: train on so many of its training images only.
 
     Raises:
         BrokenProcessPool: a worker process died.
@@ -168,14 +258,12 @@ def train_all(
     workers = min(workers, len(jobs))
     if workers <= 1:
         for job in jobs:
-            yield job, train_one(job, _data(data, images), recipe, device, tell)
+            yield job, train_one(job, _data(way.data, way.images), way, tell)
         return
     pool = local_workers(workers)
     try:
         threads = threads_per_worker(workers)
-        waiting = {
-            pool.submit(_work, job, data, images, recipe, device, threads): job for job in jobs
-        }
+        waiting = {pool.submit(_work, job, way, threads): job for job in jobs}
         while waiting:
             ended, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
             for job in waiting.values():

@@ -162,6 +162,16 @@ def draw(run: Run) -> dict[str, str]:
                 best=int(np.nanargmax(values)) if trials else None,
             ),
         )
+    curves = {
+        entry["id"]: entry["extra"]["curve"]
+        for entry in (*models, *baselines)
+        if (entry["extra"] or {}).get("curve")
+    }
+    if curves:
+        keep("curves", figures.curves_figure(curves))
+    for name in ("confusion", "mistakes"):  # drawn by the training, which has the images
+        if (run.path / FIGURES / f"{name}.png").is_file():
+            drawn[name] = f"{FIGURES}/{name}.png"
     cells = [
         (
             Cell.from_json(model["cell"]),
@@ -222,6 +232,9 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
     for name, text in (
         ("latency", "accuracy against latency"),
         ("cells", "the cells of the best networks"),
+        ("curves", "training loss by epoch"),
+        ("confusion", "confusion matrix of the first network"),
+        ("mistakes", "its mistakes of most confidence"),
     ):
         if name in drawn:
             blocks.append(Picture(drawn[name], text))

@@ -18,7 +18,7 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial
 
 from . import tables
-from .final import Outcome, train_all
+from .final import Outcome, Way, check_tensorboard, train_all
 from .jobs import (
     Job,
     about,
@@ -34,7 +34,7 @@ from .jobs import (
 from .progress import bar, default_console
 
 if TYPE_CHECKING:
-    from gemkit.train import Recipe
+    pass
 
 TOP = 2
 RECIPE = "standard"
@@ -84,6 +84,8 @@ def train(
     data: str | None = None,
     workers: int | None = None,
     device: str = "auto",
+    tensorboard: bool = False,
+    compile: bool = False,
     console: Console | None = None,
     hint: bool = True,
 ) -> list[dict[str, Any]]:
@@ -99,6 +101,8 @@ def train(
         recipe: a name in `gemkit.train.RECIPES`.
         epochs, batch_size: instead of the recipe's.
         data: other data of the same shape and number of classes.
+        tensorboard: write event files, to `models/ID/tensorboard` and so on.
+        compile: use `torch.compile`.
 
     Returns:
         the models trained, under the names that programs read.
@@ -109,6 +113,8 @@ def train(
     from gemkit.train import RECIPES
 
     console = console or default_console()
+    if tensorboard:
+        check_tensorboard()
     with open_run(run) as opened:
         spec = data or data_of(opened)
         dataset = load(spec)
@@ -125,7 +131,9 @@ def train(
             opened.set_setting("final_data", spec)
             opened.set_setting("data", about(dataset))
         opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
-        _train_models(opened, spec, dataset, chosen, wanted, schedule, device, workers, console)
+        way = Way(spec, schedule, device, tensorboard=tensorboard, compile=compile)
+        _train_models(opened, dataset, chosen, wanted, way, workers, console)
+        _draw_mistakes(opened, dataset)
         _keep_examples(opened.path, dataset)
         models = [model for model in opened.models() if model["accuracy"] is not None]
         if hint:
@@ -155,12 +163,10 @@ def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
 
 def _train_models(
     run: Run,
-    data: str,
     dataset: Dataset,
     chosen: Sequence[Trial],
     wanted: int,
-    recipe: "Recipe",
-    device: str,
+    way: Way,
     workers: int | None,
     console: Console,
 ) -> None:
@@ -184,7 +190,7 @@ def _train_models(
             jobs.append(baseline)
         if not jobs:
             break
-        _run_jobs(run, data, dataset, jobs, recipe, device, workers or usable_cores(), console)
+        _run_jobs(run, dataset, jobs, way, workers or usable_cores(), console)
 
 
 def _planned(
@@ -235,14 +241,13 @@ def _planned(
 
 def _run_jobs(
     run: Run,
-    data: str,
     dataset: Dataset,
     jobs: Sequence[Job],
-    recipe: "Recipe",
-    device: str,
+    way: Way,
     workers: int,
     console: Console,
 ) -> None:
+    recipe = way.recipe
     console.print(
         f"training {tables.number(len(jobs), 'network')} "
         f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
@@ -257,7 +262,7 @@ def _run_jobs(
 
         for job in jobs:
             put(run, job, state="running")
-        for job, outcome in train_all(jobs, data, recipe, device, workers, tell):
+        for job, outcome in train_all(jobs, way, workers, tell):
             _finish(run, job, outcome)
             text = (
                 f"failed: {outcome.error}"
@@ -280,8 +285,7 @@ def _finish(run: Run, job: Job, outcome: Outcome) -> None:
         epochs=outcome.epochs,
         extra={
             **extra,
-            "curve": outcome.curve,
-            "images_per_second": outcome.images_per_second,
+            **outcome.to_extra(),
         },
     )
     if job.architecture is not None and outcome.accuracy is not None:
@@ -312,6 +316,28 @@ def _planned_baseline(run: Run, dataset: Dataset) -> Job | None:
         name, macs=macs, params=params, seed=run.seed, state="queued", extra={"limits": limits}
     )
     return baseline_job(run, run.baselines()[0])
+
+
+def _draw_mistakes(run: Run, dataset: Dataset) -> None:
+    """The confusion matrix and the most confused images of the first network, for the report."""
+    from . import figures
+
+    models = [model for model in run.models() if model["accuracy"] is not None]
+    extra = models[0]["extra"] if models else {}
+    folder = run.path / "figures"
+    if extra.get("confusion"):
+        title = f"What {models[0]['id']} takes for what, on the test set"
+        figure = figures.confusion_figure(extra["confusion"], dataset.class_names, title)
+        figures.save(figure, folder / "confusion.png")
+    if extra.get("mistakes") and dataset.input_shape[0] in (1, 3):
+        images = [dataset.x_test[one["index"]] for one in extra["mistakes"]]
+        texts = [
+            f"{dataset.class_names[one['label']]}, taken for\n"
+            f"{dataset.class_names[one['predicted']]} ({100 * one['probability']:.0f} %)"
+            for one in extra["mistakes"]
+        ]
+        title = f"Mistakes of {models[0]['id']} of most confidence"
+        figures.save(figures.images_figure(images, texts, title), folder / "mistakes.png")
 
 
 def _keep_examples(folder: Path, dataset: Dataset) -> None:

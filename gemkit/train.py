@@ -26,7 +26,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -200,6 +200,7 @@ class Trained:
         images_per_second: training images a second.
         seconds: training time, without evaluation; that before a kill included.
         epochs: passes over the training images.
+        outputs: the logits of the evaluation images, (n, classes).
     """
 
     accuracy: float
@@ -207,6 +208,7 @@ class Trained:
     images_per_second: float
     seconds: float
     epochs: int
+    outputs: NDArray[np.float32] = field(repr=False, compare=False)
 
 
 def train(
@@ -321,12 +323,12 @@ def train(
         optimiser.finish()
         seconds = sum(entry["seconds"] for entry in curve)
         rate = recipe.epochs * steps * batch / max(seconds, 1e-9)
-        outputs = logits(network, x_eval, mean, std, str(place))
+        found = logits(network, x_eval, mean, std, str(place))
     network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    if not np.isfinite(outputs).all():
+    if not np.isfinite(found).all():
         raise TrainingFailed("the trained network's outputs are not finite")
-    accuracy = float((outputs.argmax(1) == y_eval).mean())
-    return Trained(accuracy, curve, rate, max(seconds, earlier), recipe.epochs)
+    accuracy = float((found.argmax(1) == y_eval).mean())
+    return Trained(accuracy, curve, rate, max(seconds, earlier), recipe.epochs, found)
 
 
 def logits(
