@@ -237,7 +237,7 @@ def search(
     return Run.open(path)
 
 
-def _candidates(strategy: str, budget: Budget, images: int) -> dict[str, int]:
+def _candidates(strategy: str, budget: Budget, images: int) -> dict[str, Any]:
     """How many candidates a round looks at: the more, the longer its trials take.
 
     Proposing is to stay below a twentieth of training. Both are foreseen from what is configured,
