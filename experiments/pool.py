@@ -9,7 +9,7 @@ larger `--cells` continues a smaller pool (cell k depends on the seed and on the
 A third of the cells are drawn by the search's own sampler, all others are mutants (1 to 4 edits) of
 an earlier cell whatever its accuracy: so the pool has neighbours for searches that mutate. Every
 cell is scaled to the largest width within 5 M MACs at 16x16 pixels. Images: CIFAR-10 (JPEG q75
-copy), training part alone, 1,000 to train on and 1,500 others to judge by, shrunk to 16x16.
+copy), training part alone, 2,000 to train on and 3,000 others to judge by, shrunk to 16x16.
 
 The first `--again` cells are trained once more from another seed: the difference is the noise.
 """
@@ -38,7 +38,7 @@ IMAGES = ROOT.parent / "shared" / "data" / "cifar10_jpeg.npz"
 RESULTS = ROOT / "results" / "pool.json"
 SPACE = CellSpace(skeleton_for((3, 16, 16), 10), Budget(macs=5_000_000))
 RECIPE = train.Recipe(epochs=2, batch_size=16, learning_rate=0.1)
-TRAINED, JUDGED = 1000, 1500
+TRAINED, JUDGED = 2000, 3000
 DRAWN = 0.35
 """Share of the cells that are drawn anew instead of mutated."""
 
