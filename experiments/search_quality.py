@@ -1,7 +1,7 @@
 """Search strategies and NASGEM's parts compared on the pool of `experiments/pool.py` as a table.
 
 Writes `results/search_quality.json` and `results/search_quality.png`; finished searches are kept in
-`build/search_quality-runs.json`, so that a run that was stopped goes on.
+`build/search_quality-CELLS.json`, so that a run that was stopped goes on.
 
     OMP_NUM_THREADS=1 python experiments/search_quality.py [--seeds 100] [--queries 60] [NAME ...]
 
@@ -255,9 +255,9 @@ def main() -> None:
     cells = options.cells or len(entries) - len(entries) % 10
     queries = min(options.queries, cells // 2)
     names = options.names or [*(n for n in STRATEGIES if n != "random"), *VARIANTS]
-    kept = ablation.Kept(
-        ROOT / "build" / f"search_quality-{cells}.json", {"cells": cells, "queries": queries}
-    )
+    content = "".join(f"{entry['key']}{entry['accuracy']}" for entry in entries[:cells])
+    settings = {"cells": cells, "queries": queries, "pool": zlib.crc32(content.encode())}
+    kept = ablation.Kept(ROOT / "build" / f"search_quality-{cells}.json", settings)
     todo = [
         (f"{name}/{seed}", searched, (str(options.pool), cells, name, seed, queries))
         for name in names

@@ -1,8 +1,8 @@
 """A live NASGEM search beside random cells of the same cost, on the task of `experiments/pool.py`.
 
-    OMP_NUM_THREADS=1 python experiments/live_search.py [--trials 40] [--seeds 2]
+    OMP_NUM_THREADS=1 python experiments/search_live.py [--trials 40] [--seeds 2]
 
-Writes `results/live_search.json` after every training; a run that was stopped goes on. Each search
+Writes `results/search_live.json` after every training; a run that was stopped goes on. Each search
 trains `--trials` cells of up to 30 nodes, `BATCH` a round. Its random counterpart are as many cells
 that the pool drew anew (no mutants), trained in the same way; every search gets other ones where
 the pool has enough. In the end the best `TOP` cells of either side are trained again from `AGAIN`
@@ -24,7 +24,7 @@ from gemkit.machine import describe_machine, versions
 from gemkit.search import encoder
 from gemkit.search.strategies import Graphs, History, strategy
 
-RESULTS = pool.ROOT / "results" / "live_search.json"
+RESULTS = pool.ROOT / "results" / "search_live.json"
 BATCH, INITIAL, TOP, AGAIN = 4, 10, 3, 3
 CANDIDATES = {"random": 5000, "mutants": 1250, "crossovers": 600}
 
