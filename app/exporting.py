@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from gemkit import __version__
-from gemkit.budget import format_latency
+from gemkit.budget import PRECISIONS, format_latency
 from gemkit.cost import count_with_fvcore
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
@@ -100,6 +100,7 @@ def export(
             for index, (job, entry) in enumerate(entries):
                 _export_one(opened, job, entry, dataset, console)
                 advance(completed=index + 1)
+        _note_memory(opened)
         chosen = {model["id"] for model in models}
         kinds = tuple(dict.fromkeys([*precision, opened.budget.precision]))
         folder = None if out is None else Path(out)
@@ -129,6 +130,17 @@ def export(
         if hint:
             console.print(f"next: gemkit bench {opened.path}")
         return [{**model, "files": made.get(model["id"], [])} for model in delivered]
+
+
+def _note_memory(run: Run) -> None:
+    """Store the peak activation memory of the baselines, traced from their files."""
+    from gemkit.export.schedule import peak_of_file
+
+    for entry in run.baselines():
+        path = entry["onnx"]
+        if entry["peak_memory_bytes"] is None and path and (run.path / path).is_file():
+            size = peak_of_file(run.path / path) * PRECISIONS[run.budget.precision] // 4
+            run.put_baseline(entry["id"], peak_memory_bytes=size)
 
 
 @dataclass(frozen=True)

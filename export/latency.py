@@ -43,7 +43,8 @@ MARGIN = 1.5
 WIDEST = 64
 """Largest width measured where no budget ends it before."""
 _KIND, _FORMAT = "gemkit latency model", 1
-_GROUP = 8
+_GROUP = 128
+"""Networks held at once and measured in turn, so that a busy minute meets all of them alike."""
 _SEPARABLE = OPERATIONS.index("sep3x3")
 _RIDGE = 1e-2
 _BLOCKS = ("8", "4", "1")
@@ -199,6 +200,20 @@ _RATES = (
 """Features whose rates are fitted, as physics: time = sum of rate x feature."""
 
 
+def _steps() -> FloatArray:
+    """(rates, steps): a rate is a sum of steps, none negative, so that channels which are no
+    multiple of 8 never cost less than those which are, even where few of them were measured."""
+    matrix = np.eye(len(_RATES))
+    for name in _BLOCKED:
+        places = [_RATES.index(f"{name}/{block}") for block in _BLOCKS]
+        for later, place in enumerate(places):
+            matrix[place, places[:later]] = 1
+    return matrix
+
+
+_STEPS = _steps()
+
+
 def _groups(found: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """Features of the Gaussian process: what the rates may get wrong."""
     width = found["width"]
@@ -281,11 +296,13 @@ class LatencyModel:
             raise UserError("a measured latency is no positive number of milliseconds")
         found = _features_of(skeleton, [(one.cell, one.width) for one in measured])
         matrix = np.stack([found[name] for name in _RATES], axis=1)
-        scale = matrix.max(axis=0)
+        stepped = matrix @ _STEPS
+        scale = stepped.max(axis=0)
         scale[scale == 0] = 1
         # Relative errors, with a small ridge: rates that the data do not tell apart share.
-        rows = np.vstack([matrix / scale / times[:, None], _RIDGE * np.eye(len(scale))])
-        rates = nnls(rows, np.r_[np.ones(len(times)), np.zeros(len(scale))])[0] / scale
+        rows = np.vstack([stepped / scale / times[:, None], _RIDGE * np.eye(len(scale))])
+        steps = nnls(rows, np.r_[np.ones(len(times)), np.zeros(len(scale))])[0] / scale
+        rates = _STEPS @ steps
         base = np.maximum(matrix @ rates, 1e-9)
         correction = fit(_groups(found), np.log(times / base))
         return cls(skeleton, tuple(measured), dict(device), rates, correction)
@@ -446,8 +463,19 @@ def measure_here(
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
 
-    They are measured in groups, round by round, and levelled (see `levelled`).
+    They are measured round by round, all in turn, and levelled (see `levelled`).
     """
+    calm, middle = measure_raw(architectures, rounds, seconds, progress)
+    return [float(time) for time in levelled(calm, middle)]
+
+
+def measure_raw(
+    architectures: Sequence[Architecture],
+    rounds: int = 9,
+    seconds: float = 0.03,
+    progress: Callable[[float], None] | None = None,
+) -> tuple[list[float], list[float]]:
+    """10th percentile and median, in milliseconds, of each network; see `measure_here`."""
     from . import timing
     from .draft import draft
 
@@ -455,19 +483,21 @@ def measure_here(
     middle: list[float] = []
     with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
         for start in range(0, len(architectures), _GROUP):
+            group = architectures[start : start + _GROUP]
             timed = []
-            for index, architecture in enumerate(architectures[start : start + _GROUP]):
+            for index, architecture in enumerate(group):
                 path = Path(folder) / f"{index}.onnx"
                 path.write_bytes(draft(architecture, seed=start + index).SerializeToString())
                 timed.append(timing.Timed(str(path), "CPUExecutionProvider", 1, 1, seconds))
-            for _ in range(rounds):
+            for turn in range(rounds):
                 for one in timed:
                     one.turn()
+                if progress is not None:
+                    done = start + len(group) * (turn + 1) / rounds
+                    progress(min(1.0, done / len(architectures)))
             calm += [one.calm_ms for one in timed]
             middle += [one.result()["latency_ms"]["p50"] for one in timed]
-            if progress is not None:
-                progress(min(1.0, (start + _GROUP) / len(architectures)))
-    return [float(time) for time in levelled(calm, middle)]
+    return calm, middle
 
 
 def levelled(calm: ArrayLike, p50: ArrayLike) -> FloatArray:

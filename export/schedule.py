@@ -13,14 +13,18 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 
 from gemkit.cost import Step, peak_memory
 
-from .graph import Graph, Node
+from .graph import Graph, Node, read
 
 _FIRST_SHARE = 0.8  # of the time left, for a part's search; the later parts are easier
 _BEAM = 2000  # sets of units followed at a step, times the number of units
-_IN_PLACE = ("Relu", "Clip", "HardSwish", "Identity", "Flatten", "Reshape", "Squeeze", "Softmax")
+_IN_PLACE = (
+    *("Relu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "BatchNormalization"),
+    *("Identity", "Flatten", "Reshape", "Squeeze", "Softmax"),
+)
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ def _unit(graph: Graph, nodes: list[Node], accumulate: bool) -> Unit:
     first = nodes[0]
     over: list[str] = []
     for node in nodes:
-        if node.op in ("Add", "Sum") or (node is first and node.op in _IN_PLACE):
+        if node.op in ("Add", "Sum", "Mul") or (node is first and node.op in _IN_PLACE):
             over += [name for name in _activations(graph, node) if name not in inside]
     writes = tuple((name, graph.bytes(name)) for name in nodes[-1].outputs if name)
     return Unit(tuple(nodes), tuple(dict.fromkeys(reads)), writes, tuple(dict.fromkeys(over)))
@@ -138,6 +142,19 @@ def steps(order: Sequence[Unit], graph: Graph) -> list[Step]:
 def peak(graph: Graph, accumulate: bool = False) -> int:
     """Peak activation memory of a graph in its own order, in bytes at batch 1."""
     return peak_memory(steps(units(graph, accumulate), graph))
+
+
+def peak_of_file(path: Path | str) -> int:
+    """Peak activation memory of any ONNX file with one dynamic or fixed batch, in its own order.
+
+    For a searched network's file that is what `gemkit.cost.cost` says.
+
+    Raises:
+        UserError: the file is no ONNX, or sizes in it are not known.
+    """
+    from .exporter import load_onnx
+
+    return peak(read(load_onnx(path)))
 
 
 def in_order(graph: Graph, order: Iterable[Unit]) -> Graph:

@@ -1,4 +1,4 @@
-"""The graph of `torch.export` as ONNX, for the operators that searched networks are made of.
+"""The graph of `torch.export` as ONNX, for the operators of searched networks and common ones.
 
 PyTorch's own ONNX exporter traces a network three times: for a cell of 30 nodes that takes ten
 times as long as `torch.export` alone. Here each operator of the exported program becomes its ONNX
@@ -110,6 +110,10 @@ class _Translation:
     def call(self, node: "torch.fx.Node") -> None:
         operator = str(node.target)
         if operator.startswith("aten._assert_tensor_metadata"):
+            return
+        if operator in ("aten.dropout.default", "aten.dropout_.default") and node.args[2] is False:
+            self.names[node.name] = self.read(node.args[0])
+            self.views.add(node.name)
             return
         write = _OPERATORS.get(operator)
         if write is None:
@@ -225,6 +229,36 @@ def _average(to: _Translation, node: "torch.fx.Node") -> None:
     to.write(node, "ReduceMean", [to.read(node.args[0]), axes], keepdims=1)
 
 
+def _mean(to: _Translation, node: "torch.fx.Node") -> None:
+    axes, keep = _arguments(node, None, False)
+    if list(axes) != [2, 3] or node.args[0].meta["val"].dim() != 4:  # type: ignore[union-attr]
+        raise Untranslatable("this mean")
+    inputs = [to.read(node.args[0]), to.constant("axes.height.width", np.array([2, 3], np.int64))]
+    to.write(node, "ReduceMean", inputs, keepdims=int(keep))
+
+
+def _clip(to: _Translation, node: "torch.fx.Node") -> None:
+    low, high = (
+        to.constant(f"limit.{float(value)}", np.array(value, np.float32))
+        for value in _arguments(node, -1.0, 1.0)
+    )
+    to.write(node, "Clip", [to.read(node.args[0]), low, high])
+
+
+def _hard_sigmoid(to: _Translation, node: "torch.fx.Node") -> None:
+    _arguments(node)
+    to.write(node, "HardSigmoid", [to.read(node.args[0])], alpha=1 / 6, beta=0.5)
+
+
+def _silu(to: _Translation, node: "torch.fx.Node") -> None:
+    from onnx import helper
+
+    _arguments(node)
+    source, gate = to.read(node.args[0]), f"{node.name}.gate"
+    to.nodes.append(helper.make_node("Sigmoid", [source], [gate], gate))
+    to.write(node, "Mul", [source, gate])
+
+
 def _flatten(to: _Translation, node: "torch.fx.Node") -> None:
     start, end = _arguments(node, 0, -1)
     sizes = node.meta["val"].shape[1:]
@@ -274,6 +308,17 @@ _OPERATORS: dict[str, Callable[[_Translation, Any], None]] = {
     "aten.add.Tensor": _binary("Add"),
     "aten.add_.Tensor": _binary("Add"),
     "aten.mul.Tensor": _binary("Mul"),
+    "aten.mul_.Tensor": _binary("Mul"),
+    "aten.hardswish.default": _simple("HardSwish"),
+    "aten.hardswish_.default": _simple("HardSwish"),
+    "aten.sigmoid.default": _simple("Sigmoid"),
+    "aten.sigmoid_.default": _simple("Sigmoid"),
+    "aten.hardsigmoid.default": _hard_sigmoid,
+    "aten.hardtanh.default": _clip,
+    "aten.hardtanh_.default": _clip,
+    "aten.silu.default": _silu,
+    "aten.silu_.default": _silu,
+    "aten.mean.dim": _mean,
     "aten.cat.default": _cat,
     "aten.max_pool2d.default": _max_pool,
     "aten.adaptive_avg_pool2d.default": _average,
