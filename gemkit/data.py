@@ -8,6 +8,7 @@ Files that are looked for, downloaded or decoded once lie in the data folder: `$
 `~/.cache/gemkit` where that is not set.
 """
 
+import functools
 import gzip
 import hashlib
 import importlib.util
@@ -21,7 +22,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +45,9 @@ _PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
 _CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
+_CACHED_FROM_BYTES = 2**30
+_STREAMED_FROM = 16 * 2**30  # bytes when decoded
+_STATISTICS_OF = 10_000  # images, of a set that is streamed
 _IMAGE_SUFFIXES = {
     ".jpg",
     ".jpeg",
@@ -222,7 +226,12 @@ def _stratified(labels: Labels, count: int, rng: np.random.Generator) -> NDArray
 
 
 def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of every channel, scaled to 0..1; exact, a part at a time."""
+    """Mean and standard deviation of every channel, scaled to 0..1; a part at a time.
+
+    Exact, but for images that are streamed: of these some ten thousand are looked at.
+    """
+    if isinstance(images, StreamedImages):
+        images = images[:: math.ceil(len(images) / _STATISTICS_OF)]
     channels = images.shape[-1]
     counts = np.zeros((channels, 256), dtype=np.int64)
     step = max(1, 2**22 // images[0].size)
@@ -474,6 +483,50 @@ def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> 
         raise UserError(f"{what} cannot be used: {reason}") from None
 
 
+class StreamedImages:
+    """Images that are decoded when they are asked for; reads like an array (n, h, w, c) uint8.
+
+    An index is a row, a slice or an array of rows. Threads decode, one per core.
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int, int],
+        content: Callable[[int], tuple[bytes | Path, str]],
+    ) -> None:
+        self.shape = shape
+        self.nbytes = self.size = math.prod(shape)
+        self._content = content
+
+    @functools.cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(usable_cores())
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Images:
+        chosen = np.arange(len(self))[rows]
+        images = np.empty((chosen.size, *self.shape[1:]), dtype=np.uint8)
+
+        def some(places: NDArray[np.intp]) -> None:
+            for place in places.tolist():
+                row = int(chosen.flat[place])
+                _decode_into(images, place, *self._content(row))
+
+        parts = np.array_split(np.arange(chosen.size), min(chosen.size, 2 * usable_cores()) or 1)
+        for _ in self._pool.map(some, parts):
+            pass
+        return images if chosen.ndim else images[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        images = self[:]
+        return images if dtype is None else images.astype(dtype)
+
+
 def _decoded(
     key: str,
     shape: tuple[int, int, int, int],
@@ -482,7 +535,7 @@ def _decoded(
     """Decode many pictures in threads; large sets are kept decoded in the data folder.
 
     Kept sets are mapped from the disk, so that they need not fit the memory and processes share
-    them.
+    them. Sets that would take more than 16 GiB decoded are decoded batch by batch instead.
 
     Args:
         key: changes whenever the pictures do.
@@ -501,7 +554,9 @@ def _decoded(
             for _ in pool.map(some, blocks):
                 pass
 
-    if shape[0] < _CACHED_FROM:
+    if math.prod(shape) > _STREAMED_FROM:
+        return cast(Images, StreamedImages(shape, content))
+    if shape[0] < _CACHED_FROM and math.prod(shape) < _CACHED_FROM_BYTES:
         images = np.empty(shape, dtype=np.uint8)
         fill(images)
         return images

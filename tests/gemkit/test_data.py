@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from gemkit import data
@@ -278,6 +279,42 @@ def test_image_folder_in_imagenet_layout(held_out: str, tmp_path: Path, seed: in
     assert dataset.x_train.shape == (10, 10, 10, 3)
     assert dataset.y_test.tolist() == [0, 0, 0, 1, 1, 1]
     assert load(f"imagefolder:{tmp_path / 'set'}").input_shape == (3, 64, 64)
+
+
+def test_images_too_many_to_keep_are_streamed(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, own_data_folder: Path
+) -> None:
+    from gemkit.train import Recipe, train
+
+    write_folder(tmp_path / "set", np.random.default_rng(seed), 12)
+    kept = load(f"imagefolder:{tmp_path / 'set'}@16")
+    monkeypatch.setattr(data, "_STREAMED_FROM", 1000)
+    streamed = load(f"imagefolder:{tmp_path / 'set'}@16")
+    assert isinstance(streamed.x_train, data.StreamedImages)
+    assert not own_data_folder.exists()
+    assert streamed.x_train.shape == kept.x_train.shape
+    assert streamed.x_train.nbytes == kept.x_train.nbytes
+    rows = np.random.default_rng(seed).permutation(len(kept.x_train))[:7]
+    for index in (rows, 3, slice(2, 9, 3), slice(0, 0)):
+        np.testing.assert_array_equal(streamed.x_train[index], kept.x_train[index])
+    np.testing.assert_array_equal(np.asarray(streamed.x_test), kept.x_test)
+    np.testing.assert_allclose(streamed.mean, kept.mean)
+    assert proxy_split(streamed, 0).x_train.shape == proxy_split(kept, 0).x_train.shape
+
+    weights = []
+    for dataset in (kept, streamed):
+        torch.manual_seed(seed)
+        network = torch.nn.Sequential(
+            torch.nn.Conv2d(3, 4, 3), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(),
+            torch.nn.Linear(4, 2),
+        )  # fmt: skip
+        train(
+            network, dataset.x_train, dataset.y_train, dataset.x_test, dataset.y_test,
+            recipe=Recipe(epochs=2, batch_size=4), mean=dataset.mean, std=dataset.std,
+            seed=seed, device="cpu", checkpoint=tmp_path / str(len(weights)),
+        )  # fmt: skip
+        weights.append(network[0].weight)
+    assert torch.equal(*weights)
 
 
 def test_flat_image_folder_keeps_a_fifth_for_the_test(tmp_path: Path, seed: int) -> None:

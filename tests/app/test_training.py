@@ -1,0 +1,226 @@
+"""`gemkit train` through the command line: what it writes, and what it refuses."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from gemkit.app import cli, report
+from gemkit.app.final import _mistakes
+from gemkit.data import load
+from gemkit.network import load_network
+from gemkit.store import Run
+from gemkit.train import logits
+
+
+def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    output = capsys.readouterr()
+    return int(ended.value.code or 0), output.out, output.err
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> str:
+    """Some digits as a file of one's own."""
+    digits = load("digits")
+    path = tmp_path / "few.npz"
+    np.savez(
+        path,
+        x_train=digits.x_train[:200],
+        y_train=digits.y_train[:200],
+        x_test=digits.x_test[:60],
+        y_test=digits.y_test[:60],
+    )
+    return f"npz:{path}"
+
+
+@pytest.fixture
+def fresh(made_run: Path) -> Path:
+    """The made run without its model, so that there is something to train."""
+    with Run.open(made_run, write=True) as run:
+        run.set_setting("ranking", [run.trials()[0].id])
+        run._connection.execute("DELETE FROM models")
+        run._connection.commit()
+    return made_run
+
+
+def test_what_is_seen_of_a_training(
+    fresh: Path, few: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(fresh), "--data", few, "--epochs", "2", "--top", "1", "--workers", "1"]
+    code, _, _ = said([*words, "--batch-size", "16", "--tensorboard"], capsys)
+    assert code == 0
+    with Run.open(fresh) as run:
+        model = run.models()[0]
+        assert run.setting("recipe")["batch_size"] == 16
+        drawn = report.draw(run)
+        report.write(run)
+    folder = fresh / "models" / model["id"]
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
+    assert {"loss", "learning_rate", "images_per_second", "test accuracy"} <= set(
+        events.Tags()["scalars"]
+    )
+    steps = [event.step for event in events.Scalars("loss")]
+    assert steps[-1] == 2 * (200 // 16)
+    losses = [entry["loss"] for entry in model["extra"]["curve"]]
+    assert events.Scalars("loss")[-1].value == pytest.approx(losses[-1])
+    assert events.Scalars("test accuracy")[-1].value == pytest.approx(model["accuracy"])
+
+    # The matrix is that of the saved network, looked at independently.
+    data = load(few)
+    network = load_network(folder / "weights.safetensors")
+    outputs = logits(network, data.x_test, data.mean, data.std, "cpu")
+    expected = np.zeros((10, 10), dtype=int)
+    for label, guess in zip(data.y_test, outputs.argmax(1), strict=True):
+        expected[label, guess] += 1
+    assert model["extra"]["confusion"] == expected.tolist()
+    assert np.trace(expected) / 60 == pytest.approx(model["accuracy"])
+    for one in model["extra"]["mistakes"]:
+        share = torch.tensor(outputs[one["index"]]).softmax(0)
+        assert data.y_test[one["index"]] == one["label"] != one["predicted"] == int(share.argmax())
+        assert one["probability"] == pytest.approx(float(share.max()), rel=1e-4)
+    for name in ("curves", "confusion", "mistakes"):
+        assert drawn[name] in (fresh / "report.md").read_text()
+
+
+def test_the_most_confident_mistakes_come_first(seed: int) -> None:
+    digits = load("digits")
+    outputs = np.random.default_rng(seed).normal(size=(360, 10)).astype(np.float32)
+    _, mistakes = _mistakes(outputs, digits)
+    sure = [one["probability"] for one in mistakes]
+    assert len(sure) == 12
+    assert sure == sorted(sure, reverse=True)
+
+
+def _npz(folder: Path, **changes: Any) -> str:
+    content = {
+        "x_train": np.zeros((40, 8, 8), np.uint8),
+        "y_train": np.arange(40) % 10,
+        "x_test": np.zeros((20, 8, 8), np.uint8),
+        "y_test": np.arange(20) % 10,
+    } | changes
+    np.savez(folder / "bad.npz", **content)
+    return f"npz:{folder / 'bad.npz'}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"y_train": np.arange(40) % 7, "y_test": np.arange(20) % 7}, "7 classes of (1, 8, 8)"),
+        ({"y_train": np.arange(40) % 9 + np.arange(40) % 9 // 3}, "has no training images"),
+        ({"x_train": np.zeros((40, 2, 2), np.uint8), "x_test": np.zeros((20, 2, 2), np.uint8)},
+         "10 classes of (1, 2, 2) images, but"),
+    ],
+)  # fmt: skip
+def test_data_that_does_not_suit_the_run_is_refused(
+    changes: dict[str, Any],
+    message: str,
+    fresh: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    code, _, err = said(["train", str(fresh), "--data", _npz(tmp_path, **changes)], capsys)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_images_smaller_than_the_stride_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = _npz(
+        tmp_path, x_train=np.zeros((40, 1, 1), np.uint8), x_test=np.zeros((20, 1, 1), np.uint8)
+    )
+    for command in ("search", "compare"):
+        words = [command, "--data", data, "--max-macs", "1M", "--out", str(tmp_path / "out")]
+        code, _, err = said(words, capsys)
+        assert code == 2
+        assert "1x1" in err
+        assert not (tmp_path / "out").exists()
+
+
+def test_too_little_memory_names_a_batch_that_may_fit(
+    fresh: Path, few: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = torch.nn.functional.cross_entropy
+
+    def short(outputs: torch.Tensor, *rest: Any, **named: Any) -> torch.Tensor:
+        if len(outputs) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(outputs, *rest, **named)
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", short)
+    words = ["train", str(fresh), "--data", few, "--epochs", "1", "--top", "1", "--workers", "1"]
+    code, _, err = said(words, capsys)
+    assert code == 2
+    assert "use a batch size of 16" in err
+    code, _, err = said([*words, "--batch-size", "16"], capsys)
+    assert "use a batch size of 8" in err
+    assert said([*words, "--batch-size", "8"], capsys)[0] == 0
+
+
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(
+    fresh: Path,
+    few: str,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gemkit.app import final
+
+    words = ["train", str(fresh), "--data", few, "--epochs", "5", "--top", "1", "--workers", "1"]
+
+    class Killed(Exception):
+        pass
+
+    real = final.train_one
+
+    def killed(job: Any, dataset: Any, way: Any, tell: Any) -> Any:
+        def stop(name: str, share: float) -> None:
+            if share > 0.7:
+                raise Killed
+
+        return real(job, dataset, way, stop)
+
+    monkeypatch.setattr(final, "train_one", killed)
+    with pytest.raises(Killed):
+        cli.main(words)
+    capsys.readouterr()
+    monkeypatch.setattr(final, "train_one", real)
+    path = next(fresh.glob("models/*/checkpoint/epoch-3.safetensors"))
+    path.write_bytes(path.read_bytes()[:1000])
+    assert said(words, capsys)[0] == 0
+    assert "epoch-3.safetensors is damaged or cut short: the state before it is used" in caplog.text
+    with Run.open(fresh) as run:
+        assert [e["epoch"] for e in run.models()[0]["extra"]["curve"]] == [1, 2, 3, 4, 5]
+
+
+def test_weights_of_another_cell_are_refused(
+    fresh: Path, few: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(fresh), "--data", few, "--epochs", "1", "--workers", "1"]
+    assert said([*words, "--top", "2"], capsys)[0] == 0
+    with Run.open(fresh) as run:
+        first, second = (fresh / "models" / m["id"] / "weights.safetensors" for m in run.models())
+    content = first.read_bytes()
+    first.write_bytes(second.read_bytes())
+    code, _, err = said(["export", str(fresh)], capsys)
+    assert code == 2
+    assert "holds weights of cell" in err
+    first.write_bytes(content[:500])
+    code, _, err = said(["export", str(fresh)], capsys)
+    assert code == 2
+    assert "damaged or was cut short" in err
+
+
+def test_event_files_need_their_package(
+    fresh: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, _, err = said(["train", str(fresh), "--tensorboard"], capsys)
+    assert code == 2
+    assert "pip install tensorboard" in err
