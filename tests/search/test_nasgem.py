@@ -139,6 +139,16 @@ def test_what_is_pending_is_not_asked_again(seed: int) -> None:
     assert beside.keys.tolist() == batch.keys[3:].tolist()
 
 
+def test_a_first_round_beside_pending_cells_proposes_others(seed: int) -> None:
+    """Many workers begin at once: nothing is known yet, all is pending."""
+    space = toy.Chains()
+    pending = space.sample(np.random.default_rng(seed), 12)
+    choose = Nasgem(nasgem_predictor(toy.embedding), toy.embedding, **SMALL)
+    found = choose(space, History(pending=pending), 6, np.random.default_rng(seed + 1))
+    assert len(found) == 6
+    assert not set(found.keys.tolist()) & set(pending.keys.tolist())
+
+
 def test_factors_steer_the_choice(seed: int) -> None:
     class Priced(toy.Chains):
         def candidates(self, codes: np.ndarray) -> Candidates:
