@@ -1,4 +1,4 @@
-"""Tables (standard output) and figures (docs/ablation-*.png) of docs/ablation.md from results/.
+"""Tables (standard output) and figures (docs/img/ablation-*.png) of docs/ablation.md from results/.
 
     python experiments/ablation_report.py [--data FOLDER]
 
@@ -146,15 +146,15 @@ def draw(data: Path) -> None:
     )["figures"]
     figures.save(
         figures.regret_figure(drawn["curves"], f"{report['metric']}, points"),
-        DOCS / "ablation-regret.png",
+        DOCS / "img" / "ablation-regret.png",
     )
     figures.save(
-        figures.correlation_figure(drawn["correlations"]), DOCS / "ablation-correlation.png"
+        figures.correlation_figure(drawn["correlations"]), DOCS / "img" / "ablation-correlation.png"
     )
     at = drawn["map"]
     points = [list(point) for point in zip(at["x"], at["y"], strict=True)]
     picture = figures.embedding_figure(points, at["value"], at["title"], report["metric"])
-    figures.save(picture, DOCS / "ablation-map.png")
+    figures.save(picture, DOCS / "img" / "ablation-map.png")
 
 
 def main() -> int:
