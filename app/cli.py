@@ -197,14 +197,19 @@ def train(
 ) -> None:
     """Train networks of RUN on all its training data: the IDs given, or the best.
 
-    Continues by itself after an interruption; what is trained already is left alone.
+    Continues by itself after an interruption; what is trained already is left alone. On several
+    GPUs:  torchrun --nproc-per-node 4 -m gemkit.app train RUN
     """
     from . import pipeline
+    from .final import lead_or_follow
 
     _check_json(json_file)
     with _resumable(_again()):
-        models = pipeline.train(run_folder, ids, console=_console(json_file), **options)
-    _deliver_json(models, json_file)
+        models = lead_or_follow(
+            lambda: pipeline.train(run_folder, ids, console=_console(json_file), **options)
+        )
+    if models is not None:
+        _deliver_json(models, json_file)
 
 
 @cli.command()

@@ -3,11 +3,13 @@
 import contextlib
 import functools
 import importlib.util
+import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, wait
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +85,7 @@ def train_one(job: Job, dataset: Dataset, way: Way, tell: Progress) -> Outcome:
     """
     from gemkit.cost import verify
     from gemkit.train import Progress as Standing
-    from gemkit.train import TrainingFailed, train
+    from gemkit.train import TrainingFailed, is_first, train
 
     network = job.build(dataset)
     recipe = way.recipe
@@ -121,8 +123,9 @@ def train_one(job: Job, dataset: Dataset, way: Way, tell: Progress) -> Outcome:
     finally:
         if writer is not None:
             writer.close()
-    save(network, job.weights)
-    shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
+    if is_first():
+        save(network, job.weights)
+        shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
     return Outcome(
         trained.accuracy,
         trained.seconds,
@@ -207,7 +210,75 @@ def seconds_per_image(
     return 1 / spent[-1]
 
 
-# ---- processes
+# ---- processes that torchrun started: the first leads, the others train along
+
+
+def ranks() -> int:
+    """How many processes torchrun started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def lead_or_follow(lead: Callable[[], Any]) -> Any:
+    """Call `lead` in the first process, and let all others train along what it trains.
+
+    Returns:
+        what `lead` returns; None in the other processes.
+    """
+    from gemkit.train import distributed
+
+    with distributed() as (rank, many):
+        if rank:
+            _follow()
+            return None
+        found = lead()
+        if many > 1:  # after an error torchrun ends the others
+            _broadcast({})
+        return found
+
+
+def _tell_followers(job: Job, way: Way) -> None:
+    architecture = None if job.architecture is None else job.architecture.to_json()
+    _broadcast(
+        {
+            "job": {**asdict(job), "architecture": architecture, "folder": str(job.folder)},
+            "way": {**asdict(way), "recipe": way.recipe.to_json()},
+        }
+    )
+
+
+def _follow() -> None:
+    from gemkit.architecture import Architecture
+    from gemkit.train import Recipe
+
+    while told := _broadcast(None):
+        job, way = told["job"], told["way"]
+        if job["architecture"] is not None:
+            job["architecture"] = Architecture.from_json(job["architecture"])
+        job["folder"] = Path(job["folder"])
+        # Only the first process writes.
+        way |= {"recipe": Recipe.from_json(way["recipe"]), "tensorboard": False}
+        train_one(Job(**job), _data(way["data"], way["images"]), Way(**way), lambda *_: None)
+
+
+def _broadcast(value: dict[str, Any] | None) -> dict[str, Any]:
+    """Send the first process's value to all others, as JSON; None in those that receive."""
+    import torch
+
+    from gemkit.train import communication_device
+
+    text = json.dumps(value).encode()
+    place = communication_device()
+    length = torch.tensor([len(text)], device=place)
+    torch.distributed.broadcast(length, 0)
+    content = torch.zeros(int(length), dtype=torch.uint8, device=place)
+    if value is not None:
+        content[:] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+    torch.distributed.broadcast(content, 0)
+    found: dict[str, Any] = json.loads(bytes(content.tolist()))
+    return found
+
+
+# ---- processes of one's own
 
 _POLL = 0.3
 
@@ -256,6 +327,11 @@ def train_all(
     from gemkit.search.trials import local_workers, stop, threads_per_worker
 
     workers = min(workers, len(jobs))
+    if ranks() > 1:
+        for job in jobs:
+            _tell_followers(job, way)
+            yield job, train_one(job, _data(way.data, way.images), way, tell)
+        return
     if workers <= 1:
         for job in jobs:
             yield job, train_one(job, _data(way.data, way.images), way, tell)

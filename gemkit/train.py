@@ -389,6 +389,18 @@ def distributed() -> Iterator[tuple[int, int]]:
         torch.distributed.destroy_process_group()
 
 
+def is_first() -> bool:
+    """Whether this is the process that writes files: the only one, or the first of several."""
+    return _ranks()[0] == 0
+
+
+def communication_device() -> torch.device:
+    """Where tensors must lie to be sent to the other processes."""
+    if torch.distributed.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
+
+
 def _ranks() -> tuple[int, int]:
     if not torch.distributed.is_initialized():
         return 0, 1

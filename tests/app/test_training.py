@@ -1,5 +1,8 @@
 """`gemkit train` through the command line: what it writes, and what it refuses."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -224,3 +227,27 @@ def test_event_files_need_their_package(
     code, _, err = said(["train", str(fresh), "--tensorboard"], capsys)
     assert code == 2
     assert "pip install tensorboard" in err
+
+
+def test_torchrun_trains_in_two_processes(fresh: Path, few: str) -> None:
+    words = ["train", str(fresh), "--data", few, "--epochs", "2", "--top", "1"]
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("--master-port", "0", "--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0"),
+            *("-m", "gemkit.app", *words),
+        ],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: gemkit export") == 1  # the second process says nothing
+    with Run.open(fresh) as run:
+        model = run.models()[0]
+    assert model["state"] == "done"
+    data = load(few)
+    network = load_network(fresh / "models" / model["id"] / "weights.safetensors")
+    outputs = logits(network, data.x_test, data.mean, data.std, "cpu")
+    assert (outputs.argmax(1) == data.y_test).mean() == model["accuracy"]
