@@ -402,7 +402,9 @@ def ranking(trials: Sequence[Trial], space: CellSpace) -> list[Trial]:
     done = [trial for trial in trials if trial.accuracy is not None]
     if not done:
         return []
-    factors = efficiency_factor([trial.macs for trial in done], space.reference_macs, space.exponent)
+    factors = efficiency_factor(
+        [trial.macs for trial in done], space.reference_macs, space.exponent
+    )
     scored = [
         (-trial.epochs, -(trial.accuracy or 0.0) * factor, trial.index, trial)
         for trial, factor in zip(done, factors.tolist(), strict=True)

@@ -55,9 +55,7 @@ def slowly(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) 
     return by_cell(task, architecture, seed, epochs)
 
 
-def at_random_speed(
-    task: ProxyTask, architecture: Architecture, seed: int, epochs: int
-) -> Outcome:
+def at_random_speed(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> Outcome:
     """As `by_cell`; trials end in another order than they began."""
     time.sleep(random.random() * 0.02)
     return by_cell(task, architecture, seed, epochs)
