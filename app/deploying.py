@@ -154,7 +154,7 @@ def predict_latency(
         if not MIN_WIDTH <= width <= MAX_WIDTH:
             raise UserError(f"--width {width} is not possible: use {MIN_WIDTH} to {MAX_WIDTH}")
     rows = found.latency.quote(CellArrays.from_cells([cell] * len(widths)), widths)
-    values = [
+    values: list[dict[str, Any]] = [
         {
             "id": cell.id,
             "target": found.name,

@@ -24,6 +24,7 @@ from scipy.stats import spearmanr
 
 from gemkit.architecture import Architecture, Skeleton, skeleton_for
 from gemkit.budget import Budget
+from gemkit.cell import Cell
 from gemkit.export.latency import (
     LatencyModel,
     Measured,
@@ -133,8 +134,14 @@ def main() -> int:
     for size in options.sizes.split(","):
         shape, macs = SIZES[size]
         skeleton = skeleton_for(shape, 10)
-        chosen = networks(skeleton, macs, options.learned, options.unseen, options.seed)
         entry = value["sizes"].setdefault(size, {"passes": []})
+        if "networks" not in entry:  # kept, since the choice follows the predictor's features
+            drawn = networks(skeleton, macs, options.learned, options.unseen, options.seed)
+            entry["networks"] = [[one.cells[0].to_json(), one.width] for one in drawn]
+        chosen = [
+            Architecture((Cell.from_json(cell),), skeleton, width)
+            for cell, width in entry["networks"]
+        ]
         while len(entry["passes"]) < options.passes:
             entry["passes"].append(measured(chosen, len(entry["passes"])))
             entry["report"] = report(skeleton, chosen, entry["passes"], options.learned)

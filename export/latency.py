@@ -50,7 +50,7 @@ _RIDGE = 1e-2
 _BLOCKS = ("8", "4", "1")
 """Classes of channel counts: multiples of 8, other multiples of 4, all others."""
 _BLOCKED = ("pointwise", "depthwise", "written", "joined", "added", "kernels", "operands")
-_PLAIN = ("joins", "adds", "weights")
+_PLAIN = ("joins", "adds", "weights", "groups")
 _CHUNK = 8192
 
 
@@ -67,10 +67,13 @@ class _Counts:
     outer: FloatArray
     separable_inner: FloatArray
     separable_outer: FloatArray
+    separable_kinds: FloatArray  # (n, 16): separable nodes, by 2 (inner inputs mod 8) + outer
+    separable_inner_kinds: FloatArray  # (n, 16): their inner inputs
     joins: FloatArray
     joined_inner: FloatArray
     joined_outer: FloatArray
     leaves: FloatArray
+    additions: FloatArray  # of cells of sums; what several sums begin with is added once
 
     @classmethod
     def of(cls, cells: CellArrays) -> "_Counts":
@@ -89,7 +92,15 @@ class _Counts:
             summed: FloatArray = values.sum(axis=1).astype(np.float64)
             return summed
 
+        kind = 2 * (inner % 8) + outer
+        kinds = np.zeros((2, len(cells), 16))
+        for index in range(16):
+            here = separable & (kind == index)
+            kinds[0, :, index] = here.sum(axis=1)
+            kinds[1, :, index] = (inner * here).sum(axis=1)
         return cls(
+            separable_kinds=kinds[0],
+            separable_inner_kinds=kinds[1],
             nodes=total(present),
             separable=total(separable),
             inner=total(inner),
@@ -100,7 +111,31 @@ class _Counts:
             joined_inner=total(inner * joins),
             joined_outer=total(outer & joins),
             leaves=total(leaf),
+            additions=_additions(edges, leaf),
         )
+
+
+def _additions(edges: NDArray[np.bool_], leaf: NDArray[np.bool_]) -> FloatArray:
+    """Additions left when runtimes compute equal beginnings of sums once (n,).
+
+    Sums are added up in the order of their operands, so two of them share what they have in common
+    before their first difference.
+    """
+    nodes = edges.shape[1]
+    bits = np.uint64(1) << np.arange(nodes, dtype=np.uint64)
+    # Operands of every node's sum, and of the leaves', as bits.
+    sums = [(edges[:, :, node] * bits).sum(axis=1, dtype=np.uint64) for node in range(1, nodes)]
+    sums.append((leaf * bits).sum(axis=1, dtype=np.uint64))
+    total = np.zeros(len(edges))
+    for place, own in enumerate(sums):
+        shared = np.zeros(len(edges), dtype=np.uint8)
+        for other in sums[:place]:
+            first = own ^ other
+            below = (first & (~first + np.uint64(1))) - np.uint64(1)  # all ones where equal
+            shared = np.maximum(shared, np.bitwise_count(own & below))
+        count = np.bitwise_count(own).astype(np.float64)
+        total += np.maximum(count - 1, 0) - np.maximum(shared.astype(np.float64) - 1, 0)
+    return total
 
 
 def features(cells: CellArrays, skeleton: Skeleton, widths: ArrayLike) -> dict[str, FloatArray]:
@@ -147,7 +182,9 @@ def _features(
         for name in _BLOCKED:
             found[f"{name}@{index}"] = costs[name]
             for block, here in classes.items():
-                found[f"{name}/{block}"] += costs[name] * here
+                # A depthwise convolution's channels may be aligned where the cell's are not.
+                own = costs[f"{name}/{block}"] if name == "depthwise" else costs[name] * here
+                found[f"{name}/{block}"] += own
         for name in _PLAIN:
             found[name] += costs[name]
     return found
@@ -163,9 +200,9 @@ def _cell_costs(
     zero = np.zeros_like(w)
     if summed:
         entry = (c != w) & (counts.outer > 0)
-        adds = counts.joined_inner + counts.joined_outer - counts.joins + counts.leaves - 1
+        adds = counts.additions
         pointwise = padded_w * (counts.nodes + 1) + padded_c * (1 + entry)
-        depthwise = padded_w * counts.separable
+        depthwise = w * counts.separable
         separable = w * counts.separable
         joined = joins = operands = zero
     else:
@@ -177,9 +214,12 @@ def _cell_costs(
         joins = counts.joins + (counts.leaves > 1)
         operands = counts.joined_inner + counts.joined_outer + last
         joined = w * (counts.joined_inner + last) + c * counts.joined_outer
+    channels = _depthwise_channels(counts, summed, c, w)
     return {
         "pointwise": pixels * padded_w * pointwise,
         "depthwise": pixels * depthwise,
+        **{f"depthwise/{block}": pixels * found for block, found in channels.items()},
+        "groups": channels["1"],
         "written": pixels * (w * (counts.nodes + 2 + entry) + separable),
         "joined": pixels * joined,
         "added": pixels * w * (adds + 1),
@@ -189,6 +229,26 @@ def _cell_costs(
         "adds": adds + 1,
         "weights": padded_w * pointwise,
     }
+
+
+def _depthwise_channels(
+    counts: _Counts, summed: bool, c: FloatArray, w: FloatArray
+) -> dict[str, FloatArray]:
+    """Channels of all depthwise convolutions, by what they are multiples of."""
+    found = {block: np.zeros_like(w) for block in _BLOCKS}
+    for kind in range(1 if summed else 16):
+        inner, outer = divmod(kind, 2)
+        if summed:
+            total, residue = w * counts.separable, w
+        else:
+            nodes = counts.separable_kinds[:, kind]
+            total = w * counts.separable_inner_kinds[:, kind] + c * nodes * outer
+            residue = w * inner + c * outer
+        eight, four = residue % 8 == 0, residue % 4 == 0
+        found["8"] += total * eight
+        found["4"] += total * (four & ~eight)
+        found["1"] += total * ~four
+    return found
 
 
 _RATES = (

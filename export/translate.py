@@ -121,7 +121,7 @@ class _Translation:
         write(self, node)
         if operator.partition(".")[2].partition(".")[0].endswith("_"):
             # In place: whoever reads the changed tensor from now on reads the result.
-            changed = node.args[0].name  # type: ignore[union-attr]
+            changed: str = node.args[0].name  # type: ignore[union-attr, assignment]
             if changed in self.views or self.names[changed] in (*self.constants, "image"):
                 raise Untranslatable("a view, a weight or the input is changed in place")
             self.names[changed] = self.names[node.name]

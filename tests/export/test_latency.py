@@ -50,6 +50,9 @@ def walked(architecture: Architecture) -> dict[str, float]:
         ("pointwise", "depthwise", "written", "joined", "added", "kernels", "operands"), 0.0
     )
 
+    added: dict[tuple[str, ...], str] = {}
+    same: dict[str, str] = {}
+
     def filled(channels: int) -> int:
         return -(-channels // 8) * 8 if channels % 4 == 0 else channels
 
@@ -63,7 +66,7 @@ def walked(architecture: Architecture) -> dict[str, float]:
             total["written"] += out[1] * pixels
             summed = architecture.cells[0].aggregation == "sum"
             if groups > 1:
-                total["depthwise"] += (filled(out[1]) if summed else out[1]) * pixels
+                total["depthwise"] += out[1] * pixels
             else:
                 source = of[node.input[0]][1]
                 total["pointwise"] += (
@@ -73,7 +76,11 @@ def walked(architecture: Architecture) -> dict[str, float]:
             total["joined"] += np.prod(out)
             total["operands"] += len(node.input)
         elif node.op_type == "Add":
-            total["added"] += np.prod(out)
+            # Runtimes compute equal additions once.
+            operands = tuple(same.get(name, name) for name in node.input)
+            first = added.setdefault(operands, node.output[0])
+            same[node.output[0]] = first
+            total["added"] += np.prod(out) * (first == node.output[0])
     return total
 
 
