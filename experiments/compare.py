@@ -4,8 +4,8 @@
 
 Trains every network of `gemkit compare` on 10,000 images of the CIFAR-10 JPEG copy, ours searched
 at 0.8 times the MACs of the others. Some 3 to 5 hours on a free core (reckoned from steps on a busy
-machine); the time left is said at the start. Killed at any moment it goes on from the last epoch. The networks that
-the bars are about come first; after each of their seeds, and after the others,
+machine); the time left is said at the start. Killed at any moment it goes on from the last epoch.
+The networks that the bars are about come first; after each of their seeds, and after the others,
 results/compare.json and docs/results.md are written from all trainings so far.
 
     python experiments/compare.py --report      only writes docs/results.md anew from the results
