@@ -20,6 +20,8 @@ _TOLD = {
     "model.onnx": "ONNX, fp32: all that a device needs",
     "model.optimized.onnx": "ONNX, fp32, graph rewritten for speed or memory",
     "model.int8.onnx": "ONNX, int8",
+    "model.optimized.int8.onnx": "ONNX, int8, graph rewritten",
+    "model.optimized.fp16.onnx": "ONNX, fp16, graph rewritten",
     "model.fp16.onnx": "ONNX, fp16",
     "cell.json": "the cell: operations and edges",
     "card.md": "model card: data, accuracy, latency, how it was trained",

@@ -19,6 +19,8 @@ from .shares import Shares, Times
 _SCALE = 66.0
 """Pixels per unit (an inch) of the layout."""
 _MARGIN = 26.0
+_LEAST = 0.68
+"""How far a drawing is made smaller to fit; narrower screens scroll it, so that one can read it."""
 _RADIUS = 11.5
 _NAMES = {"conv1x1": "1×1 convolution", "sep3x3": "3×3 separable convolution"}
 
@@ -122,7 +124,8 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
     return (
         f'<div class="gk-scroll {"gk-down" if down else "gk-across"}">'
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" '
-        f'width="{width:.0f}" height="{height:.0f}" viewBox="0 0 {width:.0f} {height:.0f}">'
+        f'width="{width:.0f}" height="{height:.0f}" style="min-width:{_LEAST * width:.0f}px" '
+        f'viewBox="0 0 {width:.0f} {height:.0f}">'
         '<defs><marker id="gk-tip" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" '
         'markerHeight="6" markerUnits="userSpaceOnUse" orient="auto">'
         '<path d="M0 0L6 3L0 6z" class="gk-tip"/></marker></defs>'

@@ -123,7 +123,7 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
     ) as blocks:
         gr.Markdown(shown.introduction(), elem_id="introduction")
         with gr.Tabs():
-            with gr.Tab("Explore", id="explore"):  # noqa: SIM117  (the layout reads like the page)
+            with gr.Tab("Explore", id="explore"):
                 with gr.Row():
                     with gr.Column(scale=6, min_width=320):
                         points = _custom("gk-explore", explore_call, elem_id="points")
@@ -133,11 +133,12 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
                             apply_default_css=False,
                             elem_id="facts",
                         )
-                        cell = gr.HTML(
-                            shown.cell(first) if first else "",
-                            apply_default_css=False,
-                            elem_id="cell",
-                        )
+                cell = gr.HTML(
+                    shown.cell(first) if first else "",
+                    apply_default_css=False,
+                    elem_id="cell",
+                )
+                _custom("gk-listing", "", elem_id="listing")
             with gr.Tab("Try it", id="try"):
                 if not runnable:
                     gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE}</p>')

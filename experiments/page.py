@@ -101,7 +101,7 @@ def one_visitor(address: str, selections: int = 50, openings: int = 5) -> dict[s
             tab = context.new_page()
             start = time.perf_counter()
             tab.goto(address)
-            tab.wait_for_selector("#points .gk-list tbody tr")
+            tab.wait_for_selector("#listing .gk-list tbody tr")
             opened.append(time.perf_counter() - start)
             if len(opened) < openings:
                 context.close()

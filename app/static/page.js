@@ -20,7 +20,7 @@
   const plain = (v) => (v == null ? "–" : "" + v);
   const FIELDS = {
     accuracy: { label: "accuracy", text: percent },
-    macs: { label: "multiply-accumulates (MACs)", short: "MACs", text: count, limit: "macs" },
+    macs: { label: "multiply-accumulates", short: "MACs", text: count, limit: "macs" },
     params: { label: "parameters", short: "params", text: count, limit: "params" },
     memory: { label: "activation memory", short: "memory", text: bytes, limit: "memory_bytes" },
     latency: { label: "latency on the server", short: "latency", text: ms, limit: "latency_ms" },
@@ -29,7 +29,7 @@
     round: { label: "search round", short: "round", text: plain },
   };
   const COSTS = ["macs", "params", "memory", "latency"];
-  const RAMP = ["#3b2f80", "#2f5f9e", "#1f8a8a", "#3fae6a", "#a9c93e", "#f2d33b"];
+  const RAMP = ["#5a4bb8", "#3a6fb5", "#1f8a8a", "#3fae6a", "#a9c93e", "#f2d33b"];
   const short = (field) => FIELDS[field].short || FIELDS[field].label;
   const make = (tag, attributes = {}, ...children) => {
     const node = document.createElement(tag);
@@ -305,12 +305,13 @@
     const sliders = make("div", { class: "gk-sliders" });
     const told = make("p", { class: "gk-count", "aria-live": "polite" });
     const wide = make("div", { class: "gk-wide gk-rows" });
-    root.replaceChildren(controls, holder, legend, make("h4", {}, "What may it cost at most?"), sliders, told, wide);
+    root.replaceChildren(controls, holder, legend, make("h4", {}, "What may it cost at most?"), sliders);
     const scatter = new Scatter(holder, "accuracy against cost; arrow keys go from point to point");
     explore.scatter = scatter;
     const fields = (wanted) => wanted.filter((f) => shared.table.columns[f].some((v) => v != null)).map((f) => [f, FIELDS[f].label]);
 
     function build(table) {
+      if (!wide.isConnected) document.querySelector(".gk-listing")?.replaceChildren(told, wide);
       const allowed = fields([...COSTS, "nodes", "width"]);
       if (!allowed.some(([f]) => f === state.x)) state.x = allowed.length ? allowed[0][0] : "macs";
       const box = make("input", { type: "checkbox", onchange: () => { state.log = box.checked; plot(); } });
@@ -475,9 +476,13 @@
   const tip = make("div", { class: "gk-tip-box gk-fixed", role: "status" });
   tip.hidden = true;
   function mark(node, on) {
-    const cell = node.closest(".gk-cell"), name = node.dataset.node;
-    for (const line of cell.querySelectorAll(".gk-line"))
-      line.classList.toggle("gk-on", on && (line.dataset.from === name || line.dataset.to === name));
+    const cell = node.closest(".gk-cell"), name = node.dataset.node, read = new Set();
+    for (const line of node.ownerSVGElement.querySelectorAll(".gk-line")) if (line.dataset.to === name) read.add(line.dataset.from);
+    for (const line of cell.querySelectorAll(".gk-line")) {
+      const { from, to } = line.dataset;
+      line.classList.toggle("gk-on", on && (from === name || to === name));
+      line.classList.toggle("gk-near", on && to == null && read.has(from));
+    }
     cell.classList.toggle("gk-hovered", on);
     tip.hidden = !on;
     if (!on) return;

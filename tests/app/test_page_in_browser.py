@@ -99,6 +99,7 @@ def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path)
     tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first.click()
     tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
     assert tab.locator("#cell .gk-across .gk-node").count() == 32
+    tab.locator("#points canvas").scroll_into_view_if_needed()
     place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", small["id"])
     box = tab.locator("#points canvas").bounding_box()
     tab.mouse.click(box["x"] + place["x"], box["y"] + place["y"])
@@ -254,22 +255,23 @@ def test_the_browser_answers_as_the_server_and_measures(
 
 def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> None:
     _go(tab, "Search live")
-    for name, value in (("trials", 5), ("nodes", 3), ("macs", 100), ("epochs", 1)):
+    for name, value in (("trials", 4), ("nodes", 6), ("macs", 100), ("epochs", 1)):
         tab.locator(f"#live-{name} input").fill(str(value))
     tab.locator("#live-start").click()
-    tab.wait_for_selector("#live-state[data-done='1'], #live-state[data-done='2']")
+    # A process starts with seconds of imports: on a busy machine with minutes.
+    tab.wait_for_selector("#live-state[data-done='1'], #live-state[data-done='2']", timeout=400_000)
     tab.locator("#live-cancel").click()
     tab.wait_for_selector("#live-state[data-state=cancelled]")
     with Run.open(folder.with_name("shown-live")) as run:
         before = {trial.id: trial.accuracy for trial in run.trials() if trial.state == "done"}
-    assert 1 <= len(before) < 5
+    assert 1 <= len(before) < 4
     tab.locator("#live-resume").click()
-    tab.wait_for_selector("#live-state[data-state=finished]")
+    tab.wait_for_selector("#live-state[data-state=finished]", timeout=400_000)
     with Run.open(folder.with_name("shown-live")) as run:
         after = {trial.id: trial.accuracy for trial in run.trials()}
-    assert len(after) == 5
+    assert len(after) == 4
     assert before.items() <= after.items()
-    assert tab.locator("#live-view circle").count() >= 10
+    assert tab.locator("#live-view circle").count() >= 8
 
 
 def test_a_growing_run_is_followed(chromium: Any, tmp_path: Path, seed: int) -> None:
