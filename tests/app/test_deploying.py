@@ -11,9 +11,11 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
+from gemkit import baselines
 from gemkit.app import cli, pipeline
 from gemkit.budget import Budget
 from gemkit.cell import Cell
+from gemkit.errors import UserError
 from gemkit.store import Run
 
 SAMPLES = 16
@@ -24,6 +26,16 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("GEMKIT_CONFIG", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
     return tmp_path / "config"
+
+
+@pytest.fixture
+def without_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train no torchvision network beside: that is tested elsewhere and takes its time."""
+
+    def none(*_: object, **__: object) -> None:
+        raise UserError("none is so small")
+
+    monkeypatch.setattr(baselines, "nearest_baseline", none)
 
 
 Outcome = tuple[int, str, str]
@@ -64,6 +76,7 @@ def measured(gemkit: Callable[..., Outcome], folder: Path, seed: int) -> Path:
     return script.with_name("measurements.json")
 
 
+@pytest.mark.usefixtures("without_baseline")
 def test_from_a_kit_to_networks_for_that_device(
     gemkit: Callable[..., Outcome], tmp_path: Path, config: Path, seed: int
 ) -> None:
@@ -81,7 +94,10 @@ def test_from_a_kit_to_networks_for_that_device(
     assert "images of 8x8x1 in 10 classes" in good(gemkit("targets", "my-board"))
 
     slowest = max(row["latency_ms"]["p50"] for row in json.loads(file.read_text())["measured"])
-    options = "--data digits --max-macs 300k --target my-board --trials 2 --epochs 1 --workers 2 --top 1 --out run"
+    options = (
+        "--data digits --max-macs 300k --target my-board --trials 2 --epochs 1 --workers 2 "
+        "--top 1 --out run"
+    )
     words = ("run", *options.split(), "--max-latency", f"{slowest:.4f}ms", "--json", "run.json")
     out = good(gemkit(*words))
     assert "predicted for my-board" in out
@@ -182,6 +198,7 @@ def test_refused_in_one_sentence(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.usefixtures("without_baseline")
 def test_export_in_other_forms(gemkit: Callable[..., Outcome], tmp_path: Path, seed: int) -> None:
     """uint8 pixels in, probabilities out, a fixed batch, an opset; for all precisions."""
     budget = Budget(macs=200_000)
