@@ -224,7 +224,7 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
                     live_search.tab(live)
         points.picked(
             selected, None, [facts, cell, left], queue=False, show_progress="hidden",
-            api_visibility="private", trigger_mode="always_last",
+            api_visibility="private", trigger_mode="multiple",
         )  # fmt: skip
         button.click(
             try_it,
