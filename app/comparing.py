@@ -562,7 +562,7 @@ def points(value: float | None, sign: bool = True) -> str:
 
 def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The networks as texts under the heads of the table, the most accurate first."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     ordered = sorted(result["networks"], key=lambda entry: -(entry["accuracy"] or 0.0))
     for entry in ordered:
         better = entry["found_better_by"]
@@ -623,7 +623,7 @@ def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
             path = f"{report.FIGURES}/{cost_name}.png"
             figures.save(figure, run.path / path)
             drawn.append(report.Picture(path, f"accuracy against {label}"))
-    blocks = [
+    blocks: list[report.Block] = [
         report.Heading(f"gemkit compare: {run.name}", 1),
         report.Paragraph(summary(result)),
         report.Table(HEADS, rows),
