@@ -24,7 +24,7 @@ demo: install ## search, train, export and measure networks for the digits: unde
 	$(BIN)/gemkit run --data digits --out runs/demo --resume
 
 test: install ## the whole test suite, under 10 minutes on 2 cores
-	$(RUN_PYTHON) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2
 
 lint: install ## ruff (lint and format) and mypy on the installed package
 	$(BIN)/ruff check .
