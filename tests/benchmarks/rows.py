@@ -77,6 +77,12 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}"
 
 
+def write(found: list[Row]) -> None:
+    """Keep the rows known so far."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps([row.to_json() for row in found], indent=2) + "\n")
+
+
 def main(topics: list[str]) -> int:
     """Run all topics, or those named, and return the number of bars that do not hold."""
     sys.path.insert(0, str(FOLDER))
@@ -96,6 +102,7 @@ def main(topics: list[str]) -> int:
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
         found += module.rows()
+        write(found)
         console.print(f"{topic}: {time.perf_counter() - started:.0f} s", style="dim")
     table = Table("name", "ours", "reference", "unit", "ratio", "bar", "holds", "note")
     words = {True: "yes", False: "[red]no[/red]", None: ""}
@@ -111,8 +118,6 @@ def main(topics: list[str]) -> int:
             row.note,
         )
     console.print(table)
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([row.to_json() for row in found], indent=2) + "\n")
     console.print(f"written to {RESULTS.relative_to(RESULTS.parents[1])}")
     return sum(row.holds is False for row in found)
 
