@@ -23,6 +23,8 @@ Features = Mapping[str, ArrayLike] | ArrayLike
 
 _CHUNK = 2048
 _JITTER = 1e-8
+_REFUSED = 1e10
+"""Negative log likelihood of scales whose kernel matrix cannot be factored."""
 _QUANTILES = np.array([-1.64, -1.04, -0.67, -0.39, -0.13, 0.13, 0.39, 0.67, 1.04, 1.64])
 """Ten equally probable values of a standard normal variable."""
 _ROOT5 = float(np.sqrt(5.0))
@@ -244,6 +246,28 @@ def _matern(squared: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(t)
 
 
+def _factor(kernel: FloatArray) -> FloatArray:
+    """The lower Cholesky factor; rounding that makes it indefinite is met by a larger diagonal.
+
+    Raises:
+        LinAlgError: the kernel is far from positive definite, or not finite.
+    """
+    from scipy.linalg import LinAlgError
+    from scipy.linalg.lapack import dpotrf
+
+    diagonal = np.diag_indices(len(kernel))
+    factor, info = dpotrf(kernel, lower=1, clean=1)
+    for share in (1e-10, 1e-8, 1e-6, 1e-4):
+        if not info:
+            return np.asarray(factor)
+        wider = kernel.copy()
+        wider[diagonal] += share * kernel[diagonal].mean()
+        factor, info = dpotrf(wider, lower=1, clean=1)
+    if info:
+        raise LinAlgError("the kernel matrix is not positive definite")
+    return np.asarray(factor)
+
+
 def fit(
     features: Features,
     targets: ArrayLike,
@@ -276,7 +300,7 @@ def fit(
     Costs O(n^3) a step: about 0.05 s for 100 rows, 1 s for 500 on one core.
     Raises ValueError for empty, ragged or non-finite input.
     """
-    from scipy.linalg import cho_factor, solve_triangular
+    from scipy.linalg import solve_triangular
     from scipy.optimize import minimize
 
     groups = _groups(features)
@@ -338,7 +362,7 @@ def fit(
         rows[g] = rows[g] * weights[g]
         kernel += amplitudes[g] * _kernel(rows[g], rows[g], straight[g])
     kernel[np.diag_indices(len(y))] += noise + _JITTER
-    factor, _ = cho_factor(kernel, lower=True)
+    factor = _factor(kernel)
     inverse_factor = solve_triangular(factor, np.eye(len(y)), lower=True)
     return GaussianProcess(
         names=names,
@@ -404,7 +428,7 @@ class _Problem:
 
     def __call__(self, theta: FloatArray) -> tuple[float, FloatArray]:
         from scipy.linalg import LinAlgError
-        from scipy.linalg.lapack import dpotrf, dpotri
+        from scipy.linalg.lapack import dpotri
 
         amplitudes, noise, weights = self.unpack(theta)
         n = len(self.y)
@@ -424,9 +448,10 @@ class _Problem:
             slopes.append((1.0 + t) * decay)
             kernel += terms[g]
         kernel[self.diagonal] += noise + _JITTER
-        factor, info = dpotrf(kernel, lower=1, clean=1)
-        if info:
-            raise LinAlgError("the kernel matrix is not positive definite")
+        try:
+            factor = _factor(kernel)
+        except LinAlgError:
+            return _REFUSED, np.zeros(len(theta))  # the line search takes a smaller step
         inverse, _ = dpotri(factor, lower=1)
         inverse += np.tril(inverse, -1).T
         solved = inverse @ self.y
