@@ -246,28 +246,6 @@ def _matern(squared: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(t)
 
 
-def _factor(kernel: FloatArray) -> FloatArray:
-    """The lower Cholesky factor; rounding that makes it indefinite is met by a larger diagonal.
-
-    Raises:
-        LinAlgError: the kernel is far from positive definite, or not finite.
-    """
-    from scipy.linalg import LinAlgError
-    from scipy.linalg.lapack import dpotrf
-
-    diagonal = np.diag_indices(len(kernel))
-    factor, info = dpotrf(kernel, lower=1, clean=1)
-    for share in (1e-10, 1e-8, 1e-6, 1e-4):
-        if not info:
-            return np.asarray(factor)
-        wider = kernel.copy()
-        wider[diagonal] += share * kernel[diagonal].mean()
-        factor, info = dpotrf(wider, lower=1, clean=1)
-    if info:
-        raise LinAlgError("the kernel matrix is not positive definite")
-    return np.asarray(factor)
-
-
 def fit(
     features: Features,
     targets: ArrayLike,
@@ -300,7 +278,7 @@ def fit(
     Costs O(n^3) a step: about 0.05 s for 100 rows, 1 s for 500 on one core.
     Raises ValueError for empty, ragged or non-finite input.
     """
-    from scipy.linalg import solve_triangular
+    from scipy.linalg import cho_factor, solve_triangular
     from scipy.optimize import minimize
 
     groups = _groups(features)
@@ -347,14 +325,17 @@ def fit(
         first = np.clip(start, *np.transpose(problem.bounds))
     else:
         first = problem.start
-    found = minimize(
-        problem,
-        first,
-        jac=True,
-        method="L-BFGS-B",
-        bounds=problem.bounds,
-        options={"maxiter": iterations},
-    )
+    for begin in (first, problem.start):
+        found = minimize(
+            problem,
+            begin,
+            jac=True,
+            method="L-BFGS-B",
+            bounds=problem.bounds,
+            options={"maxiter": iterations},
+        )
+        if found.fun < _REFUSED:
+            break
     amplitudes, noise, weights = problem.unpack(found.x)
     kernel = np.zeros((len(y), len(y)))
     for g in range(len(names)):
@@ -362,7 +343,7 @@ def fit(
         rows[g] = rows[g] * weights[g]
         kernel += amplitudes[g] * _kernel(rows[g], rows[g], straight[g])
     kernel[np.diag_indices(len(y))] += noise + _JITTER
-    factor = _factor(kernel)
+    factor, _ = cho_factor(kernel, lower=True)
     inverse_factor = solve_triangular(factor, np.eye(len(y)), lower=True)
     return GaussianProcess(
         names=names,
@@ -427,8 +408,7 @@ class _Problem:
         return amplitudes, noise, weights
 
     def __call__(self, theta: FloatArray) -> tuple[float, FloatArray]:
-        from scipy.linalg import LinAlgError
-        from scipy.linalg.lapack import dpotri
+        from scipy.linalg.lapack import dpotrf, dpotri
 
         amplitudes, noise, weights = self.unpack(theta)
         n = len(self.y)
@@ -448,9 +428,8 @@ class _Problem:
             slopes.append((1.0 + t) * decay)
             kernel += terms[g]
         kernel[self.diagonal] += noise + _JITTER
-        try:
-            factor = _factor(kernel)
-        except LinAlgError:
+        factor, info = dpotrf(kernel, lower=1, clean=1)
+        if info:  # distances between rows of extreme scale are lost to cancellation
             return _REFUSED, np.zeros(len(theta))  # the line search takes a smaller step
         inverse, _ = dpotri(factor, lower=1)
         inverse += np.tril(inverse, -1).T

@@ -157,14 +157,18 @@ def test_the_same_input_gives_the_same_process(seed: int) -> None:
     assert warm.evidence >= first.evidence - 1e-6
 
 
-def test_a_kernel_indefinite_by_rounding_is_factored(seed: int) -> None:
-    from scipy.linalg import LinAlgError
-
-    from gemkit.regression import _factor
-
-    rows = 1e4 * np.random.default_rng(seed).normal(size=(60, 2))
-    kernel = rows @ rows.T - 1e-7 * np.eye(60)  # rank 2, smallest eigenvalues below zero
-    factor = _factor(kernel)
-    np.testing.assert_allclose(factor @ factor.T, kernel, rtol=0, atol=1e-3 * kernel.max())
-    with pytest.raises(LinAlgError):
-        _factor(-np.eye(3))
+def test_scales_that_lose_all_distances_are_refused(seed: int) -> None:
+    """Weights of e^17.5 leave the distances between rows that are nearly equal to rounding: no
+    likelihood there, and a fit that begins there begins again elsewhere."""
+    rng = np.random.default_rng(seed)
+    rows = np.repeat(rng.normal(size=(30, 6)), 4, axis=0) + 1e-8 * rng.normal(size=(120, 6))
+    y = rows.sum(axis=1) - rows.sum(axis=1).mean()
+    problem = regression._Problem([rows], [np.full((6, 1), 5.0)], y, (False,))
+    low, high = np.transpose(problem.bounds)
+    extreme = np.array([high[0], low[1], low[2], high[3]])
+    value, gradient = problem(extreme)
+    assert value == regression._REFUSED
+    assert not gradient.any()
+    assert problem(problem.start)[0] < value
+    fitted = fit({"x": rows}, y, traits={"x": np.full((6, 1), 5.0)}, start=extreme)
+    assert np.isfinite(fitted.predict({"x": rows})[0]).all()
