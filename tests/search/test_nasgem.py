@@ -77,7 +77,7 @@ def test_removing_encoder_or_predictor_changes_the_cells(seed: int) -> None:
     full = nasgem_predictor(toy.embedding)
     proposals = {
         name: Nasgem(predictor=predictor, embedding=toy.embedding, **SMALL)(
-            space, history, 6, np.random.default_rng(seed)
+            space, history, 24, np.random.default_rng(seed)
         ).keys.tolist()
         for name, predictor in {
             "full": full,
@@ -130,18 +130,16 @@ def test_a_batch_asks_different_questions(seed: int) -> None:
 
 
 def test_what_is_pending_is_not_asked_again(seed: int) -> None:
-    """A cell proposed beside pending ones is the one that a batch would have taken after them."""
-    space, agreed = toy.Chains(), 0
+    """A cell proposed beside pending ones is the one that a batch would have taken after them, or
+    one that the predictor cannot tell from it: many cells of this space are described alike."""
+    space, history = toy.Chains(), history_of(seed, 20)
     choose = Nasgem(nasgem_predictor(toy.embedding), toy.embedding, **SMALL)
-    for repeat in range(5):
-        history = history_of(seed + repeat, 20)
-        batch = choose(space, history, 4, np.random.default_rng(seed))
-        waiting = dataclasses.replace(history, pending=batch[:3])
-        beside = choose(space, waiting, 1, np.random.default_rng(seed))
-        assert not set(beside.keys.tolist()) & set(batch.keys[:3].tolist())
-        agreed += beside.keys.tolist() == batch.keys[3:].tolist()
-    # Cells that score alike may change places where rounding differs.
-    assert agreed >= 3
+    batch = choose(space, history, 4, np.random.default_rng(seed))
+    waiting = dataclasses.replace(history, pending=batch[:3])
+    beside = choose(space, waiting, 1, np.random.default_rng(seed))
+    assert not set(beside.keys.tolist()) & set(batch.keys[:3].tolist())
+    for name in ("predicted_mean", "predicted_std", "acquisition"):
+        np.testing.assert_allclose(beside.notes[name], batch.notes[name][3:], rtol=1e-3)
 
 
 def test_a_first_round_beside_pending_cells_proposes_others(seed: int) -> None:
