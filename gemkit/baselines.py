@@ -385,7 +385,23 @@ _GENOTYPES = {
 }
 
 
-class _Searched:
+class _OfSize:
+    """What is counted and built by making the network of a size (`_network`)."""
+
+    _input_shape: InputShape
+
+    def _network(self, size: int) -> nn.Module:
+        raise NotImplementedError
+
+    def count(self, size: int) -> tuple[int, int]:
+        with torch.random.fork_rng([]):
+            return _counted(self._network(size), self._input_shape)
+
+    def build(self, size: int) -> nn.Module:
+        return _initialised(self._network(size))
+
+
+class _Searched(_OfSize):
     """A DARTS-like network; its size is the channels of a node in the first cells."""
 
     original = 36
@@ -394,13 +410,6 @@ class _Searched:
     def __init__(self, name: str, input_shape: InputShape, classes: int, small: bool) -> None:
         self._genotype, self._small = _GENOTYPES[name], small
         self._input_shape, self._classes = input_shape, classes
-
-    def count(self, size: int) -> tuple[int, int]:
-        with torch.random.fork_rng([]):
-            return _counted(self._network(size), self._input_shape)
-
-    def build(self, size: int) -> nn.Module:
-        return _initialised(self._network(size))
 
     def _network(self, size: int) -> nn.Module:
         return _DARTSNetwork(self._genotype, size, self._small, self._input_shape, self._classes)
@@ -540,7 +549,7 @@ def _darts_operation(name: str, channels: int, stride: int) -> nn.Module:
 # ---------------------------------------------------------------------------------- RandWire
 
 
-class _RandWireDesign:
+class _RandWireDesign(_OfSize):
     """RandWire-WS(4, 0.75), small regime (Xie et al. 2019); its size is half of C."""
 
     original = 39
@@ -548,13 +557,6 @@ class _RandWireDesign:
 
     def __init__(self, input_shape: InputShape, classes: int) -> None:
         self._input_shape, self._classes = input_shape, classes
-
-    def count(self, size: int) -> tuple[int, int]:
-        with torch.random.fork_rng([]):
-            return _counted(self._network(size), self._input_shape)
-
-    def build(self, size: int) -> nn.Module:
-        return _initialised(self._network(size))
 
     def _network(self, size: int) -> nn.Module:
         return _RandWire(2 * size, self._input_shape, self._classes)

@@ -1,4 +1,4 @@
-"""A run made by hand, without training, for tests of what only reads or refuses."""
+"""The command line in this process, and a run made by hand, without training."""
 
 import sys
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gemkit.app import cli
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -87,3 +88,20 @@ def made_run(tmp_path: Path, seed: int) -> Path:
             state="done",
         )
     return path
+
+
+@pytest.fixture
+def gemkit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run the command line in this process and in an empty folder: code, output, errors."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        out, errors = capfd.readouterr()
+        return int(ended.value.code or 0), out, errors
+
+    return run

@@ -26,23 +26,6 @@ HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "ma
 Outcome = tuple[int, str, str]
 
 
-@pytest.fixture
-def gemkit(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Callable[..., Outcome]:
-    """Run the command line in this process and in an empty folder: code, output, errors."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: str) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main(words)
-        out, errors = capfd.readouterr()
-        return int(ended.value.code or 0), out, errors
-
-    return run
-
-
 def _content(folder: Path) -> dict[str, bytes]:
     """All files below a folder; SQLite's side files come and go with readers."""
     return {

@@ -7,12 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from gemkit.app import cli, comparing
+from gemkit.app import comparing
 from gemkit.architecture import skeleton_for
 from gemkit.budget import Budget
 from gemkit.data import limited, load
@@ -23,13 +24,6 @@ WORDS = [
     "compare", "--max-macs", "900k", "--seeds", "2", "--epochs", "1", "--images", "120",
     "--workers", "1", "--networks", "found,random,mobilenet_v3_small",
 ]  # fmt: skip
-
-
-def _said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(words)
-    output = capsys.readouterr()
-    return int(ended.value.code or 0), output.out, output.err
 
 
 @pytest.fixture
@@ -45,10 +39,10 @@ def _rank_the_largest_first(made_run: Path) -> None:
 
 
 def test_networks_are_compared_and_kept(
-    words: list[str], made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], made_run: Path, tmp_path: Path, gemkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     _rank_the_largest_first(made_run)
-    code, out, _ = _said(words, capsys)
+    code, out, _ = gemkit(*words)
     assert code == 0
     lines = out.strip().splitlines()
     assert lines[-1] == f"next: gemkit train {made_run}"
@@ -85,11 +79,11 @@ def test_networks_are_compared_and_kept(
         assert (folder / "figures" / f"{picture}.png").is_file()
 
     # The same command does nothing again; one more seed trains only that.
-    code, out, _ = _said(words, capsys)
+    code, out, _ = gemkit(*words)
     assert "everything is trained already" in out
     again = words.copy()
     again[again.index("--seeds") + 1] = "3"
-    code, out, _ = _said([*again, "--json"], capsys)
+    code, out, _ = gemkit(*again, "--json")
     assert code == 0
     assert json.loads(out)["seeds"] == [0, 1, 2]
     with Run.open(folder) as run:
@@ -99,7 +93,7 @@ def test_networks_are_compared_and_kept(
 
     # Another configuration is refused.
     again[again.index("--epochs") + 1] = "2"
-    code, _, err = _said(again, capsys)
+    code, _, err = gemkit(*again)
     assert code == 2
     assert "begun with another configuration" in err
 
@@ -109,7 +103,7 @@ def test_a_killed_comparison_goes_on_to_the_same_figures(
     made_run: Path,
     tmp_path: Path,
     seed: int,
-    capsys: pytest.CaptureFixture[str],
+    gemkit: Callable[..., tuple[int, str, str]],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Measuring has its test above; the child is killed before it.
@@ -136,14 +130,14 @@ def test_a_killed_comparison_goes_on_to_the_same_figures(
     with Run.open(folder) as run:
         before = {row["id"]: (row["accuracy"], row["seconds"]) for row in run.baselines()}
     assert len(before) >= wanted
-    assert _said(words, capsys)[0] == 0
+    assert gemkit(*words)[0] == 0
     with Run.open(folder) as run:
         after = {row["id"]: (row["accuracy"], row["seconds"]) for row in run.baselines()}
     assert before.items() <= after.items()  # what was done was not done again
     assert len(after) == 4
     undisturbed = words.copy()
     undisturbed[undisturbed.index("--out") + 1] = str(tmp_path / "undisturbed")
-    assert _said(undisturbed, capsys)[0] == 0
+    assert gemkit(*undisturbed)[0] == 0
     with Run.open(tmp_path / "undisturbed") as run:
         expected = {row["id"]: row["accuracy"] for row in run.baselines()}
     assert {name: accuracy for name, (accuracy, _) in after.items()} == expected
@@ -170,11 +164,11 @@ def test_bad_input_is_refused_before_anything_is_written(
     message: str,
     words: list[str],
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    gemkit: Callable[..., tuple[int, str, str]],
 ) -> None:
     for option, value in changes.items():
         words += [option, value]
-    code, out, err = _said(words, capsys)
+    code, out, err = gemkit(*words)
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
@@ -183,7 +177,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 
 def test_a_run_of_other_images_or_a_search_as_out_is_refused(
-    words: list[str], made_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    words: list[str], made_run: Path, tmp_path: Path, gemkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "other.npz"
@@ -194,10 +188,10 @@ def test_a_run_of_other_images_or_a_search_as_out_is_refused(
         x_test=rng.integers(0, 255, (40, 16, 16), dtype=np.uint8),
         y_test=np.arange(40) % 10,
     )
-    code, _, err = _said([*words, "--data", f"npz:{path}", "--images", "40"], capsys)
+    code, _, err = gemkit(*words, "--data", f"npz:{path}", "--images", "40")
     assert code == 2
     assert "was searched for 10 classes of (1, 8, 8) images" in err
-    code, _, err = _said([*words, "--out", str(made_run)], capsys)
+    code, _, err = gemkit(*words, "--out", str(made_run))
     assert code == 2
     assert "holds a search, no comparison" in err
 

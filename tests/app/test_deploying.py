@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from gemkit import baselines
-from gemkit.app import cli, pipeline
+from gemkit.app import pipeline
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
@@ -39,20 +39,6 @@ def without_baseline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 Outcome = tuple[int, str, str]
-
-
-@pytest.fixture
-def gemkit(capfd: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
-    """Run the command line in this process: code, output, errors."""
-
-    def run(*words: str) -> Outcome:
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main(words)
-        out, errors = capfd.readouterr()
-        return int(ended.value.code or 0), out, errors
-
-    return run
 
 
 def good(outcome: Outcome) -> str:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,6 @@ from gemkit.data import load
 from gemkit.network import load_network
 from gemkit.store import Run
 from gemkit.train import logits
-
-
-def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    with pytest.raises(SystemExit) as ended:
-        cli.main(words)
-    output = capsys.readouterr()
-    return int(ended.value.code or 0), output.out, output.err
 
 
 @pytest.fixture
@@ -52,10 +46,10 @@ def fresh(made_run: Path) -> Path:
 
 
 def test_what_is_seen_of_a_training(
-    fresh: Path, few: str, capsys: pytest.CaptureFixture[str]
+    fresh: Path, few: str, gemkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     words = ["train", str(fresh), "--data", few, "--epochs", "2", "--top", "1", "--workers", "1"]
-    code, _, _ = said([*words, "--batch-size", "16", "--tensorboard"], capsys)
+    code, _, _ = gemkit(*words, "--batch-size", "16", "--tensorboard")
     assert code == 0
     with Run.open(fresh) as run:
         model = run.models()[0]
@@ -124,30 +118,33 @@ def test_data_that_does_not_suit_the_run_is_refused(
     message: str,
     fresh: Path,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    gemkit: Callable[..., tuple[int, str, str]],
 ) -> None:
-    code, _, err = said(["train", str(fresh), "--data", _npz(tmp_path, **changes)], capsys)
+    code, _, err = gemkit("train", str(fresh), "--data", _npz(tmp_path, **changes))
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
 
 
 def test_images_smaller_than_the_stride_are_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, gemkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     data = _npz(
         tmp_path, x_train=np.zeros((40, 1, 1), np.uint8), x_test=np.zeros((20, 1, 1), np.uint8)
     )
     for command in ("search", "compare"):
         words = [command, "--data", data, "--max-macs", "1M", "--out", str(tmp_path / "out")]
-        code, _, err = said(words, capsys)
+        code, _, err = gemkit(*words)
         assert code == 2
         assert "1x1" in err
         assert not (tmp_path / "out").exists()
 
 
 def test_too_little_memory_names_a_batch_that_may_fit(
-    fresh: Path, few: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fresh: Path,
+    few: str,
+    gemkit: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     forward = torch.nn.functional.cross_entropy
 
@@ -158,18 +155,18 @@ def test_too_little_memory_names_a_batch_that_may_fit(
 
     monkeypatch.setattr(torch.nn.functional, "cross_entropy", short)
     words = ["train", str(fresh), "--data", few, "--epochs", "1", "--top", "1", "--workers", "1"]
-    code, _, err = said(words, capsys)
+    code, _, err = gemkit(*words)
     assert code == 2
     assert "use a batch size of 16" in err
-    code, _, err = said([*words, "--batch-size", "16"], capsys)
+    code, _, err = gemkit(*words, "--batch-size", "16")
     assert "use a batch size of 8" in err
-    assert said([*words, "--batch-size", "8"], capsys)[0] == 0
+    assert gemkit(*words, "--batch-size", "8")[0] == 0
 
 
 def test_a_truncated_checkpoint_gives_way_to_the_one_before(
     fresh: Path,
     few: str,
-    capsys: pytest.CaptureFixture[str],
+    gemkit: Callable[..., tuple[int, str, str]],
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -192,39 +189,38 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
     monkeypatch.setattr(final, "train_one", killed)
     with pytest.raises(Killed):
         cli.main(words)
-    capsys.readouterr()
     monkeypatch.setattr(final, "train_one", real)
     path = next(fresh.glob("models/*/checkpoint/epoch-3.safetensors"))
     path.write_bytes(path.read_bytes()[:1000])
-    assert said(words, capsys)[0] == 0
+    assert gemkit(*words)[0] == 0
     assert "epoch-3.safetensors is damaged or cut short: the state before it is used" in caplog.text
     with Run.open(fresh) as run:
         assert [e["epoch"] for e in run.models()[0]["extra"]["curve"]] == [1, 2, 3, 4, 5]
 
 
 def test_weights_of_another_cell_are_refused(
-    fresh: Path, few: str, capsys: pytest.CaptureFixture[str]
+    fresh: Path, few: str, gemkit: Callable[..., tuple[int, str, str]]
 ) -> None:
     words = ["train", str(fresh), "--data", few, "--epochs", "1", "--workers", "1"]
-    assert said([*words, "--top", "2"], capsys)[0] == 0
+    assert gemkit(*words, "--top", "2")[0] == 0
     with Run.open(fresh) as run:
         first, second = (fresh / "models" / m["id"] / "weights.safetensors" for m in run.models())
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
-    code, _, err = said(["export", str(fresh)], capsys)
+    code, _, err = gemkit("export", str(fresh))
     assert code == 2
     assert "holds weights of cell" in err
     first.write_bytes(content[:500])
-    code, _, err = said(["export", str(fresh)], capsys)
+    code, _, err = gemkit("export", str(fresh))
     assert code == 2
     assert "damaged or was cut short" in err
 
 
 def test_event_files_need_their_package(
-    fresh: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    fresh: Path, gemkit: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    code, _, err = said(["train", str(fresh), "--tensorboard"], capsys)
+    code, _, err = gemkit("train", str(fresh), "--tensorboard")
     assert code == 2
     assert "pip install tensorboard" in err
 
