@@ -29,7 +29,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     x = torch.from_numpy(data.x_train).permute(0, 3, 1, 2).float() / 255
     x = (x - data.mean[0]) / data.std[0]
     y = torch.from_numpy(data.y_train)
-    for _ in range(8):
+    for _ in range(20):
         for part in torch.randperm(len(x)).split(64):
             optimiser.zero_grad()
             F.cross_entropy(network(x[part]), y[part]).backward()

@@ -190,13 +190,13 @@ def test_intervals_hold_on_cells_not_seen(seed: int) -> None:
 
 
 def test_failures_are_infeasible_and_no_zeros(seed: int) -> None:
-    cells, values = chains(np.random.default_rng(seed), 400)
+    cells, values = chains(np.random.default_rng(seed), 600)
     fails = (cells.graphs.labels == 5).sum(axis=1) >= 2
     shown = np.where(fails, np.nan, values)
-    p = nasgem_predictor(None)(cells[:150], shown[:150]).predict(cells[150:])
-    assert p.feasible[~fails[150:]].mean() > p.feasible[fails[150:]].mean() + 0.4
+    p = nasgem_predictor(None)(cells[:300], shown[:300]).predict(cells[300:])
+    assert p.feasible[~fails[300:]].mean() > p.feasible[fails[300:]].mean() + 0.4
     # Cells that do not fail are predicted as if the failures had not been there.
-    assert abs(p.mean[~fails[150:]].mean() - values[150:][~fails[150:]].mean()) < 5
+    assert abs(p.mean[~fails[300:]].mean() - values[300:][~fails[300:]].mean()) < 5
     assert p.mean.min() > 30
     with pytest.raises(ValueError, match="two successful"):
         nasgem_predictor(None)(cells[:3], np.full(3, np.nan))
