@@ -77,16 +77,20 @@ def test_the_shipped_encoder_follows_its_target_and_an_untrained_one_less(
     target = form(graphs.operations, graphs.adjacency, 3)
     base = np.arange(500)
     trained = encoders.embed(shipped, graphs.operations, graphs.adjacency)
-    untrained = encoders.embed(fresh(shipped.config, seed), graphs.operations, graphs.adjacency)
+    # A single start may be lucky: it is the mean of several that says what no training is worth.
+    untrained = [
+        encoders.embed(fresh(shipped.config, seed + k), graphs.operations, graphs.adjacency)
+        for k in range(5)
+    ]
     for partner, goal in ((rng.permutation(500), 0.9), (base + 500, 0.8), (base + 1000, 0.85)):
         wanted = similarity.products(target, base, partner)
         different = wanted < 1 - 1e-5
-        ours, other = (
+        ours, *others = (
             spearmanr(cosines(vectors, base, partner)[different], wanted[different])[0]
-            for vectors in (trained, untrained)
+            for vectors in (trained, *untrained)
         )
         assert ours > goal
-        assert ours > other + 0.05
+        assert ours > np.mean(others) + 0.05
 
 
 def test_training_teaches_any_vocabulary(seed: int, tmp_path: Path) -> None:
