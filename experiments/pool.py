@@ -1,9 +1,10 @@
 """A pool of thirty-node cells, each trained once: a table on which searches can be compared.
 
 Writes `results/pool.json` after every cell; a run that was stopped goes on where it was, and a
-larger `--cells` continues a smaller pool (cell k depends on the seed and on the cells before it).
+larger `--cells` continues a smaller pool (cell k depends on the seed and on the cells before it,
+not on their accuracies).
 
-    python experiments/pool.py [--cells 400] [--threads 1] [--again 12]
+    python experiments/pool.py [--cells 400] [--workers 2] [--again 40]
     python experiments/pool.py --noise          # what the file says about signal and noise
 
 A third of the cells are drawn by the search's own sampler, all others are mutants (1 to 4 edits) of
@@ -16,6 +17,9 @@ The first `--again` cells are trained once more from another seed: the differenc
 
 import argparse
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import lru_cache
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT.parent / "shared" / "data" / "cifar10_jpeg.npz"
 RESULTS = ROOT / "results" / "pool.json"
 SPACE = CellSpace(skeleton_for((3, 16, 16), 10), Budget(macs=5_000_000))
-RECIPE = train.Recipe(epochs=2, batch_size=16, learning_rate=0.1)
+RECIPE = train.RECIPES["proxy"].with_epochs(2)
 TRAINED, JUDGED = 2000, 3000
 DRAWN = 0.35
 """Share of the cells that are drawn anew instead of mutated."""
@@ -65,20 +69,40 @@ def unpacked(entry: dict[str, Any]) -> Cell:
     return Cell(tuple(OPERATIONS[code] for code in codes), tuple(edges))
 
 
-def next_cell(entries: list[dict[str, Any]], seed: int = 1) -> tuple[Architecture, int | None]:
-    """The pool's next cell with its width, and the position of its parent (None: drawn anew)."""
-    rng = np.random.default_rng([seed, len(entries)])
-    known = {entry["key"] for entry in entries}
+def next_cell(cells: list[Architecture], seed: int = 1) -> tuple[Architecture, int | None]:
+    """The pool's next cell with its width, and the number of its parent (None: drawn anew)."""
+    rng = np.random.default_rng([seed, len(cells)])
+    known = {architecture.cells[0].key for architecture in cells}
     while True:
         parent = None
-        if not entries or rng.random() < DRAWN:
+        if not cells or rng.random() < DRAWN:
             found = SPACE.sample(rng, 1)
         else:
-            parent = int(rng.integers(len(entries)))
-            origin = SPACE.restored([unpacked(entries[parent])], [entries[parent]["width"]])
+            parent = int(rng.integers(len(cells)))
+            origin = SPACE.restored([cells[parent].cells[0]], [cells[parent].width])
             found = SPACE.mutate(rng, origin, 1)
         if len(found) and found.keys[0].decode() not in known:
             return SPACE.architecture(found, 0), parent
+
+
+def trained(path: Path) -> list[dict[str, Any]]:
+    """The pool's cells up to the first that is not trained yet: parents are places in this list."""
+    entries: list[dict[str, Any]] = read_json(path)["cells"]
+    return [entry for place, entry in enumerate(entries) if entry["number"] == place]
+
+
+def planned(count: int, entries: list[dict[str, Any]]) -> list[tuple[Architecture, int | None]]:
+    """The first `count` cells of the pool and their parents; those trained are read, not drawn."""
+    trained = {entry["number"]: entry for entry in entries}
+    cells: list[tuple[Architecture, int | None]] = []
+    for number in range(count):
+        if number in trained:
+            entry = trained[number]
+            architecture = Architecture((unpacked(entry),), SPACE.skeleton, entry["width"])
+            cells.append((architecture, entry["parent"]))
+        else:
+            cells.append(next_cell([architecture for architecture, _ in cells]))
+    return cells
 
 
 def shrunk(path: Path, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int64], Any]:
@@ -89,9 +113,10 @@ def shrunk(path: Path, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int
     return images.round().astype(np.uint8), dataset.y_train[order], dataset
 
 
-def accuracy_of(architecture: Architecture, seed: int, images: Any) -> tuple[float, float]:
+def accuracy_of(architecture: Architecture, seed: int, path: Path) -> tuple[float, float]:
     """Accuracy on the judging images after the short training, and the processor time it took."""
-    x, y, dataset = images
+    x, y, dataset = _images(path)
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     started = time.process_time()
     trained = train.train(
@@ -107,6 +132,9 @@ def accuracy_of(architecture: Architecture, seed: int, images: Any) -> tuple[flo
         device="cpu",
     )
     return trained.accuracy, time.process_time() - started
+
+
+_images = lru_cache(maxsize=1)(shrunk)
 
 
 def noise(entries: list[dict[str, Any]]) -> dict[str, float]:
@@ -129,9 +157,9 @@ def noise(entries: list[dict[str, Any]]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=400)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--again", type=int, default=12)
-    parser.add_argument("--noise", action="store_true")
+    parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
+    parser.add_argument("--again", type=int, default=40, help="cells trained from a second seed")
+    parser.add_argument("--noise", action="store_true", help="only print signal and noise")
     parser.add_argument("--images", type=Path, default=IMAGES)
     parser.add_argument("--out", type=Path, default=RESULTS)
     options = parser.parse_args()
@@ -144,46 +172,58 @@ def main() -> None:
     if not options.images.exists():
         print(f"skipped: {options.images} is not there")
         return
-    torch.set_num_threads(options.threads)
-    images = shrunk(options.images)
     pool |= {
-        "task": f"{images[2].name}, 16x16 pixels",
+        "task": f"{data.load(f'npz:{options.images}').name}, 16x16 pixels",
         "trained_on": TRAINED,
         "judged_on": JUDGED,
         "recipe": RECIPE.to_json(),
         "skeleton": SPACE.skeleton.to_json(),
         "budget": SPACE.budget.to_json(),
-        "threads": options.threads,
+        "threads": 1,
         "machine": describe_machine(),
         "versions": versions(),
     }
-    while len(entries) < options.cells or any("again" not in e for e in entries[: options.again]):
-        twice = next((n for n, e in enumerate(entries[: options.again]) if "again" not in e), None)
-        if twice is not None and (twice < len(entries) - 1 or len(entries) >= options.cells):
-            entry = entries[twice]
-            cell = Architecture((unpacked(entry),), SPACE.skeleton, entry["width"])
-            entry["again"], seconds = accuracy_of(cell, 1_000_000 + twice, images)
-        else:
-            architecture, parent = next_cell(entries)
-            accuracy, seconds = accuracy_of(architecture, len(entries), images)
-            entry = {
-                **packed(architecture.cells[0]),
-                "key": architecture.cells[0].key,
-                "parent": parent,
-                "width": architecture.width,
-                "macs": cost(architecture).macs,
-                "params": cost(architecture).params,
-                "accuracy": accuracy,
-                "seed": len(entries),
-                "seconds": round(seconds, 2),
-            }
-            entries.append(entry)
-        write_json(options.out, pool)
-        size = f"{len(entry['operations']) - 1} nodes, width {entry['width']}"
-        again = f", again {entry['again']:.4f}" if "again" in entry else ""
-        print(
-            f"{len(entries):4} {size}, {entry['accuracy']:.4f}{again}, {seconds:.1f} s", flush=True
-        )
+    cells = planned(options.cells, entries)
+    known = {entry["number"]: entry for entry in entries}
+    with ProcessPoolExecutor(options.workers, get_context("spawn")) as workers:
+        todo = {}
+        for number, (architecture, _) in enumerate(cells):
+            if number not in known:
+                seeded = (architecture, number, options.images)
+                todo[workers.submit(accuracy_of, *seeded)] = (number, "accuracy")
+            if number < options.again and "again" not in known.get(number, {}):
+                seeded = (architecture, 1_000_000 + number, options.images)
+                todo[workers.submit(accuracy_of, *seeded)] = (number, "again")
+        for future in as_completed(todo):
+            number, what = todo[future]
+            accuracy, seconds = future.result()
+            if number not in known:
+                known[number] = entry_of(number, *cells[number])
+            known[number][what] = accuracy
+            if what == "accuracy":
+                known[number]["seconds"] = round(seconds, 2)
+            pool["cells"] = [known[n] for n in sorted(known) if "accuracy" in known[n]]
+            write_json(options.out, pool)
+            nodes, width = len(cells[number][0].cells[0].operations) - 1, cells[number][0].width
+            print(
+                f"{len(pool['cells'])}/{len(cells)} cell {number}: {nodes} nodes, width {width}, "
+                f"{what} {accuracy:.4f}, {seconds:.1f} s",
+                flush=True,
+            )
+
+
+def entry_of(number: int, architecture: Architecture, parent: int | None) -> dict[str, Any]:
+    """What the file says of a cell before its accuracy."""
+    costs = cost(architecture)
+    return {
+        "number": number,
+        **packed(architecture.cells[0]),
+        "key": architecture.cells[0].key,
+        "parent": parent,
+        "width": architecture.width,
+        "macs": costs.macs,
+        "params": costs.params,
+    }
 
 
 if __name__ == "__main__":

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pool
-import torch
 from numpy.typing import NDArray
 
 from gemkit.architecture import Architecture
@@ -45,7 +44,7 @@ def proposals(entries: list[dict[str, Any]], count: int, seed: int) -> list[Arch
     return [pool.SPACE.architecture(found, index) for index in range(len(found))]
 
 
-def trained_again(side: dict[str, Any], images: Any, store: Any) -> None:
+def trained_again(side: dict[str, Any], images: Path, store: Any) -> None:
     """Fill in the further trainings of a side's best cells."""
     trials = side["trials"]
     best = sorted(range(len(trials)), key=lambda place: -trials[place]["accuracy"])[:TOP]
@@ -74,8 +73,6 @@ def main() -> None:
     if len(drawn) < options.trials:
         print(f"skipped: the pool has {len(drawn)} random cells, {options.trials} are needed")
         return
-    torch.set_num_threads(1)
-    images = pool.shrunk(options.images)
     report = read_json(options.out) if options.out.exists() else {"searches": {}, "random": {}}
     report |= {"trials": options.trials, "machine": describe_machine(), "versions": versions()}
 
@@ -90,7 +87,7 @@ def main() -> None:
             count = min(BATCH, options.trials - start)
             for network in proposals(trials[:start], count, seed)[len(trials) - start :]:
                 accuracy, seconds = pool.accuracy_of(
-                    network, 1_000 * (seed + 1) + len(trials), images
+                    network, 1_000 * (seed + 1) + len(trials), options.images
                 )
                 trials.append(
                     {
@@ -112,7 +109,7 @@ def main() -> None:
             ],
         )
         for side in (report["searches"][str(seed)], kept):
-            trained_again(side, images, store)
+            trained_again(side, options.images, store)
         store()
     for seed in range(options.seeds):
         found, chance = report["searches"][str(seed)], report["random"][str(seed)]

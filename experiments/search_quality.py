@@ -31,7 +31,7 @@ from scipy.special import gammaln
 from gemkit.app.figures import save as save_figure
 from gemkit.app.figures import strategies_figure
 from gemkit.cell import OPERATIONS, CellArrays
-from gemkit.files import read_json, write_json
+from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search import ablation, encoder
 from gemkit.search.predictor import STRUCTURE, GraphPredictor
@@ -111,7 +111,7 @@ class Opened:
 @cache
 def opened(path: str, cells: int) -> Opened:
     """The first so many cells of a pool, once a process."""
-    entries = read_json(Path(path))["cells"][:cells]
+    entries = pool.trained(Path(path))[:cells]
     packed = CellArrays.from_cells([pool.unpacked(entry) for entry in entries])
     graphs = Graphs(packed.operations, packed.adjacency)
     values = np.array([entry["accuracy"] for entry in entries])
@@ -251,7 +251,7 @@ def main() -> None:
     if not options.pool.exists():
         print(f"skipped: {options.pool} is not there, make it with experiments/pool.py")
         return
-    entries = read_json(options.pool)["cells"]
+    entries = pool.trained(options.pool)
     cells = options.cells or len(entries) - len(entries) % 10
     queries = min(options.queries, cells // 2)
     names = options.names or [*(n for n in STRATEGIES if n != "random"), *VARIANTS]
