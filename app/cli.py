@@ -213,7 +213,7 @@ def train(
 
 
 @cli.command()
-@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.argument("run_folder", metavar="RUN|zoo:NAME", type=FOLDER)
 @click.argument("ids", metavar="[ID]...", nargs=-1)
 @click.option(
     "--precision",
@@ -240,29 +240,59 @@ def train(
 @click.option("--opset", type=int, help="Version of ONNX's operators, 18 to 23.  [default: 18]")
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any size]")
 @click.option(
+    "--data",
+    help="Of zoo:NAME: images like those it was trained on, to make fp16 and int8 with.",
+)
+@click.option(
     "--out",
-    type=FOLDER,
+    type=click.Path(path_type=Path),
     help="Also copy the files to this folder. Files that take or give something else than the "
-    "run's own go there alone.  [default then: RUN/deploy]",
+    "run's own go there alone.  [default then: RUN/deploy]  Of zoo:NAME: the file.  "
+    "[default: NAME.onnx]",
 )
 @json_option
 def export(
     run_folder: Path,
     ids: tuple[str, ...],
     json_file: str | None,
+    data: str | None,
     **options: Any,
 ) -> None:
-    """Write trained networks of RUN as ONNX files, checked against PyTorch."""
-    from . import pipeline
+    """Write trained networks of RUN, or a ready-made one, as ONNX files, checked against PyTorch.
+
+    `gemkit zoo` lists the ready-made ones.
+    """
+    from . import pipeline, zoo
 
     _check_json(json_file)
+    console = _console(json_file)
+    if zoo.is_zoo(run_folder):
+        if ids:
+            raise UserError(f"{run_folder} is one network: it has no ids such as {ids[0]}")
+        made = zoo.export(str(run_folder), data=data, console=console, **options)
+        _deliver_json(made, json_file)
+        return
+    if data is not None:
+        raise UserError("--data is for networks of the zoo: a run knows its own data")
+    if options["out"] is not None and options["out"].is_file():
+        raise UserError(f"--out: {options['out']} is a file; a run's networks go to a folder")
     with _resumable(_again()):
-        models = pipeline.export(run_folder, ids, console=_console(json_file), **options)
+        models = pipeline.export(run_folder, ids, console=console, **options)
     _deliver_json(models, json_file)
 
 
 @cli.command()
-@click.argument("what", metavar="RUN|MODEL.onnx|NAME...", nargs=-1, required=True)
+@json_option
+def zoo(json_file: str | None) -> None:
+    """List the ready-made networks that come with gemkit."""
+    from . import zoo as module
+
+    _check_json(json_file)
+    _deliver_json(module.show(_console(json_file)), json_file)
+
+
+@cli.command()
+@click.argument("what", metavar="RUN|MODEL.onnx|NAME|zoo:NAME...", nargs=-1, required=True)
 @click.option(
     "--threads", type=NUMBER_LIST, default="1", show_default=True, help="Thread counts, e.g. 1,2."
 )
@@ -280,8 +310,8 @@ def export(
 def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     """Measure latency with onnxruntime.
 
-    Give a RUN (its models and baselines, whose figures are stored there), or ONNX files and names
-    of torchvision networks, which are then measured beside one another.
+    Give a RUN (its models and baselines, whose figures are stored there), or ONNX files, names of
+    torchvision networks and zoo:NAME, which are then measured beside one another.
     """
     from . import pipeline
 
@@ -317,7 +347,7 @@ def show(
 
 
 @cli.command()
-@click.argument("model", type=FILE)
+@click.argument("model", metavar="MODEL.onnx|zoo:NAME", type=FILE)
 @click.argument("images", metavar="IMAGE...", nargs=-1, required=True, type=FILE)
 @click.option(
     "--top",
@@ -328,11 +358,14 @@ def show(
 )
 @json_option
 def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | None) -> None:
-    """Classify images with an ONNX file that gemkit wrote."""
+    """Classify images with an ONNX file that gemkit wrote, or a ready-made network."""
     from . import predict as module
+    from . import zoo
 
     _check_json(json_file)
-    value = module.predict(model, images, top, _console(json_file))
+    with zoo.files([str(model)]) as made:
+        file = Path(made.get(str(model), model))
+        value = module.predict(file, images, top, _console(json_file))
     _deliver_json(value, json_file)
 
 

@@ -117,7 +117,7 @@ def export(
                 file = _export_as(opened, model, dataset, form, path, console)
             else:
                 file = {"onnx": str(path), "precision": "fp32", "accuracy": model["accuracy"]}
-            made[model["id"]] = [file, *_convert(path, kinds, optimize, dataset, console)]
+            made[model["id"]] = [file, *convert(path, kinds, optimize, dataset, console)]
             if form == Form() and not _fits_converted(opened, model, path, console):
                 continue
             if folder is not None:
@@ -194,14 +194,17 @@ def _measured(path: Path, limit: float) -> float:
     return milliseconds
 
 
-def _convert(
+def convert(
     path: Path,
     precision: Sequence[str],
     optimize: str | None,
-    dataset: Dataset,
+    dataset: Dataset | None,
     console: Console,
 ) -> list[dict[str, Any]]:
     """Write a file's optimised form and other precisions of both, where asked for.
+
+    Args:
+        dataset: images that other precisions are made and judged on.
 
     Returns:
         what was written.
@@ -226,6 +229,7 @@ def _convert(
     for source in sources:
         for kind in precision:
             if kind != "fp32":
+                assert dataset is not None
                 made.append(_in_precision(source, kind, id, dataset, console))
     return made
 

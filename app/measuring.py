@@ -35,7 +35,7 @@ def bench(
     A run's measurements are stored in it, and its report is written anew.
 
     Args:
-        what: one run, or ONNX files and names in `gemkit.baselines.BASELINES`.
+        what: one run, or ONNX files, names in `gemkit.baselines.BASELINES` and `zoo:NAME`.
 
     Returns:
         the measurements, under the names that programs read.
@@ -46,9 +46,12 @@ def bench(
     from gemkit.export import timing
     from gemkit.export.benchmark import benchmark
 
-    from . import report
+    from . import report, zoo
 
     console = console or default_console()
+    for item in what:
+        if zoo.is_zoo(item):
+            zoo.card(str(item))
     runs = [item for item in what if isinstance(item, Run) or Path(item).is_dir()]
     if runs and len(what) > 1:
         raise UserError("give one run alone, or ONNX files and names of networks without a run")
@@ -60,10 +63,15 @@ def bench(
     options: dict[str, Any] = {"threads": threads, "batches": batch, "providers": provider}
     if not runs:
         models = [str(item) for item in what]
-        with bar(console, "measuring", 100) as advance:
+        with zoo.files(models) as made, bar(console, "measuring", 100) as advance:
             found = benchmark(
-                models, progress=lambda share: advance(completed=int(100 * share)), **options
+                [made.get(model, model) for model in models],
+                progress=lambda share: advance(completed=int(100 * share)),
+                **options,
             )
+        names = {path: name for name, path in made.items()}
+        for one in found:
+            one["model"] = names.get(one["model"], one["model"])
         _print_measurements(found, console)
         return found
     with open_run(runs[0]) as opened:

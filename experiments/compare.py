@@ -18,34 +18,39 @@ from typing import Any
 
 from rich.console import Console
 
-from gemkit.app import comparing, report
+from gemkit.app import comparing, report, zoo
 from gemkit.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results" / "compare.json", ROOT / "docs" / "results.md"
+FIDELITY = ROOT / "results" / "fidelity.json"
 MAX_MACS, SHARE, IMAGES, EPOCHS, TRIALS = 3_000_000, 0.8, 10_000, 8, 32
 FIRST = ("found", "random", "darts_v2", "pc_darts", "p_darts")
 GOAL = (0.004, 0.036)
 """What the paper says its networks are more accurate by than those of other searches."""
 
 
-def page(result: dict[str, Any]) -> str:
-    """docs/results.md as text."""
+def page(
+    result: dict[str, Any] | None,
+    cards: list[dict[str, Any]],
+    fidelity: dict[str, Any] | None,
+) -> str:
+    """docs/results.md as text: whatever of the comparison, the zoo and the proxy is there."""
     blocks: list[report.Block] = [
         report.Heading("Results", 1),
         report.Paragraph(
-            "Written by `experiments/compare.py` from `results/compare.json`. Every network was "
-            "trained here, by one loop with one recipe; no figure is copied from a paper."
+            "Written by the programs in `experiments/` from the files in `results/` and the cards "
+            "of the networks that come with gemkit. Every network was trained here, by one loop; "
+            "no figure is copied from a paper."
         ),
-        report.Heading("Found networks beside known ones"),
-        report.Paragraph(comparing.summary(result)),
-        report.Table(comparing.HEADS, comparing.table_rows(result)),
-        report.Paragraph(comparing.notes(result)),
-        report.Heading("Against what was aimed for", 3),
-        report.Table(("bar", "found here", "holds"), bars(result)),
-        report.Heading("How to repeat it", 3),
-        report.Code("OMP_NUM_THREADS=1 python experiments/compare.py"),
-        report.Paragraph(comparing.made(result)),
+    ]
+    if result is not None:
+        blocks += _comparison(result)
+    if cards:
+        blocks += _zoo(cards)
+    if fidelity is not None and fidelity.get("correlation"):
+        blocks += _proxy(fidelity)
+    blocks += [
         report.Heading("Not run"),
         report.Paragraph(
             "The comparison at 40 M MACs with the full recipe and the training speed on a GPU "
@@ -54,7 +59,74 @@ def page(result: dict[str, Any]) -> str:
             "--device cuda --out runs/compare-40M`."
         ),
     ]
+    absent = [name for name in zoo.NAMES if name not in {card["name"] for card in cards}]
+    if absent:
+        blocks.append(
+            report.Paragraph(
+                f"Of the ready-made networks {', '.join(absent)}: "
+                "`python experiments/zoo.py --only "
+                f"{absent[0].removeprefix('gemnet-')}`."
+            )
+        )
     return report.markdown(blocks)
+
+
+def _comparison(result: dict[str, Any]) -> list[report.Block]:
+    return [
+        report.Heading("Found networks beside known ones"),
+        report.Paragraph(comparing.summary(result)),
+        report.Table(comparing.HEADS, comparing.table_rows(result)),
+        report.Paragraph(comparing.notes(result)),
+        report.Paragraph(
+            "The search draws its proxy images (a tenth) from all 50,000 training images, also "
+            "where the networks are then trained on fewer. It never sees a test image."
+        ),
+        report.Heading("Against what was aimed for", 3),
+        report.Table(("bar", "found here", "holds"), bars(result)),
+        report.Heading("How to repeat it", 3),
+        report.Code("OMP_NUM_THREADS=1 python experiments/compare.py"),
+        report.Paragraph(comparing.made(result)),
+    ]
+
+
+def _zoo(cards: list[dict[str, Any]]) -> list[report.Block]:
+    blocks: list[report.Block] = [
+        report.Heading("Ready-made networks"),
+        report.Paragraph(
+            "Accuracy of the ONNX file by onnxruntime alone on the test images; the interval is "
+            "that of so many images. `gemkit export zoo:NAME --out FILE.onnx` writes one."
+        ),
+        report.Table(zoo.HEADS, [zoo.row(card) for card in cards]),
+    ]
+    for card in cards:
+        text = f"{card['name']}: {card['search']['text']} Trained {card['training']['text']}."
+        blocks += [report.Paragraph(text), report.Code(card["command"])]
+    return blocks
+
+
+def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
+    found = fidelity["correlation"]
+    rows = [
+        (str(row["epochs"]), f"{row['spearman']:.2f}", f"{row['kendall_tau']:.2f}")
+        for row in found["rows"]
+    ]
+    return [
+        report.Heading("Short trainings against long ones"),
+        report.Paragraph(
+            f"Rank correlation over {found['cells']} random cells ({found['data']}) between their "
+            f"accuracy after few epochs and after {found['long']} from another seed. The last row "
+            "compares two long trainings: no short one can be expected to do better."
+        ),
+        report.Table(("epochs", "Spearman", "Kendall tau"), rows),
+        report.Code("OMP_NUM_THREADS=1 python experiments/fidelity.py"),
+    ]
+
+
+def write_page() -> None:
+    """Write docs/results.md from all that is there."""
+    result = read_json(RESULTS) if RESULTS.is_file() else None
+    fidelity = read_json(FIDELITY) if FIDELITY.is_file() else None
+    write_text(PAGE, page(result, zoo.cards(), fidelity))
 
 
 def bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -96,7 +168,7 @@ def main() -> int:
     given = parser.parse_args()
     file = given.data / "cifar10_jpeg.npz"
     if given.report:
-        write_text(PAGE, page(read_json(RESULTS)))
+        write_page()
         return 0
     if not file.is_file():
         print(f"skipped: there is no {file} (CIFAR-10 as JPEG files)")
@@ -121,7 +193,7 @@ def main() -> int:
         # Nothing of this machine's folders goes into the results.
         result["config"]["data"] = f"npz:{file.name}"
         write_json(RESULTS, result)
-        write_text(PAGE, page(result))
+        write_page()
         console.print(f"{RESULTS.name} and {PAGE.name} hold {seeds} of {given.seeds} seeds")
     return 0
 

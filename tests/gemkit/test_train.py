@@ -654,3 +654,19 @@ def test_bad_recipes_are_explained(value: Any, message: str) -> None:
 def test_every_epoch_has_its_own_seed() -> None:
     seeds = {_derived(seed, epoch) for seed in range(20) for epoch in range(20)}
     assert len(seeds) == 400
+
+
+def test_a_narrow_regnet_trains_without_a_crash() -> None:
+    # In channels-last layout its grouped convolutions wrote past their memory: hence a child.
+    program = """
+import numpy as np
+from gemkit.baselines import baseline
+from gemkit.train import Recipe, train
+rng = np.random.default_rng(0)
+x, y = rng.integers(0, 256, (64, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, 64)
+network = baseline("regnet_y_400mf", (3, 32, 32), 10, max_macs=3_000_000)
+train(network, x, y, x[:8], y[:8], recipe=Recipe(epochs=1, learning_rate=0.01), mean=(0.5,) * 3,
+      std=(0.25,) * 3, seed=0, device="cpu")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
