@@ -4,7 +4,7 @@ Writes `results/pool.json` after every cell; a run that was stopped goes on wher
 larger `--cells` continues a smaller pool (cell k depends on the seed and on the cells before it,
 not on their accuracies).
 
-    python experiments/pool.py [--cells 400] [--workers 2] [--again 40]
+    python experiments/pool.py [--cells 400] [--workers 2] [--again 20]
     python experiments/pool.py --noise          # what the file says about signal and noise
 
 A third of the cells are drawn by the search's own sampler, all others are mutants (1 to 4 edits) of
@@ -158,7 +158,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cells", type=int, default=400)
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
-    parser.add_argument("--again", type=int, default=40, help="cells trained from a second seed")
+    parser.add_argument("--again", type=int, default=20, help="cells trained from a second seed")
     parser.add_argument("--noise", action="store_true", help="only print signal and noise")
     parser.add_argument("--images", type=Path, default=IMAGES)
     parser.add_argument("--out", type=Path, default=RESULTS)
