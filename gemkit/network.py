@@ -33,12 +33,26 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 
+class _Depthwise(nn.Conv2d):
+    """A depthwise 3x3 convolution that also trains fast on images of less than 3x3 pixels.
+
+    There oneDNN's weight gradient is up to fifty times slower on the CPU than for the same images
+    with their border of zeros written out (8.3 against 0.2 ms, 696 channels of 2x2, PyTorch 2.14).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.training and input.device.type == "cpu" and min(input.shape[2:]) < 3:
+            return F.conv2d(F.pad(input, (1, 1, 1, 1)), self.weight, groups=self.groups)
+        return super().forward(input)
+
+
 def _convolution(
     channels_in: int, channels: int, size: int = 1, *, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
     """A convolution without bias that keeps the image's size (at stride 1), and its batch norm."""
+    kind = _Depthwise if groups > 1 else nn.Conv2d
     return [
-        nn.Conv2d(channels_in, channels, size, stride, size // 2, groups=groups, bias=False),
+        kind(channels_in, channels, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(channels),
     ]
 

@@ -115,6 +115,23 @@ def test_trains_every_parameter(
         assert parameter.grad is not None, name
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 5), (3, 3), (4, 4)])
+def test_depthwise_trains_as_pytorch_does(size: tuple[int, int], seed: int) -> None:
+    torch.manual_seed(seed)
+    cell = Cell(("input", "sep3x3"), ((0, 1),))
+    convolution = GEMCell(cell, 5, 7).nodes[0][0].double()
+    images = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
+    weight = convolution.weight.detach().clone().requires_grad_()
+    wanted = F.conv2d(images, weight, padding=1, groups=5)
+    direction = torch.randn_like(wanted)
+    found = convolution(images)
+    torch.testing.assert_close(found, wanted)
+    of_images, of_weight = torch.autograd.grad(wanted, (images, weight), direction)
+    torch.testing.assert_close(
+        torch.autograd.grad(found, (images, convolution.weight), direction), (of_images, of_weight)
+    )
+
+
 @pytest.mark.parametrize("aggregation", ["concat", "sum"])
 def test_exports_with_dynamic_batch(
     draw_cell: Callable[[int, str], Cell], aggregation: str, seed: int
