@@ -23,6 +23,7 @@ from gemkit.errors import UserError
 from gemkit.store import Run, Trial
 
 from . import downloads, drawing, tables
+from .jobs import is_elsewhere, target_name
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
 
@@ -42,6 +43,8 @@ class Content:
         models: networks that were trained fully (their accuracy is known).
         baselines: likewise.
         data: name, note and numbers of images of the data.
+        device: the device that latencies are predicted for; None where they are of the machine
+            that measured the networks.
         writing: whether trials are waiting or running.
         version: grows with every change.
     """
@@ -51,6 +54,7 @@ class Content:
     baselines: tuple[dict[str, Any], ...]
     data: Mapping[str, Any]
     skeleton: Skeleton | None
+    device: str | None
     writing: bool
     version: int
 
@@ -69,6 +73,13 @@ class Content:
     def kind(self, id: str) -> str:
         """The folder of the run in which a network lies."""
         return "models" if any(model["id"] == id for model in self.models) else "baselines"
+
+    def latency(self, entry: Mapping[str, Any]) -> float | None:
+        """Median milliseconds of a trained network: on the run's device, or as measured."""
+        if self.device is None:
+            return _p50(entry)
+        there = (entry.get("extra") or {}).get("target") or {}
+        return (there.get("latency_ms") or {}).get("p50")
 
     @functools.cached_property
     def table(self) -> bytes:
@@ -94,13 +105,13 @@ class Content:
             add(
                 1,
                 model,
-                latency=_p50(model),
+                latency=self.latency(model),
                 nodes=len(model["cell"]["operations"]) - 1,
                 width=model["width"],
                 round=trial.get("round"),
             )
         for baseline in self.baselines:
-            add(2, baseline, latency=_p50(baseline))
+            add(2, baseline, latency=self.latency(baseline))
         for trial in self.trials:
             if trial["state"] == "done":
                 add(
@@ -114,6 +125,7 @@ class Content:
         states = [trial["state"] for trial in self.trials]
         value = {
             "version": self.version,
+            "device": self.device,
             "writing": self.writing,
             "states": {state: states.count(state) for state in dict.fromkeys(states)},
             "columns": columns,
@@ -137,12 +149,14 @@ class Shown:
         folder: the run's folder.
         budget: its limits.
         about: its configuration, machine and versions.
+        computer: what visitors call the machine that runs the page.
     """
 
     def __init__(self, run: Run) -> None:
         self.folder = run.path.resolve()
         self.budget: Budget = run.budget
         self.about = run.about
+        self.computer = "this computer"
         self._run = run
         self._lock = threading.Lock()
         self._seen = -1
@@ -186,6 +200,7 @@ class Shown:
             tuple(one for one in self._run.baselines() if one["accuracy"] is not None),
             self._run.setting("data", {}),
             None if skeleton is None else Skeleton.from_json(skeleton, f"{self.folder}: skeleton"),
+            target_name(self._run) if is_elsewhere(self._run) else None,
             any(trial["state"] in ("queued", "running") for trial in trials),
             1 if self._content is None else self._content.version + 1,
         )
@@ -324,8 +339,14 @@ class Shown:
         ]
         if latency is not None:
             tiles.append((tables.latency({"p50": latency}), "an image (CPU, one thread)"))
-        elif trial and trial["latency_ms"] is not None:
-            tiles.append((tables.latency({"p50": trial["latency_ms"]}), "an image, predicted"))
+        if content.device is not None:
+            there = content.latency(entry) if entry else shown["latency_ms"]
+            if there is not None:
+                tiles.append(
+                    (tables.latency({"p50": there}), f"an image on {content.device}, predicted")
+                )
+        elif entry is None and shown["latency_ms"] is not None:
+            tiles.append((tables.latency({"p50": shown["latency_ms"]}), "an image, predicted"))
         boxes = "".join(
             f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles
         )

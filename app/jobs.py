@@ -162,6 +162,12 @@ def is_elsewhere(run: Run) -> bool:
     return run.config.get("target") is not None and run.budget.latency_ms is not None
 
 
+def target_name(run: Run) -> str | None:
+    """The device that a run is for, without the folders of its file; None where it named none."""
+    name = run.config.get("target")
+    return Path(name).stem if name is not None and name.endswith(".json") else name
+
+
 def on_target(run: Run, architecture: Architecture) -> dict[str, Any] | None:
     """What is known of a network on the run's target; None without a target.
 
@@ -169,10 +175,10 @@ def on_target(run: Run, architecture: Architecture) -> dict[str, Any] | None:
         `name` and, where the latency is predicted, `latency_ms` (`p50` and `at_most`, with the
         safety margin) and `measured`, which is False.
     """
-    name = run.config.get("target")
+    name = target_name(run)
     if name is None:
         return None
-    found: dict[str, Any] = {"name": Path(name).stem if name.endswith(".json") else name}
+    found: dict[str, Any] = {"name": name}
     path = run.path / LATENCY_FILE
     if is_elsewhere(run) and path.is_file():
         from gemkit.cell import CellArrays

@@ -97,14 +97,10 @@ def _machine(one: Mapping[str, Any]) -> str:
     return ", ".join(parts)
 
 
-def when(shown: "Shown") -> str:
-    """When the run's measurements were last written, for people."""
-    from datetime import UTC, datetime
-
-    times = [path.stat().st_mtime for path in shown.folder.glob("models/*/bench.json")]
-    if not times:
-        return ""
-    return f"last measured {datetime.fromtimestamp(max(times), UTC):%Y-%m-%d %H:%M} UTC"
+def when(found: Iterable[Mapping[str, Any]]) -> str:
+    """When the latest of some measurements was made, for people; nothing where none says it."""
+    latest = max((str(one["date"]) for one in found if one.get("date")), default="")
+    return f"last measured {latest[:16].replace('T', ' ')} UTC" if latest else ""
 
 
 def measure_again(shown: "Shown") -> str:
@@ -119,7 +115,7 @@ def measure_again(shown: "Shown") -> str:
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         return f"not measured: {last.removeprefix('gemkit: ')}"
-    return "measured just now on this server"
+    return f"measured just now on {shown.computer}"
 
 
 def tab(shown: "Shown", measuring: bool) -> None:
@@ -150,7 +146,7 @@ def tab(shown: "Shown", measuring: bool) -> None:
         apply_default_css=False,
         elem_id="latency-table",
     )
-    told = gr.Markdown(when(shown), elem_id="latency-when")
+    told = gr.Markdown(when(found), elem_id="latency-when")
 
     def changed(*values: str) -> str:
         return table(measurements(shown), *values)
@@ -166,7 +162,7 @@ def tab(shown: "Shown", measuring: bool) -> None:
             told_ = measure_again(shown)
             return told_, table(measurements(shown), *values)
 
-        button = gr.Button("Measure again on this server", elem_id="measure-again", size="sm")
+        button = gr.Button(f"Measure again on {shown.computer}", elem_id="measure-again", size="sm")
         button.click(
             again, boxes, [told, shown_table], concurrency_limit=1, api_visibility="private"
         )

@@ -320,27 +320,37 @@ def _plot(parts: Sequence[str], label: str) -> str:
     )
 
 
-def _number(label: str, value: int, id: str) -> "gradio.Number":
+def _number(label: str, limits: str, value: int, id: str) -> "gradio.Number":
     import gradio as gr
 
-    return gr.Number(value, precision=0, label=label, min_width=150, elem_id=id)
+    return gr.Number(value, precision=0, label=label, info=limits, min_width=150, elem_id=id)
 
 
-def tab(live: LiveSearch) -> None:
-    """The tab's layout."""
+def tab(live: LiveSearch, computer: str) -> None:
+    """The tab's layout.
+
+    Args:
+        computer: what visitors call the machine that searches.
+    """
     import gradio as gr
 
     gr.Markdown(
-        "Search for a network yourself: on this server, for the handwritten digits that come with "
+        f"Search for a network yourself: on {computer}, for the handwritten digits that come with "
         "scikit-learn. Every candidate is a real network, trained on a small share of the images."
     )
     with gr.Row():
-        trials = _number(f"candidates (4 to {MOST_TRIALS})", 12, "live-trials")
-        nodes = _number(f"nodes (2 to {MOST_NODES})", 12, "live-nodes")
-        macs = _number("thousand MACs (100 to 5000)", 1000, "live-macs")
-        epochs = _number("epochs each (1 to 3)", 1, "live-epochs")
-        strategy = gr.Dropdown(list(_STRATEGIES), value="nasgem", label="strategy", min_width=150)
-        seed = _number("seed", 0, "live-seed")
+        trials = _number("candidates", f"4 to {MOST_TRIALS}", 12, "live-trials")
+        nodes = _number("nodes of a cell", f"at most, 2 to {MOST_NODES}", 12, "live-nodes")
+        macs = _number("thousand MACs", "at most, 100 to 5000", 1000, "live-macs")
+        epochs = _number("epochs for each", "1 to 3", 1, "live-epochs")
+        strategy = gr.Dropdown(
+            list(_STRATEGIES),
+            value="nasgem",
+            label="strategy",
+            info="how candidates are chosen",
+            min_width=150,
+        )
+        seed = _number("seed", "another, other cells", 0, "live-seed")
     with gr.Row():
         start = gr.Button("Start", variant="primary", elem_id="live-start")
         cancel = gr.Button("Cancel", elem_id="live-cancel", interactive=False)

@@ -2,24 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
 from gemkit.errors import UserError
 from gemkit.files import write_json
-from gemkit.store import Run
+from gemkit.store import Run, now
 
 from . import tables
-from .jobs import (
-    open_run,
-)
-from .progress import bar, default_console
-
-if TYPE_CHECKING:
-    pass
-
 from .exporting import files_of
+from .jobs import open_run
+from .progress import bar, default_console
 
 
 def bench(
@@ -103,6 +97,7 @@ def bench(
             kind, entry = files[one["model"]]
             one["onnx"] = str(Path(one["model"]).relative_to(opened.path))
             one["id"] = one["model"] = entry["id"]
+            one["date"] = now()
         for kind, entry in entries:
             own = [one for one in found if one["id"] == entry["id"]]
             _keep_measurements(opened, kind, entry, own)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _QUEUE = 32
 _PREDICTIONS_AT_ONCE = 2
+_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 # ---- Try it
@@ -56,11 +57,11 @@ def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str,
     classifier = _classifier(path, path.stat().st_mtime_ns)
     try:
         picture = predict.open_picture(Path(image))
-    except UserError as error:  # the visitor knows no path of the server's
+    except UserError as error:  # the visitor knows no path of this machine
         raise UserError(str(error).replace(image, "the upload")) from None
     probabilities, milliseconds = classifier.classify(picture)
     size = " x ".join(map(str, classifier.info.input_shape[1:]))
-    note = f"**{milliseconds:.2f} ms** in onnxruntime on the server; brought to {size} pixels"
+    note = f"**{milliseconds:.2f} ms** in onnxruntime on {shown.computer}; brought to {size} pixels"
     return dict(zip(classifier.info.class_names, probabilities.tolist(), strict=True)), note
 
 
@@ -221,7 +222,7 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
                 _custom("gk-map", "gemkit.map(element)", elem_id="map")
             if live is not None:
                 with gr.Tab("Search live", id="live"):
-                    live_search.tab(live)
+                    live_search.tab(live, shown.computer)
         points.picked(
             selected, None, [facts, cell, left], queue=False, show_progress="hidden",
             api_visibility="private", trigger_mode="multiple",
@@ -258,7 +259,7 @@ def launch(
 
     Args:
         login: user and password that visitors must give.
-        read_only: visitors can neither search nor measure on the server.
+        read_only: visitors can neither search nor measure.
 
     Raises:
         UserError: no run, or the address cannot be used.
@@ -267,6 +268,8 @@ def launch(
     import threading
 
     shown = Shown.open(folder)
+    if host not in _LOCAL or read_only:
+        shown.computer = "the computer that runs this page"
     opened = serving.listen(host, port)
     # Gradio would ask its makers for news, and whether the machine is on the internet.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -331,7 +334,7 @@ def serve(
         browser.fetch_runtime()
     server = launch(folder, host, port, login=login, read_only=read_only)
     console.print(f"the page is at {server.address} (stop it with Ctrl-C)")
-    if host not in ("127.0.0.1", "localhost", "::1") and not read_only and login is None:
+    if host not in _LOCAL and not read_only and login is None:
         console.print(
             "mind: everybody who reaches this machine can start searches here; "
             "--read-only or --auth USER prevents it"

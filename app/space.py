@@ -3,7 +3,7 @@
     python app/space.py        # or on a Space, whose README names this file as `app_file`
 
 The run is `space/run` beside this checkout, or the folder in GEMKIT_RUN. Visitors can neither
-search nor measure on the server. Port and host are what a Space expects.
+search nor measure there. Port and host are what a Space expects.
 """
 
 import os

@@ -221,7 +221,7 @@ def _notes(one: dict[str, Any]) -> list[str]:
     if one["noisy"]:
         notes.append(
             f"noisy machine: the medians of {one['rounds']} rounds differ by "
-            f"{100 * one['spread']:.0f} %"
+            f"{100 * one['spread']:.0f} %; close what else runs here and measure again"
         )
     elsewhere = {name: count for name, count in one["nodes"].items() if name != one["provider"]}
     if elsewhere:

@@ -1,4 +1,4 @@
-// Measures networks in the visitor's own browser with onnxruntime-web, as gemkit does on a server:
+// Measures networks in the visitor's own browser with onnxruntime-web, as gemkit does elsewhere:
 // all networks in turn, round by round, after warm-up; percentiles are medians over the rounds.
 (() => {
   "use strict";
@@ -22,7 +22,7 @@
   }
   async function open(ort, provider, address, shape) {
     const answer = await fetch(address);
-    if (!answer.ok) throw new Error(`${address}: the server answered ${answer.status}`);
+    if (!answer.ok) throw new Error(`${address}: answer ${answer.status}`);
     const content = new Uint8Array(await answer.arrayBuffer());
     const start = performance.now();
     const session = await ort.InferenceSession.create(content, { executionProviders: [provider] });
@@ -89,7 +89,7 @@
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "yes";
     if (!settings.runtime) {
-      root.replaceChildren(make("p", { class: "gk-empty" }, "onnxruntime-web is not on this server yet, so nothing can be measured in your browser. Whoever runs the page can fetch it once (about 50 MB, from npm's registry) with: ", make("code", {}, "gemkit app RUN --fetch-runtime")));
+      root.replaceChildren(make("p", { class: "gk-empty" }, "onnxruntime-web is not here yet, so nothing can be measured in your browser. Whoever runs the page can fetch it once (about 50 MB, from npm's registry) with: ", make("code", {}, "gemkit app RUN --fetch-runtime")));
       return;
     }
     if (!settings.networks.length) {
@@ -140,9 +140,9 @@
         const rows = found.map((one, n) => make("tr", { "data-id": wanted[n].id, "data-difference": differences[n] },
           make("td", {}, wanted[n].id), ...["p50", "p90", "p95", "p99"].map((p) => make("td", {}, ms(one.latency_ms[p]))),
           make("td", {}, ms(wanted[n].p50)), make("td", {}, differences[n].toExponential(1))));
-        results.replaceChildren(make("table", { class: "gk-table" }, make("thead", {}, make("tr", {}, ...["network", "p50 here", "p90", "p95", "p99", "p50 on the server", "largest difference"].map((t) => make("th", {}, t)))), make("tbody", {}, ...rows)));
+        results.replaceChildren(make("table", { class: "gk-table" }, make("thead", {}, make("tr", {}, ...["network", "p50 here", "p90", "p95", "p99", "p50 by gemkit bench", "largest difference"].map((t) => make("th", {}, t)))), make("tbody", {}, ...rows)));
         const worst = Math.max(...differences), noisy = Math.max(...found.map((one) => one.spread));
-        status.textContent = (worst <= 1e-4 ? "The answers here are the server's. " : "Mind: the answers here differ from the server's. ")
+        status.textContent = (worst <= 1e-4 ? "The answers here are onnxruntime's. " : "Mind: the answers here differ from onnxruntime's. ")
           + (noisy > 0.1 ? `This device was busy: the rounds differ by ${(100 * noisy).toFixed(0)} %.` : "The rounds agree within 10 %.");
         root.dataset.state = "done";
       } finally { await close(open_); }

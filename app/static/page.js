@@ -2,7 +2,7 @@
 // Gradio carries a selection to the server; everything else here works on one table of columns.
 (() => {
   "use strict";
-  const KINDS = ["candidate", "network", "baseline"];
+  const KINDS = ["candidate", "found network", "known network"];
   const count = (v) => {
     if (v == null) return "–";
     for (const [size, unit] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]])
@@ -23,7 +23,7 @@
     macs: { label: "multiply-accumulates", short: "MACs", text: count, limit: "macs" },
     params: { label: "parameters", short: "params", text: count, limit: "params" },
     memory: { label: "activation memory", short: "memory", text: bytes, limit: "memory_bytes" },
-    latency: { label: "latency on the server", short: "latency", text: ms, limit: "latency_ms" },
+    latency: { label: "latency", short: "latency", text: ms, limit: "latency_ms" },
     nodes: { label: "nodes", text: plain },
     width: { label: "width", text: plain },
     round: { label: "search round", short: "round", text: plain },
@@ -61,9 +61,12 @@
   }
   async function load() {
     const answer = await fetch("run/table.json", { cache: "no-store" });
-    if (!answer.ok) throw new Error(`the server answered ${answer.status}`);
+    if (!answer.ok) throw new Error(`answer ${answer.status}`);
     const table = await answer.json();
     table.length = table.columns.id.length;
+    // A network that was trained fully stands for the candidate that it was, which bears its id.
+    table.trained = new Set(table.columns.id.filter((_, i) => table.columns.kind[i] === 1));
+    FIELDS.latency.label = table.device ? `latency on ${table.device}, predicted` : "latency";
     shared.table = table;
     for (const listener of shared.tables) listener(table);
     return table;
@@ -76,7 +79,7 @@
       try {
         const version = await (await fetch("run/version.json", { cache: "no-store" })).json();
         if (shared.table && version !== shared.table.version) await load();
-      } catch { /* the server is away for a moment; the next round asks again */ }
+      } catch { /* the page is away for a moment; the next round asks again */ }
     }
   }
 
@@ -114,6 +117,7 @@
     show(points, axes) {
       this.points = points;
       this.axes = axes;
+      this.fronts = [0, 1].map((kind) => (axes.front ? front(points, kind) : []));
       this.hover = -1;
       this.draw();
     }
@@ -136,10 +140,11 @@
       const muted = variable(this.holder, "--gk-quiet", "#5b6672");
       const grid = variable(this.holder, "--border-color-primary", "#e4e8ec");
       const paper = variable(this.holder, "--background-fill-primary", "#fff");
+      const red = variable(this.holder, "--gk-red", "#d64537");
       const font = "12px " + (variable(this.holder, "--font", "sans-serif"));
       const { x, y, colour, kind, ids } = this.points;
       const axes = this.axes;
-      const room = axes.bare ? { l: 10, r: 10, t: 10, b: 10 } : { l: 58, r: 14, t: 12, b: 42 };
+      const room = axes.bare ? { l: 10, r: 10, t: 10, b: 10 } : { l: 58, r: 14, t: axes.limit ? 26 : 12, b: 42 };
       const log = axes.log && x.every((v) => v > 0);
       const f = log ? Math.log10 : (v) => v;
       let [x0, x1] = [Infinity, -Infinity], [y0, y1] = [Infinity, -Infinity];
@@ -184,20 +189,20 @@
         g.fillStyle = ink;
         g.fillText(axes.label, room.l + (width - room.l - room.r) / 2, height - 17);
         if (limit) {
-          g.strokeStyle = "#d64537"; g.setLineDash([6, 4]); g.beginPath(); g.moveTo(sx(limit), room.t); g.lineTo(sx(limit), height - room.b); g.stroke(); g.setLineDash([]);
-          g.fillStyle = "#d64537"; g.textAlign = sx(limit) > width / 2 ? "right" : "left";
-          g.fillText("limit " + axes.text(limit), sx(limit) + (sx(limit) > width / 2 ? -5 : 5), room.t);
+          g.strokeStyle = g.fillStyle = red; g.setLineDash([6, 4]); g.beginPath(); g.moveTo(sx(limit), room.t); g.lineTo(sx(limit), height - room.b); g.stroke(); g.setLineDash([]);
+          g.textAlign = sx(limit) > width / 2 ? "right" : "left";
+          g.fillText("limit " + axes.text(limit), sx(limit) + (sx(limit) > width / 2 ? 4 : -4), 6);
         }
       }
       this.px = new Float32Array(ids.length); this.py = new Float32Array(ids.length);
       for (let i = 0; i < ids.length; i++) { this.px[i] = sx(x[i]); this.py[i] = sy(y[i]); }
-      if (axes.front) for (const wanted of [0, 1]) this.front(g, wanted, muted);
+      for (const [kind, line] of this.fronts.entries()) this.front(g, line, kind ? ink : muted, !kind);
       const many = ids.length > 1500, small = many ? 2.6 : ids.length > 200 ? 3.4 : 4.6;
       for (const level of [0, 2, 1])
         for (let i = 0; i < ids.length; i++) if (kind[i] === level) this.mark(g, i, level, small, colour[i], ink, paper);
       for (const i of [this.hover, ids.indexOf(shared.id)]) {
         if (i < 0) continue;
-        for (const [wide, style] of [[5, paper], [2.4, i === this.hover ? muted : "#d64537"]]) {
+        for (const [wide, style] of [[5, paper], [2.4, i === this.hover ? muted : red]]) {
           g.lineWidth = wide; g.strokeStyle = style;
           g.beginPath(); g.arc(this.px[i], this.py[i], kind[i] ? 11 : 8.5, 0, 7); g.stroke();
         }
@@ -214,16 +219,11 @@
       g.globalAlpha = 1;
       if (level || this.points.ids.length <= 1500) { g.lineWidth = level ? 1.5 : 0.6; g.stroke(); }
     }
-    front(g, wanted, style) {
-      const { x, y, kind } = this.points;
-      const mine = []; for (let i = 0; i < x.length; i++) if (kind[i] === wanted) mine.push(i);
-      mine.sort((a, b) => x[a] - x[b] || y[b] - y[a]);
-      let best = -Infinity; const line = [];
-      for (const i of mine) if (y[i] > best) { best = y[i]; line.push(i); }
-      if (line.length < 2) return;
-      g.strokeStyle = style; g.lineWidth = wanted ? 2 : 1.2; g.beginPath();
+    front(g, line, style, dashed) {
+      if (!line.length) return;
+      g.strokeStyle = style; g.lineWidth = dashed ? 1.4 : 2; g.setLineDash(dashed ? [2, 3] : []); g.beginPath();
       line.forEach((i, n) => { if (n) { g.lineTo(this.px[i], this.py[line[n - 1]]); g.lineTo(this.px[i], this.py[i]); } else g.moveTo(this.px[i], this.py[i]); });
-      g.stroke();
+      g.stroke(); g.setLineDash([]);
     }
     near(event, most) {
       const box = this.canvas.getBoundingClientRect();
@@ -254,6 +254,14 @@
       const i = this.points.ids.indexOf(id);
       return i < 0 || !this.px ? null : { x: this.px[i], y: this.py[i] };
     }
+  }
+  function front({ x, y, kind }, wanted) {
+    // The Pareto front of one kind: those than which none is more accurate for less; [] for one alone.
+    const mine = []; for (let i = 0; i < x.length; i++) if (kind[i] === wanted) mine.push(i);
+    mine.sort((a, b) => x[a] - x[b] || y[b] - y[a]);
+    let best = -Infinity; const line = [];
+    for (const i of mine) if (y[i] > best) { best = y[i]; line.push(i); }
+    return line.length < 2 ? [] : line;
   }
   function ticks(from, to, wanted) {
     const raw = (to - from) / wanted, power = 10 ** Math.floor(Math.log10(raw));
@@ -344,10 +352,14 @@
       }
       rows(); plot();
     }
+    function meant(i) {
+      const c = shared.table.columns;
+      if (state.what === "tried") return c.kind[i] === 0;
+      return c.kind[i] > 0 || (state.what === "all" && !shared.table.trained.has(c.id[i]));
+    }
     function inside(i) {
       const c = shared.table.columns;
-      if (state.what === "final" && !c.kind[i]) return false;
-      if (state.what === "tried" && c.kind[i]) return false;
+      if (!meant(i)) return false;
       for (const field of COSTS) {
         const limit = state.limits[field];
         if (limit != null && !(c[field][i] != null && c[field][i] <= limit)) return false;
@@ -363,15 +375,19 @@
         { log: state.log, front: COSTS.includes(state.x), label: FIELDS[state.x].label, text: FIELDS[state.x].text, tell, limit: settings.budget[FIELDS[state.x].limit],
           empty: shared.table.length ? "nothing lies within these limits" : "no candidate yet: they appear here as they are trained" });
       const parts = [];
-      if (c.kind.includes(1)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-big" }), " trained network (test images)"));
-      if (c.kind.includes(2)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-diamond" }), " known network, trained alike"));
-      if (c.kind.includes(0)) parts.push(make("span", {}, make("i", { class: "gk-dot" }), " candidate (validation images)"));
+      if (c.kind.includes(1)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-big" }), " found network, trained fully (test images)"));
+      if (c.kind.includes(2)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-diamond" }), " known network, trained alike (test images)"));
+      if (c.kind.includes(0)) parts.push(make("span", {}, make("i", { class: "gk-dot" }), " candidate, trained briefly (validation images)"));
+      for (const [kind, name] of [[1, "the found networks"], [0, "the candidates"]])
+        if (scatter.fronts[kind].length) parts.push(make("span", { "data-front": KINDS[kind] }, make("i", { class: `gk-front${kind ? "" : " gk-dashed"}` }), ` Pareto front: of ${name}, none is more accurate for less`));
       legend.replaceChildren(...parts, make("span", { class: "gk-scale" }, `${short(state.colour)}: `, ...ramp(found, state.colour)));
       holder.dataset.points = kept.length;
     }
     function rows() {
       const c = shared.table.columns, kept = [];
       for (let i = 0; i < shared.table.length; i++) if (inside(i)) kept.push(i);
+      let all = 0;
+      for (let i = 0; i < shared.table.length; i++) all += meant(i);
       const by = state.sort, sign = state.down ? -1 : 1;
       const rank = (i) => (c.kind[i] === 1 ? 0 : c.kind[i] === 2 ? 1 : 2);
       kept.sort((a, b) => {
@@ -382,7 +398,7 @@
       });
       state.kept = kept;
       const networks = kept.filter((i) => c.kind[i]).length;
-      told.textContent = `${kept.length.toLocaleString("en")} of ${shared.table.length.toLocaleString("en")} are within: ${networks} trained fully`
+      told.textContent = `${kept.length.toLocaleString("en")} of ${all.toLocaleString("en")} are within these limits` + (networks ? `, ${networks} of them trained fully` : "")
         + (shared.table.writing ? `; the search goes on (${Object.entries(shared.table.states).map(([s, n]) => `${n} ${s}`).join(", ")})` : "");
       const heads = ["id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "round"];
       const names = { id: "network", kind: "what", memory: "memory", latency: "p50" };

@@ -20,7 +20,7 @@ import page_run
 import pytest
 from PIL import Image
 
-from gemkit.app import browser, downloads, drawing, embedding_map, explore, page
+from gemkit.app import browser, downloads, drawing, embedding_map, explore, latency_table, page
 from gemkit.app.layout import layout
 from gemkit.app.shares import measure_shares, shares
 from gemkit.architecture import Architecture, skeleton_for
@@ -176,6 +176,30 @@ def test_the_table_holds_networks_baselines_and_candidates(shown: explore.Shown)
     assert columns["kind"] == [1, 1, 2, *[0] * 12]
     assert columns["latency"][2] == 0.5
     assert len({len(column) for column in columns.values()}) == 1
+
+
+def test_a_run_for_another_device_shows_that_device_s_latency(folder: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    about = json.loads((path / "config.json").read_text())
+    about["config"]["target"] = "devices/my-pi.json"
+    about["config"]["budget"]["latency_ms"] = 5.0
+    (path / "config.json").write_text(json.dumps(about))
+    with Run.open(path, write=True) as run:
+        (id, _) = (str(one["id"]) for one in run.models())
+        there = {"name": "my-pi", "latency_ms": {"p50": 3.21, "at_most": 4.0}, "measured": False}
+        run.put_model(id, extra={"target": there})
+    shown = explore.Shown.open(path)
+    table = json.loads(gzip.decompress(shown.content.table))
+    assert table["device"] == "my-pi"
+    assert table["columns"]["latency"][:3] == [3.21, None, None]
+    assert "an image on my-pi, predicted" in shown.facts(id)
+    shown.close()
+
+
+def test_the_latest_measurement_tells_its_time() -> None:
+    found = [{"date": f"2026-0{month}-02T03:04:05.678+00:00"} for month in (3, 5, 4)]
+    assert latency_table.when([*found, {}]) == "last measured 2026-05-02 03:04 UTC"
+    assert latency_table.when([{}]) == ""
 
 
 def test_a_run_that_grows_is_read_again(tmp_path: Path, seed: int) -> None:

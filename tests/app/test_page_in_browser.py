@@ -118,11 +118,19 @@ def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path)
     slider = tab.locator(".gk-sliders input").first
     slider.fill("30")
     told = tab.locator(".gk-count").inner_text()
-    assert int(told.split()[0]) < 15
+    assert int(told.split()[0]) < 13
     slider.fill("100")
     tab.select_option(".gk-choice select >> nth=0", "params")
     tab.locator(".gk-check input").check()
-    assert tab.locator(".gk-plot").first.get_attribute("data-points") == "15"
+    # Twelve candidates, of which two became networks, and a known network: each stands once.
+    assert tab.locator(".gk-plot").first.get_attribute("data-points") == "13"
+    ids = [row.get_attribute("data-id") for row in tab.locator(".gk-list tbody tr").all()]
+    assert len(ids) == len(set(ids)) == 13
+    assert "Pareto front: of the candidates" in tab.locator(".gk-legend").first.inner_text()
+    tab.select_option(".gk-choice select >> nth=2", "tried")
+    assert tab.locator(".gk-plot").first.get_attribute("data-points") == "12"
+    assert tab.locator(".gk-list tbody tr").count() == 12
+    tab.select_option(".gk-choice select >> nth=2", "all")
 
 
 def test_a_node_tells_what_it_is_and_what_it_costs(tab: Any, folder: Path) -> None:
