@@ -1,6 +1,8 @@
 """The map of a run's embedding: where each cell lies, and how alike two of them are."""
 
 import functools
+import gzip
+import json
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +26,7 @@ class EmbeddingMap:
         self._lock = threading.Lock()
         self._known: dict[str, NDArray[np.float32]] = {}
         self._answer: tuple[int, dict[str, Any]] | None = None
+        self._packed: tuple[dict[str, Any], bytes] | None = None
         self._encoder: Any = None
 
     def places(self) -> dict[str, Any]:
@@ -43,6 +46,14 @@ class EmbeddingMap:
                 return {"error": f"There is no map: {error}"}
             self._answer = (content.version, found)
             return found
+
+    def packed(self) -> bytes:
+        """The places as JSON, gzip."""
+        found, known = self.places(), self._packed
+        if known is None or known[0] is not found:
+            content = json.dumps(found, separators=(",", ":")).encode()
+            known = self._packed = (found, gzip.compress(content, compresslevel=5))
+        return known[1]
 
     def _places(self) -> dict[str, Any]:
         from gemkit.search import encoder

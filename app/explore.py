@@ -10,6 +10,7 @@ import functools
 import gzip
 import json
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
@@ -29,6 +30,8 @@ from .shares import shares as take_apart
 
 KINDS = ("candidate", "network", "baseline")
 """What a point is: trained shortly on the proxy task, trained fully, or a known network."""
+_LOOK_EVERY = 0.2
+"""Seconds between two looks at whether another process has changed the run."""
 _COLUMNS = (
     "id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "width", "round",
 )  # fmt: skip
@@ -62,6 +65,11 @@ class Content:
     def done(self) -> int:
         """How many candidates have an accuracy."""
         return sum(trial["state"] == "done" for trial in self.trials)
+
+    @functools.cached_property
+    def by_id(self) -> Mapping[str, dict[str, Any]]:
+        """The trials by their id."""
+        return {trial["id"]: trial for trial in self.trials}
 
     def network(self, id: str) -> dict[str, Any] | None:
         """The trained network or baseline of that id."""
@@ -99,9 +107,8 @@ class Content:
             for name, column in columns.items():
                 column.append(values.get(name))
 
-        known = {trial["id"]: trial for trial in self.trials}
         for model in self.models:
-            trial = known.get(model["id"], {})
+            trial = self.by_id.get(model["id"], {})
             add(
                 1,
                 model,
@@ -160,8 +167,9 @@ class Shown:
         self._run = run
         self._lock = threading.Lock()
         self._seen = -1
+        self._looked = -_LOOK_EVERY
         self._content: Content | None = None
-        self._places: dict[tuple[str, int], Place] = {}
+        self._place = functools.lru_cache(maxsize=1024)(self._find_place)
         self._times: dict[str, Times] = {}
 
     @classmethod
@@ -184,11 +192,15 @@ class Shown:
 
     @property
     def content(self) -> Content:
-        """The run as it is now."""
+        """The run as it is now, or was a moment ago."""
+        content = self._content
+        if content is not None and time.monotonic() - self._looked < _LOOK_EVERY:
+            return content
         with self._lock:
             seen = self._run.change_count()
             if self._content is None or seen != self._seen:
                 self._content, self._seen = self._read(), seen
+            self._looked = time.monotonic()
             return self._content
 
     def _read(self) -> Content:
@@ -256,9 +268,11 @@ class Shown:
 
     def place(self, id: str) -> "Place | None":
         """The cell and architecture of a network or candidate; None for what has no cell."""
+        return self._place(id, self.content.version)
+
+    def _find_place(self, id: str, version: int) -> "Place | None":
         content = self.content
         model = content.network(id)
-        cell, width = None, None
         if model is not None:
             if "cell" not in model:
                 return None
@@ -268,15 +282,9 @@ class Shown:
             if trial is None:
                 return None
             cell, width = trial.cell, trial.width
-        known = self._places.get((id, width))
-        if known is None:
-            if len(self._places) > 256:
-                self._places.clear()
-            architecture = None
-            if content.skeleton is not None:
-                architecture = Architecture((cell,), content.skeleton, width)
-            known = self._places[id, width] = Place(cell, architecture)
-        return known
+        if content.skeleton is None:
+            return Place(cell, None)
+        return Place(cell, Architecture((cell,), content.skeleton, width))
 
     def onnx(self, id: str) -> Path | None:
         """A network's fp32 ONNX file, where it is there."""
@@ -319,7 +327,7 @@ class Shown:
         """Name and figures of what is selected, as HTML."""
         content = self.content
         entry = content.network(id)
-        trial = next((one for one in content.trials if one["id"] == id), None)
+        trial = content.by_id.get(id)
         if entry is None and trial is None:
             return f'<p class="gk-empty">There is nothing called {escape(id)} in this run.</p>'
         shown = entry or trial
@@ -434,10 +442,15 @@ class Place:
 
     def html(self, times: Times | None) -> str:
         """The drawing and the cost by part."""
-        return _drawn(self.cell, self.apart, times)
+        with _DRAWING:
+            return _drawn(self.cell, self.apart, times)
 
 
-@functools.lru_cache(maxsize=256)
+_DRAWING = threading.Lock()
+"""Of many threads only one computes at a time: more would only keep the server from answering."""
+
+
+@functools.lru_cache(maxsize=1024)
 def _drawn(cell: Cell, apart: Shares | None, times: Times | None) -> str:
     head = (
         f"<h4>The cell that the network repeats</h4><p>{tables.number(cell.nodes, 'convolution')}, "

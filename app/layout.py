@@ -66,13 +66,6 @@ def _layers(cell: Cell) -> list[int]:
     return layers
 
 
-def _crossings(pairs: NDArray[np.int64]) -> int:
-    """Crossings among straight lines between two layers; pairs (n, 2) are places at both ends."""
-    left, right = pairs[:, 0], pairs[:, 1]
-    before = left[:, None] < left[None, :]
-    return int((before & (right[:, None] > right[None, :])).sum())
-
-
 class _Graph:
     """The layered graph with a vertex wherever a line passes a layer."""
 
@@ -94,6 +87,9 @@ class _Graph:
         for _, source, target in self.edges:
             self.after[source].append(target)
             self.before[target].append(source)
+        self._ends = np.array([(source, target) for _, source, target in self.edges])
+        gaps = np.array(self.layer)[self._ends[:, 0]]
+        self._beside = gaps[:, None] == gaps[None, :]
 
     def _connect(self, owner: int, source: int, readers: list[int]) -> None:
         carrier = {self.layer[source]: source}
@@ -108,13 +104,11 @@ class _Graph:
     def is_node(self, vertex: int) -> bool:
         return vertex <= self.output
 
-    def total_crossings(self, order: list[list[int]]) -> int:
-        place = np.empty(len(self.layer), dtype=np.int64)
-        for layer in order:
-            place[layer] = np.arange(len(layer))
-        ends = np.array([(source, target) for _, source, target in self.edges])
-        gaps = np.array(self.layer)[ends[:, 0]]
-        return sum(_crossings(place[ends[gaps == gap]]) for gap in range(len(order) - 1))
+    def total_crossings(self, place: list[float]) -> int:
+        """Crossings among straight lines between neighbouring layers."""
+        left, right = np.array(place)[self._ends].T
+        crossed = (left[:, None] < left[None, :]) & (right[:, None] > right[None, :])
+        return int(np.count_nonzero(crossed & self._beside))
 
 
 def _order(graph: _Graph) -> list[list[int]]:
@@ -124,7 +118,8 @@ def _order(graph: _Graph) -> list[list[int]]:
     for layer in order:
         for index, vertex in enumerate(layer):
             place[vertex] = float(index)
-    best, fewest = [list(layer) for layer in order], graph.total_crossings(order)
+    best, fewest = [list(layer) for layer in order], graph.total_crossings(place)
+    past: list[list[list[int]]] = []
     for sweep in range(_SWEEPS):
         forward = sweep % 2 == 0
         neighbours = graph.before if forward else graph.after
@@ -139,23 +134,26 @@ def _order(graph: _Graph) -> list[list[int]]:
             # Halves, so that layers of different sizes meet in the middle.
             for index, vertex in enumerate(layer):
                 place[vertex] = index - (len(layer) - 1) / 2
-        crossings = graph.total_crossings(order)
+        crossings = graph.total_crossings(place)
+        past.append([list(layer) for layer in order])
         if crossings < fewest:
-            best, fewest = [list(layer) for layer in order], crossings
+            best, fewest = past[-1], crossings
+        if len(past) > 2 and past[-1] == past[-3]:
+            break  # from here on the sweeps repeat themselves
     return best
 
 
-def _isotonic(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _isotonic(values: list[float]) -> list[float]:
     """The nearest non-decreasing sequence (pool adjacent violators)."""
     blocks: list[tuple[float, int]] = []
-    for value in values.tolist():
+    for value in values:
         mean, count = value, 1
         while blocks and blocks[-1][0] > mean:
             other, size = blocks.pop()
             mean = (mean * count + other * size) / (count + size)
             count += size
         blocks.append((mean, count))
-    return np.concatenate([np.full(count, mean) for mean, count in blocks])
+    return [mean for mean, count in blocks for _ in range(count)]
 
 
 def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
@@ -171,28 +169,24 @@ def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
             for above, below in itertools.pairwise(layer)
         ]
         offsets.append(np.concatenate([[0.0], np.cumsum(gaps)]))
-    height = [0.0] * len(graph.layer)
-    for layer, offset in zip(order, offsets, strict=True):
-        for vertex, value in zip(layer, offset - offset[-1] / 2, strict=True):
-            height[vertex] = float(value)
     # A line that passes through should stay level; nodes give way to it.
-    weight = [1.0 if graph.is_node(vertex) else 3.0 for vertex in range(len(graph.layer))]
-    near = [[*before, *after] for before, after in zip(graph.before, graph.after, strict=True)]
-    total = [sum(weight[other] for other in others) for others in near]
+    size = len(graph.layer)
+    pull = np.zeros((size, size))
+    for vertex, (before, after) in enumerate(zip(graph.before, graph.after, strict=True)):
+        for other in (*before, *after):
+            pull[vertex, other] += 1.0 if graph.is_node(other) else 3.0
+    pull /= pull.sum(axis=1, keepdims=True)
+    pulls = [pull[layer] for layer in order]
+    height = np.zeros(size)
+    for layer, offset in zip(order, offsets, strict=True):
+        height[layer] = offset - offset[-1] / 2
     for sweep in range(40):
         forward = sweep % 2 == 0
         indices = range(len(order)) if forward else range(len(order) - 1, -1, -1)
         for index in indices:
-            layer, offset = order[index], offsets[index]
-            wished = [
-                sum(weight[other] * height[other] for other in near[vertex]) / total[vertex]
-                for vertex in layer
-            ]
-            for vertex, value in zip(
-                layer, _isotonic(np.array(wished) - offset) + offset, strict=True
-            ):
-                height[vertex] = float(value)
-    return np.array(height)
+            wished = pulls[index] @ height - offsets[index]
+            height[order[index]] = _isotonic(wished.tolist()) + offsets[index]
+    return height
 
 
 def layout(cell: Cell) -> Layout:

@@ -102,8 +102,11 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
 
     def selected(event: gr.EventData) -> tuple[Any, ...]:
         id = str(getattr(event, "id", ""))[:64]
-        own = shown.runnable()
-        keep = gr.skip() if id not in [one for _, one in own] else gr.update(choices=own, value=id)
+        keep = gr.skip()
+        if shown.content.network(id) is not None:
+            own = shown.runnable()
+            if id in [one for _, one in own]:
+                keep = gr.update(choices=own, value=id)
         return shown.facts(id), shown.cell(id), keep
 
     def try_it(image: Any, one: str | None, other: str | None) -> tuple[Any, ...]:

@@ -39,7 +39,11 @@ _READ = re.compile(
     r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|upload_progress|queue/data"
     r"|heartbeat/\w+|file=.+)"
 )
+_LASTING = re.compile(r"/(assets|static|svelte)/[\w./@-]+")
+_MAX_KEPT_BYTES = 32_000_000
 _WRITE = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset/?|run/\w+/?)")
+_PLAIN_HEADERS = (b"host", b"accept", b"accept-encoding", b"user-agent")
+"""What an answer that is kept for everybody may depend on: no range, no date of another copy."""
 _HEADERS = [
     (b"x-content-type-options", b"nosniff"),
     (b"referrer-policy", b"no-referrer"),
@@ -65,6 +69,8 @@ class Guard:
         self.app = app
         self.login = login
         self._uploads: deque[tuple[float, int]] = deque()
+        self._kept: dict[tuple[str, bytes], list[Message]] = {}
+        self._room = _MAX_KEPT_BYTES
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -108,7 +114,33 @@ class Guard:
                 message["headers"] = [*message.get("headers", []), *_HEADERS]
             await send(message)
 
-        await self.app(scope, bounded, hardened)
+        if method != "GET" or not _LASTING.fullmatch(path):
+            await self.app(scope, bounded, hardened)
+            return
+        # Opening the page asks for some seventy scripts and styles of Gradio's, which takes it
+        # milliseconds each; they never change while it runs.
+        asked = (path, headers.get(b"accept-encoding", b"")[:100])
+        if asked not in self._kept:
+            answer: list[Message] = []
+
+            async def noted(message: Message) -> None:
+                answer.append(message)
+                await hardened(message)
+
+            plain = [pair for pair in scope["headers"] if pair[0].lower() in _PLAIN_HEADERS]
+            await self.app({**scope, "headers": plain}, bounded, noted)
+            self._keep(asked, answer)
+            return
+        for message in self._kept[asked]:
+            await send(message)
+
+    def _keep(self, asked: tuple[str, bytes], answer: list[Message]) -> None:
+        """Keep a whole answer in memory while there is room."""
+        size = sum(len(message.get("body", b"")) for message in answer)
+        whole = len(answer) > 1 and not answer[-1].get("more_body")
+        if whole and answer[0].get("status") == 200 and size <= self._room:
+            self._room -= size
+            self._kept[asked] = answer
 
     def _may_enter(self, given: bytes) -> bool:
         if self.login is None:
@@ -151,6 +183,7 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     nothing = fastapi.HTTPException(404)
+    gzipped = {"content-encoding": "gzip"}
 
     def attached(name: str) -> dict[str, str]:
         return {"content-disposition": f'attachment; filename="{name}"'}
@@ -168,8 +201,7 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
 
     @app.get("/run/table.json")
     def table() -> Response:
-        content = shown.content.table
-        return Response(content, 200, {"content-encoding": "gzip"}, "application/json")
+        return Response(shown.content.table, 200, gzipped, "application/json")
 
     @app.get("/run/version.json")
     def version() -> int:
@@ -177,7 +209,7 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
 
     @app.get("/run/map.json")
     def positions() -> Response:
-        return JSONResponse(places.places())
+        return Response(places.packed(), 200, gzipped, "application/json")
 
     @app.get("/run/compare.json")
     def compared(first: str, second: str) -> Response:

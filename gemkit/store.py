@@ -335,7 +335,9 @@ class Run:
 
     def trials_named(self, id: str) -> list[Trial]:
         """The trials of an id: none or one, but for ids that happen to begin alike."""
-        return [self._trial(row) for row in self._rows("trials", "WHERE id = ?", (id,))]
+        # An id is the beginning of a key (hexadecimal), and only keys have an index.
+        rest = "WHERE key >= ? AND key < ? AND id = ?"
+        return [self._trial(row) for row in self._rows("trials", rest, (id, f"{id}g", id))]
 
     def change_count(self) -> int:
         """A number that is another one after another process has changed the database."""

@@ -59,8 +59,12 @@
     for (const listener of shared.listeners) listener(id);
     if (shared.pick && from !== "server") shared.pick(id);
   }
+  const fetched = () => fetch("run/table.json", { cache: "no-store" });
+  let early = fetched(); // comes while Gradio builds the page
+  early.catch(() => {});
   async function load() {
-    const answer = await fetch("run/table.json", { cache: "no-store" });
+    const answer = await (early || fetched());
+    early = null;
     if (!answer.ok) throw new Error(`answer ${answer.status}`);
     const table = await answer.json();
     table.length = table.columns.id.length;

@@ -7,6 +7,7 @@ import http.client
 import io
 import json
 import os
+import re
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -202,10 +203,13 @@ def test_the_latest_measurement_tells_its_time() -> None:
     assert latency_table.when([{}]) == ""
 
 
-def test_a_run_that_grows_is_read_again(tmp_path: Path, seed: int) -> None:
+def test_a_run_that_grows_is_read_again(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     rng = np.random.default_rng(seed)
     trials = page_run.trials_of([page_run.chain(nodes) for nodes in range(2, 8)], rng)
     config = {"data": "digits", "budget": {"macs": 10**9}, "seed": 0}
+    monkeypatch.setattr(explore, "_LOOK_EVERY", 0.0)
     with Run.create(tmp_path / "grows", config) as run:
         shown = explore.Shown.open(tmp_path / "grows")
         before = shown.content
@@ -366,6 +370,20 @@ def test_an_answer_keeps_others_out(address: str) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
     connection.close()
+
+
+def test_what_lasts_is_answered_alike_again_and_only_whole(address: str) -> None:
+    page_text = _ask(address, "/")[1].decode()
+    path = "/" + re.search(r"assets/[\w.-]+\.js", page_text)[0]  # type: ignore[index]
+    part = _ask(address, path, headers={"Range": "bytes=0-9"})
+    first, second = _ask(address, path), _ask(address, path)
+    assert part == first == second
+    assert first[0] == 200
+    assert len(first[1]) > 1000
+    packed = _ask(address, path, headers={"Accept-Encoding": "gzip"})[1]
+    assert gzip.decompress(packed) == first[1]
+    assert _ask(address, path + "x")[0] == 404
+    assert _ask(address, path + "x")[0] == 404
 
 
 def test_a_password_guards_everything(folder: Path) -> None:
