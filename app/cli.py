@@ -629,6 +629,18 @@ def app(run_folder: Path, host: str, port: int, auth: str | None, **options: boo
     page.serve(run_folder, host, port, _console(None), login=login, **options)
 
 
+@cli.command()
+@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.option("--out", type=FOLDER, required=True, help="The folder to make.")
+@json_option
+def space(run_folder: Path, out: Path, json_file: str | None) -> None:
+    """Make the folder of a Hugging Face Space that shows RUN to the public."""
+    from . import bundle
+
+    _check_json(json_file)
+    _deliver_json(bundle.make_space(run_folder, out, _console(json_file)), json_file)
+
+
 def _password(user: str) -> str:
     """The page's password, from the environment or a prompt: never from the command line."""
     import os

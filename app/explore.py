@@ -240,11 +240,16 @@ class Shown:
         done = tables.best_trials([one for one in content.trials if one["state"] == "done"])
         return str(done[0]["id"]) if done else None
 
+    @property
+    def title(self) -> str:
+        """What the page is about."""
+        name = self.content.data.get("name") or self.about["config"].get("data", "your images")
+        return f"Small networks for {name}"
+
     def introduction(self) -> str:
         """Title and the sentences under it, as Markdown."""
         content = self.content
-        name = content.data.get("name") or self.about["config"].get("data", "your images")
-        lines = [f"# Small networks for {name}"]
+        lines = [f"# {self.title}"]
         if not content.trials:
             lines.append(
                 "This run has no candidate yet. The page shows them as they appear; "

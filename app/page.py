@@ -123,7 +123,7 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
         + ", (id) => trigger('picked', {id}))"
     )
     with gr.Blocks(
-        title=f"gemkit: {shown.name}", analytics_enabled=False, delete_cache=(600, 3600)
+        title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
         gr.Markdown(shown.introduction(), elem_id="introduction")
         with gr.Tabs():

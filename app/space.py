@@ -2,22 +2,26 @@
 
     python app/space.py        # or on a Space, whose README names this file as `app_file`
 
-The run is `space/run` beside this checkout, or the folder in GEMKIT_RUN. Visitors can neither
-search nor measure there. Port and host are what a Space expects.
+`gemkit space RUN --out DIR` makes the folder of a Space. The run is `space/run` there, or the
+folder in GEMKIT_RUN. Visitors can neither search nor measure. Port and host are what a Space
+expects.
 """
 
 import os
 import sys
 from pathlib import Path
 
-from gemkit.app import browser, page
-from gemkit.errors import UserError
+_HERE = Path(__file__).resolve().parent.parent
+if (_HERE / "gemkit" / "app").is_dir():  # a Space: gemkit is not installed but lies beside
+    sys.path.insert(0, str(_HERE))
+
+from gemkit.app import browser, page  # noqa: E402
+from gemkit.errors import UserError  # noqa: E402
 
 
 def main() -> None:
     """Serve until stopped; without onnxruntime-web where it cannot be fetched."""
-    here = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("GEMKIT_RUN") or here / "space" / "run")
+    folder = Path(os.environ.get("GEMKIT_RUN") or _HERE / "space" / "run")
     try:
         browser.fetch_runtime()
     except UserError as error:
@@ -26,13 +30,16 @@ def main() -> None:
         server = page.launch(
             folder,
             os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
-            int(os.environ.get("PORT", "7860")),
+            int(os.environ.get("GRADIO_SERVER_PORT") or os.environ.get("PORT", "7860")),
             read_only=True,
         )
     except UserError as error:
         sys.exit(f"gemkit: {error}")
-    print(f"the page is at {server.address}")
-    server.wait()
+    print(f"the page is at {server.address}", flush=True)
+    try:
+        server.wait()
+    except KeyboardInterrupt:
+        server.close()
 
 
 if __name__ == "__main__":
