@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from gemkit.data import fit_image
 from gemkit.errors import UserError
-from gemkit.export import exporter
+from gemkit.export import exporter, timing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -33,10 +33,27 @@ class Classifier:
         """Open a file.
 
         Raises:
-            UserError: it is missing, damaged or was not written by gemkit.
+            UserError: it is missing, damaged or was not written by gemkit, or it does not
+                classify what it says it does.
         """
         info = exporter.read_info(path)
-        return cls(info, exporter.open_session(path, threads=1))
+        try:
+            session = timing.open_session(str(path), 1, "CPUExecutionProvider")
+        except timing.MeasureError as error:
+            raise UserError(str(error)) from None
+        channels, height, width = info.input_shape
+        batch = exporter.fixed_batch(session) or 1
+        blank = np.zeros((batch, height, width, channels), dtype=np.uint8)
+        try:
+            shape = exporter.run(session, info.normalise(blank)).shape
+        except Exception:  # onnxruntime has a class for each of its codes, without a common base
+            shape = None
+        if shape != (batch, len(info.class_names)):
+            raise UserError(
+                f"{path} does not turn images of {channels}x{height}x{width} into "
+                f"{len(info.class_names)} classes, as its metadata say: export it again"
+            )
+        return cls(info, session)
 
     def classify(self, image: "Image") -> tuple[NDArray[np.float64], float]:
         """Probabilities of the classes (classes,) and the milliseconds that onnxruntime took."""

@@ -21,7 +21,7 @@ import hashlib
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -252,10 +252,13 @@ def info_of(model: "onnx.ModelProto", where: str) -> ModelInfo:
         if entry.key.startswith(_PREFIX):
             try:
                 found[entry.key.removeprefix(_PREFIX)] = json.loads(entry.value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 raise UserError(f"{where}: metadata {entry.key!r} is damaged") from None
+    for name, fits in _METADATA.items():
+        if name in found and not fits(found[name]):
+            raise UserError(f"{where}: metadata {_PREFIX + name!r} is damaged")
     try:
-        return ModelInfo(
+        info = ModelInfo(
             tuple(found.pop("input_shape")),
             tuple(found.pop("class_names")),
             tuple(found.pop("mean")),
@@ -269,6 +272,31 @@ def info_of(model: "onnx.ModelProto", where: str) -> ModelInfo:
         raise UserError(
             f"{where} was not written by gemkit: it names neither its classes nor its input"
         ) from None
+    if not len(info.mean) == len(info.std) == info.input_shape[0]:
+        raise UserError(f"{where}: its metadata name other channels in mean, std and input_shape")
+    return info
+
+
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**16
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+
+
+_METADATA: dict[str, Callable[[Any], bool]] = {
+    "input_shape": lambda v: isinstance(v, list) and len(v) == 3 and all(map(_whole, v)),
+    "class_names": lambda v: (
+        isinstance(v, list) and bool(v) and all(isinstance(name, str) for name in v)
+    ),
+    "mean": lambda v: isinstance(v, list) and all(map(_finite, v)),
+    "std": lambda v: isinstance(v, list) and all(_finite(one) and one > 0 for one in v),
+    "preprocessing": lambda v: isinstance(v, bool),
+    "softmax": lambda v: isinstance(v, bool),
+    "precision": lambda v: isinstance(v, str),
+}
+"""What the values that others rely on must be."""
 
 
 def load_onnx(path: Path | str) -> "onnx.ModelProto":
@@ -285,7 +313,7 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
     if not path.is_file():
         raise UserError(f"there is no file {path}")
     try:
-        model = onnx.load_model(path, load_external_data=False)
+        model = onnx.load_model(path, "protobuf", load_external_data=False)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
     except DecodeError:

@@ -16,8 +16,6 @@ import io
 import math
 import os
 import re
-import zipfile
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
-from gemkit.files import replacing
+from gemkit.files import read_arrays, replacing
 from gemkit.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -673,7 +671,7 @@ _CIFAR10_CLASSES = (
 
 def _npz(path: Path) -> Dataset:
     path = path.expanduser()
-    arrays = _read_npz(path)
+    arrays = read_arrays(path)
     encoded = "train_bytes" in arrays
     needed = ["y_train", "y_test"]
     for part in ("train", "test"):
@@ -713,42 +711,6 @@ def _npz(path: Path) -> Dataset:
         names,
         note,
     )
-
-
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    if not path.is_file():
-        raise UserError(f"{path} does not exist: npz:FILE needs a NumPy .npz file")
-    broken = UserError(f"{path} is no whole .npz file: it is damaged, cut off or of another kind")
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} is a single array: save it with numpy.savez")
-        with file:
-            return {name: file[name] for name in file.files}
-    except ValueError as error:
-        if "allow_pickle" in str(error) and zipfile.is_zipfile(path):
-            raise UserError(
-                f"{path}: {_pickled(path)} holds Python objects, which gemkit never loads; "
-                "save numbers (uint8 images, integer labels) or text"
-            ) from None
-        if "pickle" in str(error):
-            raise UserError(
-                f"{path} is no .npz file; if it is a pickle, gemkit never loads it: use numpy.savez"
-            ) from None
-        raise broken from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, KeyError, NotImplementedError):
-        raise broken from None
-
-
-def _pickled(path: Path) -> str:
-    """The first array in the file that cannot be loaded without pickle."""
-    with np.load(path, allow_pickle=False) as file:
-        for name in file.files:
-            try:
-                file[name]
-            except ValueError:
-                return str(name)
-    return "an array"
 
 
 def _class_names(path: Path, names: NDArray[Any] | None) -> tuple[str, ...]:

@@ -7,9 +7,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -96,3 +99,44 @@ def read_json(path: Path) -> Any:
     except (json.JSONDecodeError, RecursionError) as error:
         place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path} is no valid JSON{place}") from None
+
+
+def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
+    """Read all arrays of a .npz file.
+
+    Raises:
+        UserError: the file is missing, damaged or of another kind, or holds pickled objects; the
+            sentence names the file and, inside it, the array.
+    """
+    import numpy as np
+
+    if not path.is_file():
+        raise UserError(f"{path} does not exist: a NumPy .npz file is needed")
+    broken = f"{path} is no whole .npz file: it is damaged, cut off or of another kind"
+    try:
+        with path.open("rb") as opened:
+            start = opened.read(6)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
+    if start == b"\x93NUMPY":
+        raise UserError(f"{path} is a single array: save it with numpy.savez")
+    if not start.startswith(b"PK"):
+        raise UserError(f"{broken} (a pickle is never loaded)")
+    arrays: dict[str, NDArray[Any]] = {}
+    name = "its list of arrays"
+    # zipfile, zlib and NumPy's own parser raise a dozen kinds of exceptions on damaged bytes.
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            for name in file.files:
+                found = file[name]
+                if not isinstance(found, np.ndarray):  # NumPy gives other members as bytes
+                    raise TypeError(name)
+                arrays[name] = found
+    except Exception as error:
+        if "allow_pickle" in str(error):
+            raise UserError(
+                f"{path}: {name} holds Python objects, which gemkit never loads; "
+                "save numbers (uint8 images, integer labels) or text"
+            ) from None
+        raise UserError(f"{broken} (at {name})") from None
+    return arrays

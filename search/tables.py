@@ -19,7 +19,6 @@ import json
 import os
 import re
 import struct
-import zipfile
 import zlib
 from array import array
 from collections.abc import Callable, Hashable, Iterator, Mapping
@@ -34,7 +33,7 @@ from numpy.typing import NDArray
 
 from gemkit import canonical
 from gemkit.errors import UserError
-from gemkit.files import replacing
+from gemkit.files import read_arrays, replacing
 
 from .features import Roles, compacted, live_nodes
 from .predictor import Raw
@@ -130,10 +129,8 @@ def load(
         ) from None
     if not magic:
         raise UserError(f"{path} is empty")
-    if magic.startswith(b"PK"):
+    if magic in (b"PK\x03\x04", b"\x93NUM"):
         return _from_npz(path, path, unique)
-    if magic.startswith(b"\x93NUM"):
-        raise UserError(f"{path} holds a single array (.npy); a table is an .npz file of several")
     stamp = np.array([path.stat().st_size, path.stat().st_mtime_ns], dtype=np.int64)
     for cache in cache_places(path):
         if cache.is_file():
@@ -175,21 +172,12 @@ def _write_npz(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 def _from_npz(
     file: Path, source: Path, unique: bool, stamp: NDArray[np.int64] | None = None
 ) -> Table:
-    arrays: dict[str, NDArray[Any]] = {}
-    name = "its list of arrays"
     try:
-        with np.load(file, allow_pickle=False) as archive:
-            for name in archive.files:
-                arrays[name] = archive[name]
-    except (zipfile.BadZipFile, zlib.error, ValueError, EOFError, OSError, KeyError) as error:
+        arrays = read_arrays(file)
+    except UserError:
         if stamp is not None:
             raise _Stale from None
-        reason = "is truncated or damaged"
-        if isinstance(error, ValueError) and "pickle" in str(error).lower():
-            reason = "holds Python objects, which are not read"
-        raise UserError(f"{file} {reason} (at {name!r})") from None
-    except (NotImplementedError, RuntimeError, struct.error, OverflowError, MemoryError):
-        raise UserError(f"{file} is truncated or damaged (at {name!r})") from None
+        raise
     if stamp is not None and not np.array_equal(arrays.get("source_stamp", np.empty(0)), stamp):
         raise _Stale
     return _table(arrays, source, unique)

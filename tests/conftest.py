@@ -10,6 +10,15 @@ SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--seed", type=int, help="repeat a run's random tests with its printed seed")
+    parser.addoption(
+        "--inputs",
+        type=int,
+        default=60,
+        help="damaged inputs for each reader",
+    )
+    parser.addoption(
+        "--kills", type=int, default=5, help="how often test_torture.py kills a command"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,6 +36,12 @@ def seed(request: pytest.FixtureRequest) -> int:
     value = int(request.config.getoption("--seed"))
     print(f"seed {value}")
     return value
+
+
+@pytest.fixture
+def inputs(request: pytest.FixtureRequest) -> int:
+    """How many inputs a fuzz test tries."""
+    return int(request.config.getoption("--inputs"))
 
 
 @pytest.fixture
