@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PYTHON := $(BIN)/python
 
-.PHONY: install demo test lint format bench experiments clean
+.PHONY: install demo test torture fuzz lint format bench experiments clean
 
 install: $(VENV)/installed ## make .venv with gemkit and what its tests need
 
@@ -25,6 +25,12 @@ demo: install ## search, train, export and measure networks for the digits: unde
 
 test: install ## the whole test suite, under 10 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2
+
+torture: install ## 60 kills at random moments, each followed by a look at every file
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 0 tests/test_torture.py --kills 60
+
+fuzz: install ## 20,000 damaged inputs for every reader
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 tests/test_readers.py --inputs 20000
 
 lint: install ## ruff (lint and format) and mypy on the installed package
 	$(BIN)/ruff check .

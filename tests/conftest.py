@@ -17,7 +17,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="damaged inputs for each reader",
     )
     parser.addoption(
-        "--kills", type=int, default=5, help="how often test_torture.py kills a command"
+        "--kills", type=int, default=0, help="how often test_torture.py kills commands"
     )
 
 
