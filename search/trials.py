@@ -213,13 +213,18 @@ def _begin(counter: Any) -> None:
     """First steps of a local worker."""
     # Ctrl-C reaches the whole group of processes: the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    end_with_parent()
     global _worker
     with counter.get_lock():
         _worker = counter.value
         counter.value += 1
+
+
+def end_with_parent() -> None:
+    """Let this process end with the one that started it, however that ends."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
 
 
 def _follow(sentinel: int) -> None:
