@@ -1,8 +1,10 @@
 """Ready-made networks that come with gemkit: `zoo:NAME` wherever a network can be named.
 
-Each is a pair of files in `networks/`: NAME.safetensors, as `gemkit.network.save_weights` writes
-it, and NAME.json, its card, which says how it was made, what it reaches, and the SHA-256 of the
-weights. `experiments/zoo.py` makes them.
+Each is a pair of files in `networks/`: NAME.safetensors, its weights, and NAME.json, its card,
+which says how it was made, what it reaches, and the SHA-256 of the weights. Matrices and kernels
+are kept in half precision (biases, norms and statistics are not), so that twice as many fit into
+the package; what the card says was measured with the weights so rounded. `experiments/zoo.py`
+makes them.
 """
 
 import hashlib
@@ -68,15 +70,31 @@ def load(name: str, folder: Path | None = None) -> "GEMNet":
     Raises:
         UserError: no such network, or its file is damaged.
     """
-    from gemkit.network import load_network
+    from safetensors.torch import load as read
+
+    from gemkit.architecture import Architecture
+    from gemkit.network import build
 
     known = card(name, folder)
     path = (folder or FOLDER) / known["weights"]["file"]
-    if not path.is_file() or _digest(path.read_bytes()) != known["weights"]["sha256"]:
+    content = path.read_bytes() if path.is_file() else b""
+    if _digest(content) != known["weights"]["sha256"]:
         raise UserError(f"{path} is not the file that its card tells of: install gemkit again")
-    network = load_network(path)
+    network = build(Architecture.from_json(known["architecture"], known["name"]))
+    network.load_state_dict(read(content))  # half precision becomes the network's own
     network.eval()
     return network
+
+
+def rounded(network: "GEMNet") -> "GEMNet":
+    """A copy with its weights as the zoo keeps them: those of more than one dimension as halves."""
+    import copy
+
+    found = copy.deepcopy(network)
+    for weight in found.parameters():
+        if weight.ndim > 1:
+            weight.data = weight.data.half().float()
+    return found
 
 
 def _digest(content: bytes) -> str:
@@ -96,15 +114,19 @@ def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None
     Raises:
         UserError: the weights are too large, or the folder cannot be written.
     """
+    from safetensors.torch import save
+
     from gemkit.cost import cost, verify
-    from gemkit.network import save_weights
 
     architecture = network.architecture
     verify(architecture, network)
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "weights.safetensors"
-        save_weights(network, file)
-        content = file.read_bytes()
+    halved = {name for name, weight in network.named_parameters() if weight.ndim > 1}
+    content = save(
+        {
+            name: (value.half() if name in halved else value).contiguous()
+            for name, value in network.state_dict().items()
+        }
+    )
     if len(content) >= MOST_BYTES:
         raise UserError(
             f"the weights of {about['name']} take {len(content):,} bytes, "
