@@ -41,6 +41,7 @@ _CHANGEABLE = ("workers", "seeds", "networks")
 """What may differ when a comparison goes on: every training is what it is without the others."""
 HEADS = (
     "network",
+    "seeds",
     "accuracy",
     "95 % interval",
     "found better by",
@@ -87,7 +88,7 @@ def compare(
     *,
     max_macs: int,
     out: Path | str,
-    seeds: int = 3,
+    seeds: int | Mapping[str, int] = 3,
     share: float = 1.0,
     recipe: str = "standard",
     epochs: int | None = None,
@@ -106,7 +107,7 @@ def compare(
     Args:
         max_macs: each network is as wide as this allows.
         out: folder of the comparison; what is finished there is kept.
-        seeds: trainings of every network.
+        seeds: trainings of every network; by its name where they differ.
         share: the found network and the random cells get this share of `max_macs`.
         recipe, epochs, batch_size: as in `train`, the same for all.
         images: train on so many images, the same for all.
@@ -135,6 +136,7 @@ def compare(
         raise UserError(f"a share of {share} is not possible: use more than 0, at most 1")
     if is_run(out) and "compare" not in Run.open(out).config:
         raise UserError(f"{out} holds a search, no comparison: choose another --out")
+    many = {name: seeds if isinstance(seeds, int) else seeds[name] for name in chosen}
     _check_device(device)
     dataset = limited(load(data), images)
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
@@ -152,7 +154,7 @@ def compare(
         "run": None if run is None else str(run),
         "trials": trials,
         "seed": seed,
-        "seeds": seeds,
+        "seeds": seeds if isinstance(seeds, int) else many,
         "networks": list(chosen),
         "device": device,
         "workers": workers,
@@ -167,11 +169,11 @@ def compare(
         found = taken
         if FOUND in chosen and found is None:
             found = _searched(opened, data, budget, trials, workers, device, console)
-        entrants = list(_entrants(opened, chosen, seeds, dataset, max_macs, budget, found, console))
+        entrants = list(_entrants(opened, many, dataset, max_macs, budget, found, console))
         todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
         _train(opened, todo, Way(data, schedule, device, images), workers, console)
         _measure(opened, entrants, dataset, console)
-        result = _result(opened, entrants, dataset, schedule, seeds)
+        result = _result(opened, entrants, dataset, schedule)
         write_json(out / "compare.json", result)
         _report(opened, result, console)
     console.print(f"report: {out / 'report.md'}, {out / 'compare.json'}")
@@ -246,8 +248,7 @@ def _searched(
 
 def _entrants(
     run: Run,
-    chosen: Sequence[str],
-    seeds: int,
+    seeds: Mapping[str, int],
     dataset: Dataset,
     max_macs: int,
     budget: Budget,
@@ -256,19 +257,20 @@ def _entrants(
 ) -> Iterator[Entrant]:
     """What is trained; a network of which no form is small enough is left out and said so."""
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
-    numbers = [run.seed + place for place in range(seeds)]
-    if FOUND in chosen and found is not None:
+    numbers = {name: [run.seed + place for place in range(seeds[name])] for name in seeds}
+    if FOUND in seeds and found is not None:
         best = Architecture((found.cell,), skeleton, found.width)
-        yield _cells(run, FOUND, [best] * seeds, numbers)
+        yield _cells(run, FOUND, [best] * seeds[FOUND], numbers[FOUND])
         budget = Budget(macs=found.macs)  # random cells of equal cost
-    if RANDOM in chosen:
-        yield _cells(run, RANDOM, [_random(skeleton, budget, s) for s in numbers], numbers)
-    for name in chosen:
+    if RANDOM in seeds:
+        cells = [_random(skeleton, budget, seed) for seed in numbers[RANDOM]]
+        yield _cells(run, RANDOM, cells, numbers[RANDOM])
+    for name in seeds:
         if name in (FOUND, RANDOM):
             continue
         jobs = tuple(
             Job(_row(name, s), None, {"max_macs": max_macs}, s, _folder(run, name, s), name)
-            for s in numbers
+            for s in numbers[name]
         )
         try:
             network = jobs[0].build(dataset)
@@ -276,6 +278,12 @@ def _entrants(
             console.print(f"  left out: {error}")
             continue
         yield Entrant(name, jobs, *count_with_fvcore(network, dataset.input_shape))
+
+
+def _seeds(counts: Sequence[int]) -> str:
+    """`3 seeds`, or `2 to 5 seeds` where networks differ."""
+    low, high = min(counts, default=0), max(counts, default=0)
+    return tables.number(low, "seed") if low == high else f"{low} to {high} seeds"
 
 
 def _row(name: str, seed: int) -> str:
@@ -340,8 +348,9 @@ def _announce(
     todo.sort(key=lambda job: job.seed)
     console.print(
         f"compare: {tables.number(len(entrants), 'network')} at up to "
-        f"{format_count(run.budget.macs or 0)} MACs, {len(entrants[0].jobs) if entrants else 0} "
-        f"seeds, {tables.number(recipe.epochs, 'epoch')} each on {len(dataset.y_train):,} images"
+        f"{format_count(run.budget.macs or 0)} MACs, "
+        f"{_seeds([len(entrant.jobs) for entrant in entrants])}, "
+        f"{tables.number(recipe.epochs, 'epoch')} each on {len(dataset.y_train):,} images"
     )
     if not todo:
         console.print("everything is trained already")
@@ -478,7 +487,7 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
 
 
 def _result(
-    run: Run, entrants: Sequence[Entrant], dataset: Dataset, recipe: "Recipe", seeds: int
+    run: Run, entrants: Sequence[Entrant], dataset: Dataset, recipe: "Recipe"
 ) -> dict[str, Any]:
     rows = {row["id"]: row for row in run.baselines()}
     measured = run.setting("measured", {})
@@ -534,7 +543,7 @@ def _result(
         "test": len(dataset.y_test),
         "max_macs": run.budget.macs,
         "share": run.config["share"],
-        "seeds": [run.seed + place for place in range(seeds)],
+        "seeds": sorted({job.seed for entrant in entrants for job in entrant.jobs}),
         "recipe": recipe.to_json(),
         "config": run.config,
         "machine": run.about["machine"],
@@ -572,6 +581,7 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
         rows.append(
             (
                 entry["id"],
+                str(len(entry["accuracies"])),
                 accuracy,
                 _between(entry["interval"], sign=False),
                 points(better and better["mean"]),
@@ -642,7 +652,8 @@ def summary(result: Mapping[str, Any]) -> str:
     """What was compared, and the found network beside the others, in a few sentences."""
     text = (
         f"{result['data']}: {len(result['networks'])} networks of up to "
-        f"{format_count(result['max_macs'])} MACs, {len(result['seeds'])} seeds, "
+        f"{format_count(result['max_macs'])} MACs, "
+        f"{_seeds([len(entry['accuracies']) for entry in result['networks']])}, "
         f"{tables.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, "
         f"judged on {result['test']:,} test images."
     )
