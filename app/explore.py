@@ -424,11 +424,15 @@ class Shown:
             )
         return place.html(self._times.get(id))
 
-    def profile(self) -> None:
-        """Measure which part of each network takes how much time; for a thread of its own."""
+    def profile(self, ended: threading.Event) -> None:
+        """Measure which part of each network takes how much time; for a thread of its own.
+
+        Args:
+            ended: set from elsewhere when nobody wants to know any more.
+        """
         for model in self.content.models:
             path = self.onnx(model["id"])
-            if path is not None:
+            if path is not None and not ended.is_set():
                 with contextlib.suppress(UserError):  # a damaged file: said where it is tried
                     self._times[model["id"]] = measure_shares(path)
 

@@ -34,9 +34,13 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 @functools.lru_cache(maxsize=8)
 def _classifier(path: Path, changed: int) -> "predict.Classifier":
+    from PIL import Image
+
     from . import predict
 
-    return predict.Classifier.open(path)
+    opened = predict.Classifier.open(path)
+    opened.classify(Image.new("L", (8, 8)))  # the first call prepares, and would tell no time
+    return opened
 
 
 def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str, float], str]:
@@ -296,6 +300,8 @@ def launch(
         allowed_paths=[str(shown.folder / "examples")],
         max_file_size=serving.MAX_UPLOAD_BYTES,
         footer_links=[],
+        # What Gradio tells screen readers at the end of a call; it has no words for it itself.
+        i18n=gr.I18n(en={"common.complete": "done"}),
         run_history=False,
         show_error=False,
         ssr_mode=False,
@@ -306,14 +312,24 @@ def launch(
             '<script src="page/page.js"></script><script src="page/browser.js"></script>'
         ),
     )
-    server = serving.Server(serving.Guard(app, login), opened, live.close if live else None)
-    server.start()
+    closing = threading.Event()
 
     def prepare() -> None:
-        shown.profile()
-        places.places()
+        shown.profile(closing)
+        if not closing.is_set():
+            places.places()
 
-    threading.Thread(target=prepare, daemon=True).start()
+    preparing = threading.Thread(target=prepare, daemon=True)
+
+    def close() -> None:
+        closing.set()
+        if live is not None:
+            live.close()
+        preparing.join(20)  # an interpreter that ends beneath onnxruntime aborts
+
+    server = serving.Server(serving.Guard(app, login), opened, close)
+    server.start()
+    preparing.start()
     return server
 
 

@@ -97,7 +97,12 @@
       return;
     }
     const picker = make("select", { class: "gk-number", "aria-label": "where it runs" });
-    providers().then((found) => picker.replaceChildren(...found.map(([value, text]) => make("option", { value }, text))));
+    const without = make("p", { class: "gk-note", id: "gk-no-webgpu" }, "This browser offers no WebGPU here, so the networks run on the processor (WebAssembly) alone.");
+    without.hidden = true;
+    providers().then((found) => {
+      picker.replaceChildren(...found.map(([value, text]) => make("option", { value }, text)));
+      without.hidden = found.length > 1;
+    });
     const boxes = settings.networks.map((network, n) => {
       const box = make("input", { type: "checkbox", value: network.id, ...(n < 3 || network.baseline ? { checked: "" } : {}) });
       return [network, box, make("label", { class: "gk-check" }, box, network.label)];
@@ -115,7 +120,7 @@
     const amount = make("input", { class: "gk-number", type: "number", min: 10, max: settings.most, value: Math.min(30, settings.most), "aria-label": "number of cells", style: "width:5em" });
     root.replaceChildren(
       make("div", { class: "gk-controls" }, make("label", { class: "gk-choice" }, make("span", {}, "run on"), picker), ...boxes.map(([, , label]) => label)),
-      make("p", { class: "gk-take" }, begin, halt), status, bar, results,
+      make("p", { class: "gk-take" }, begin, halt), without, status, bar, results,
       make("h4", {}, "Teach gemkit this device"),
       make("p", { class: "gk-note" }, "A search can keep a latency limit on a device that it has never run on, if enough cells were measured there. Measure some of this run's cells, save the file, and give it to ", make("code", {}, "gemkit latency fit measurements.json --name NAME"), "."),
       make("p", { class: "gk-take" }, amount, many), saved);

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -236,7 +237,7 @@ def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Pat
         page.classify(shown, gone, image)
     with pytest.raises(UserError, match=r"model\.onnx"):
         page.classify(shown, damaged, image)
-    shown.profile()
+    shown.profile(threading.Event())
     assert "<svg" in shown.cell(damaged)
     probabilities, _ = page.classify(shown, "mobilenet_v2", image)
     assert sum(probabilities.values()) == pytest.approx(1)
