@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PYTHON := $(BIN)/python
 
-.PHONY: install demo test torture fuzz lint format bench experiments clean
+.PHONY: install demo test torture fuzz lint format bench experiments experiments-gpu clean
 
 install: $(VENV)/installed ## make .venv with gemkit and what its tests need
 
@@ -46,8 +46,30 @@ format: install
 bench: install ## ours beside a reference, under 15 minutes; writes build/bench.json
 	$(RUN_PYTHON) tests/benchmarks/rows.py
 
+# Arguments | expected time and purpose, in order of value. Each goes on where
+# it was stopped, and is skipped where its data is not there. Times are for two free cores. Those of latency want the machine to themselves.
+EXPERIMENTS := \
+  "compare.py --workers 2 | 3 hours: found, random and known networks, one recipe" \
+  "zoo.py | 4 hours, one core: gemnet-tiny and gemnet-small" \
+  "fidelity.py --workers 2 | 3.5 hours: short trainings against full ones" \
+  "pool.py --workers 2 | 1 hour: cells trained once, for the two below" \
+  "search_quality.py | strategies on the pool" \
+  "search_live.py | 1 hour: a search beside random cells" \
+  "latency.py | 12 minutes, alone" \
+  "latency_search.py | 20 minutes, alone" \
+  "deliveries.py | 8 minutes, alone" \
+  "optimize.py | alone" \
+  "ablation.py --workers 2 | searches on tables" \
+  "ablation_report.py | a minute" \
+  "embedding.py | a few minutes" \
+  "page.py | 15 minutes, alone, with Playwright and Chromium" \
+  "zoo.py --only base | 9 hours, one core"
+
 experiments: install ## long, resumable runs in order of value; results under results/
-	@for script in experiments/*.py; do echo "$$script"; $(RUN_PYTHON) $$script || exit 1; done
+	@for run in $(EXPERIMENTS); do echo "experiments/$$run"; OMP_NUM_THREADS=1 $(RUN_PYTHON) experiments/$${run%|*} || exit 1; done
+
+experiments-gpu: install ## GPU: the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
+	$(BIN)/gemkit compare --data cifar10 --max-macs 40M --share 0.8 --seeds 3 --recipe full --device cuda --out runs/compare-40M
 
 clean:
 	rm -rf build dist *.egg-info
