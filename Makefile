@@ -63,7 +63,7 @@ EXPERIMENTS := \
   "ablation_report.py | a minute" \
   "embedding.py | a few minutes" \
   "page.py | 15 minutes, alone, with Playwright and Chromium" \
-  "zoo.py --only base | 9 hours, one core"
+  "zoo.py --only base | 6 hours, one core"
 
 experiments: install ## long, resumable runs in order of value; results under results/
 	@for run in $(EXPERIMENTS); do echo "experiments/$$run"; OMP_NUM_THREADS=1 $(RUN_PYTHON) experiments/$${run%|*} || exit 1; done
