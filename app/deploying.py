@@ -181,7 +181,7 @@ def list_targets(console: Console) -> list[dict[str, Any]]:
     from .show import table_of
 
     found = targets()
-    heads = ("target", "activations", "weights", "latency", "precision", "latency known for", "")
+    heads = ("target", "activations", "weights", "latency", "precision", "predicts latency of", "")
     rows = [
         (
             one.name,
@@ -194,9 +194,13 @@ def list_targets(console: Console) -> list[dict[str, Any]]:
         )
         for one in found
     ]
-    console.print(table_of("targets (each figure a limit)", heads, rows))
-    console.print(f"more about one: gemkit targets {found[-1].name}")
-    console.print("your own device: gemkit latency kit --out kit.zip")
+    console.print(table_of("devices, and what a network may take there at most", heads, rows))
+    console.print(
+        "activations: memory while it runs; weights: memory that keeps it; – no limit, or not known"
+    )
+    console.print(f"search for one: gemkit run --target {found[-1].name} --data digits")
+    console.print(f"where its figures come from: gemkit targets {found[-1].name}")
+    console.print("add your own device: gemkit latency kit --out kit.zip")
     return [_about(one) for one in found]
 
 

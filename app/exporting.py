@@ -123,12 +123,20 @@ def export(
             if folder is not None:
                 if form == Form():
                     _copy(path, model["id"], folder)
-                _card_beside(opened, model, folder)
+                # The run's measurements are those of a file that was copied, not made anew.
+                anew = [Path(one["onnx"]) for one in made[model["id"]][1:]]
+                measured = [
+                    one
+                    for one in model["measurements"] or ()
+                    if form == Form() and opened.path / one["onnx"] not in anew
+                ]
+                _card_beside(opened, model, folder, measured)
         delivered = [model for model in opened.models() if model["id"] in chosen]
         if folder is not None:
             console.print(f"files: {folder}")
         if hint:
-            console.print(f"next: gemkit bench {opened.path}")
+            measurable = opened.path if folder is None else f"{folder}/*.onnx"
+            console.print(f"next: gemkit bench {measurable}")
         return [{**model, "files": made.get(model["id"], [])} for model in delivered]
 
 
@@ -270,12 +278,14 @@ def files_of(path: Path) -> list[Path]:
     return [path, *(other for other in others if other != path)]
 
 
-def _card_beside(run: Run, model: Mapping[str, Any], folder: Path) -> None:
-    """The card of the files that were put into a folder."""
+def _card_beside(
+    run: Run, model: Mapping[str, Any], folder: Path, measured: Sequence[Mapping[str, Any]]
+) -> None:
+    """The card of the files that were put into a folder, with what was measured of these files."""
     from .measuring import write_model_card
 
     id = model["id"]
-    write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md")
+    write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
 
 
 def _copy(path: Path, id: str, out: Path) -> None:

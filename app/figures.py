@@ -735,17 +735,6 @@ def correlation_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Fi
     return figure
 
 
-def project(embeddings: ArrayLike) -> np.ndarray[Any, np.dtype[np.float64]]:
-    """The first two principal components of embeddings (n, d), signs fixed: (n, 2)."""
-    values = np.asarray(embeddings, dtype=float)
-    values = values - values.mean(axis=0)
-    _, _, axes = np.linalg.svd(values, full_matrices=False)
-    axes = axes[:2]
-    axes *= np.sign(axes[np.arange(len(axes)), np.abs(axes).argmax(axis=1)])[:, None]
-    projected = values @ axes.T
-    return np.pad(projected, ((0, 0), (0, 2 - projected.shape[1])))
-
-
 def save(figure: Figure, path: Path) -> None:
     """Write a figure beside its place and rename it; `.png` (150 dpi) or `.svg`.
 

@@ -157,7 +157,7 @@ def write_model_card(
 def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) -> None:
     from .show import measurement_table
 
-    console.print(measurement_table(found))
+    console.print(measurement_table(found, console.width))
     for one in found:
         for note in one.get("notes", ()):
             console.print(f"  {one['model']}: {note}", markup=False)

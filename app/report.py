@@ -17,6 +17,7 @@ from gemkit.files import write_text
 from gemkit.store import Run
 
 from . import tables
+from .embedding_map import project
 from .jobs import is_elsewhere
 from .tables import percent
 
@@ -144,7 +145,7 @@ def draw(run: Run) -> dict[str, str]:
         keep(
             "embedding",
             figures.embedding_figure(
-                figures.project(embedding),
+                project(embedding)[0],
                 values,
                 "The trials in the embedding",
                 "accuracy on the proxy task (%)",
@@ -155,7 +156,7 @@ def draw(run: Run) -> dict[str, str]:
         keep(
             "embedding_cost",
             figures.embedding_figure(
-                figures.project(embedding),
+                project(embedding)[0],
                 macs,
                 "The same trials by cost",
                 "million MACs",

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SHOWN = 20
+_LEAST_TOLD = ("load", "size", "p90", "images/s", "provider")
+"""Columns of measurements that a narrow terminal goes without, so that no other is cut."""
+_COUNTS = (("MACs", "macs"), ("params", "params"))
 _HEADS = ("network", "accuracy", "MACs", "params", "memory", "p50", "p90", "p99", "parity", "state")
 
 
@@ -95,8 +98,19 @@ def table_of(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) ->
     return _table(Table, title, heads, rows)
 
 
-def measurement_table(found: Sequence[Mapping[str, Any]]) -> Any:
-    """Measurements as a table for the terminal."""
+def tails(names: Sequence[str]) -> list[str]:
+    """The ends of paths, as long as is needed to tell those apart that differ."""
+    parts = [name.rsplit("/") for name in names]
+    most, different = max(map(len, parts), default=0), len(set(names))
+    for length in range(1, most):
+        found = ["/".join(part[-length:]) for part in parts]
+        if len(set(found)) == different:
+            return found
+    return list(names)
+
+
+def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
+    """Measurements as a table for a terminal of that width."""
     from rich.table import Table
 
     heads = (
@@ -114,7 +128,7 @@ def measurement_table(found: Sequence[Mapping[str, Any]]) -> Any:
     )
     rows = [
         (
-            one["model"],
+            model,
             one["provider"].removesuffix("ExecutionProvider"),
             one["precision"],
             str(one["threads"]),
@@ -124,19 +138,30 @@ def measurement_table(found: Sequence[Mapping[str, Any]]) -> Any:
             f"{one['load_ms']:.1f} ms",
             tables.size(one["file_bytes"]),
         )
-        for one in found
+        for one, model in zip(found, tails([one["model"] for one in found]), strict=True)
     ]
-    return _table(Table, "latency", heads, rows)
+    kept = list(range(len(heads)))
+
+    def wide(place: int) -> int:
+        return max(len(text) for text in (heads[place], *(row[place] for row in rows)))
+
+    for head in _LEAST_TOLD:
+        if sum(wide(place) + 3 for place in kept) > width:
+            kept.remove(heads.index(head))
+    return _table(
+        Table, "latency", [heads[place] for place in kept], [[row[n] for n in kept] for row in rows]
+    )
 
 
 def find(content: dict[str, Any], id: str, where: Path) -> dict[str, Any]:
-    """The model or else the trial of a run that `id` names; its beginning is enough.
+    """The model, or else the trial or baseline of a run that `id` names; its beginning is enough.
 
     Raises:
         UserError: nothing or more than one has that id.
     """
-    for kind in ("models", "trials"):
-        found = {entry["id"]: entry for entry in content[kind] if entry["id"].startswith(id)}
+    for kind in ("models", "trials", "baselines"):
+        entries = content.get(kind, ())
+        found = {entry["id"]: entry for entry in entries if entry["id"].startswith(id)}
         if id in found:
             return dict(found[id])
         if len(found) > 1:
@@ -149,24 +174,30 @@ def find(content: dict[str, Any], id: str, where: Path) -> dict[str, Any]:
 
 
 def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None) -> dict[str, Any]:
-    """Print a cell's nodes and what it costs, and write its picture.
+    """Print a cell's nodes and what it costs, and write its picture; of a baseline its cost alone.
 
     Args:
         out: the picture's place; by default `figures/ID.png` in the run.
 
     Returns:
-        the model's or trial's values.
+        the model's, trial's or baseline's values.
 
     Raises:
-        UserError: no such run or id, or the picture cannot be written.
+        UserError: no such run or id, or there is no picture or it cannot be written.
     """
     from rich.table import Table
-
-    from . import figures
 
     with Run.open(folder) as run:
         content = run.to_json()
     entry = find(content, id, folder)
+    if "cell" not in entry:
+        if out is not None:
+            raise UserError(f"--out: {entry['id']} is a known network without a cell to draw")
+        console.print(f"[bold]{entry['id']}[/bold]  a known network, to compare with; no one cell")
+        console.print(_table(Table, "cost", ("", "value"), cost_rows(entry)))
+        return entry
+    from . import figures
+
     cell = Cell.from_json(entry["cell"])
     path = out or Path(folder) / "figures" / f"{entry['id']}.png"
     subtitle = describe(entry, cell)
@@ -193,8 +224,7 @@ def cost_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     """What a network costs, as pairs of name and text."""
     rows = [
         ("accuracy", tables.percent(entry["accuracy"])),
-        ("MACs", f"{entry['macs']:,}"),
-        ("params", f"{entry['params']:,}"),
+        *((name, f"{entry[key]:,}") for name, key in _COUNTS if entry[key] is not None),
         ("peak activation memory", tables.size(entry["peak_memory_bytes"])),
     ]
     latency = entry["latency_ms"] or {}

@@ -1,6 +1,7 @@
 """Bad input on the command line: one sentence, exit code 2, nothing written."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -14,11 +15,13 @@ from pathlib import Path
 
 import click
 import numpy as np
+import page_run
 import pytest
 from PIL import Image
+from rich.console import Console
 
 from gemkit import budget
-from gemkit.app import cli, options
+from gemkit.app import cli, options, show
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -369,6 +372,50 @@ def test_show_draws_a_cell(gemkit: Callable[..., Outcome], made_run: Path, tmp_p
     reads = [line for line in out.splitlines() if "<-" in line]
     assert len(reads) == trial.cell.nodes
     assert sum("* " in line for line in reads) == len(trial.cell.leaves)
+
+
+def test_show_tells_what_a_known_network_costs(
+    gemkit: Callable[..., Outcome], made_run: Path
+) -> None:
+    with Run.open(made_run, write=True) as run:
+        run.put_baseline("mobilenet_v2", macs=912_345, params=50_000, accuracy=0.9, state="done")
+    code, out, _ = gemkit("show", "made", "mobilenet_v2")
+    assert code == 0
+    assert "912,345" in out
+    assert "90.00 %" in out
+    _refused(gemkit("show", "made", "mobile", "--out", "cell.png"), "without a cell")
+
+
+def test_copies_of_a_file_keep_what_was_measured_of_it(
+    gemkit: Callable[..., Outcome], tmp_path: Path, seed: int
+) -> None:
+    page_run.make(tmp_path / "shown", seed)
+    code, out, errors = gemkit("export", "shown", "--out", "deploy")
+    assert code == 0, errors
+    assert out.splitlines()[-1] == "next: gemkit bench deploy/*.onnx"
+    with Run.open("shown") as run:
+        models = run.models()
+    for model in models:
+        card = (tmp_path / "deploy" / f"{model['id']}.card.md").read_text()
+        assert "a processor" in card
+        assert "Not measured here" not in card
+
+
+def test_a_table_of_measurements_tells_files_apart(seed: int) -> None:
+    assert show.tails(["a/b/x.onnx", "a/c/y.onnx", "a/b/x.onnx"]) == ["x.onnx", "y.onnx", "x.onnx"]
+    assert show.tails(["a/b/m.onnx", "a/c/m.onnx"]) == ["b/m.onnx", "c/m.onnx"]
+    assert show.tails(["alone.onnx"]) == ["alone.onnx"]
+    assert show.tails([]) == []
+    paths = [f"/a/very/long/way/to/the/files/{seed}/models/{id}/model.onnx" for id in "ab"]
+    found = [{**page_run.measurement(path, 1, 1, 0.1), "model": path} for path in paths]
+    for width in (80, 90, 100, 140):
+        console = Console(width=width, file=io.StringIO())
+        console.print(show.measurement_table(found, width))
+        text = console.file.getvalue()
+        assert "…" not in text
+        assert "a/model.onnx" in text
+        assert "b/model.onnx" in text
+        assert "0.19 ms" in text  # p99 is always shown
 
 
 def test_without_a_command_there_is_help(gemkit: Callable[..., Outcome]) -> None:

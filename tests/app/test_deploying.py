@@ -200,6 +200,7 @@ def test_export_in_other_forms(gemkit: Callable[..., Outcome], tmp_path: Path, s
     card = (Path("deploy") / f"{model['id']}.card.md").read_text()
     assert "uint8 (batch, height, width, channels)" in card
     assert "The batch is fixed to 2" in card
+    assert "Not measured here" in card
     pixels = np.random.default_rng(seed).integers(0, 256, (2, 8, 8, 1), dtype=np.uint8)
     for name in names:
         session = ort.InferenceSession(Path("deploy") / name)
