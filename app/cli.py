@@ -322,7 +322,7 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
 
 
 @cli.command()
-@click.argument("run_folder", metavar="RUN", type=FOLDER)
+@click.argument("run_folder", metavar="RUN|zoo:NAME", type=FOLDER)
 @click.argument("id", metavar="[ID]", required=False)
 @click.option(
     "--out", type=FILE, help="Where the picture of ID goes (.png or .svg).  [default: in RUN]"
@@ -332,10 +332,19 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
 def show(
     run_folder: Path, id: str | None, out: Path | None, everything: bool, json_file: str | None
 ) -> None:
-    """Show the trials and models of RUN, or one of its cells (ID) with its cost and a picture."""
+    """Show the trials and models of RUN, or one of its cells (ID) with its cost and a picture.
+
+    Of zoo:NAME: what its card says.
+    """
     from . import show as module
+    from . import zoo
 
     _check_json(json_file)
+    if zoo.is_zoo(run_folder):
+        if id is not None or out is not None:
+            raise UserError(f"{run_folder} is shown by its card alone: leave out ID and --out")
+        _deliver_json(zoo.show_one(str(run_folder), _console(json_file)), json_file)
+        return
     if out is not None and id is None:
         raise UserError("--out is for the picture of a cell: name its ID as well")
     console = _console(json_file)

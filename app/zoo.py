@@ -180,6 +180,31 @@ def show(console: "Console") -> list[dict[str, Any]]:
     return found
 
 
+def show_one(name: str, console: "Console") -> dict[str, Any]:
+    """Print what the card of a network says.
+
+    Returns:
+        the card.
+
+    Raises:
+        UserError: no such network.
+    """
+    from .show import table_of
+
+    known = card(name)
+    console.print(table_of(known["name"], HEADS, [row(known)]))
+    for text in (
+        known["search"]["text"],
+        f"Trained {known['training']['text']}.",
+        known["data_note"],
+        *known["limits"],
+    ):
+        console.print(text, markup=False)
+    console.print(f"made with: {known['command']}", markup=False)
+    console.print(f"next: gemkit export {PREFIX}{known['name']} --out network.onnx")
+    return known
+
+
 def export(
     name: str,
     *,

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from PIL import Image
 
 from gemkit.app import zoo
 from gemkit.architecture import Architecture, skeleton_for
@@ -81,6 +82,29 @@ def test_the_zoo_is_listed(packed: Path, gemkit: Command) -> None:
     assert "gemnet-mini" in gemkit("zoo")[1]
 
 
+def test_a_card_is_shown(packed: Path, gemkit: Command) -> None:
+    code, out, errors = gemkit("show", "zoo:gemnet-mini")
+    assert code == 0, errors
+    assert "It knows nothing." in out
+    assert json.loads(gemkit("show", "zoo:gemnet-mini", "--json")[1])["name"] == "gemnet-mini"
+
+
+def test_pictures_are_classified(packed: Path, gemkit: Command, tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "black.png")
+    code, out, errors = gemkit("predict", "zoo:gemnet-mini", str(tmp_path / "black.png"), "--json")
+    assert code == 0, errors
+    assert len(json.loads(out)) == 1
+
+
+def test_weights_are_kept_as_they_were_judged(packed: Path, seed: int) -> None:
+    torch.manual_seed(seed)
+    network = build(zoo.load("gemnet-mini").architecture).eval()
+    zoo.pack(network, ABOUT)
+    images = torch.randn(4, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(zoo.load("gemnet-mini")(images), zoo.rounded(network)(images))
+
+
 def test_a_network_is_exported_with_its_card(
     packed: Path, gemkit: Command, tmp_path: Path, seed: int
 ) -> None:
@@ -110,6 +134,9 @@ def test_a_network_is_measured_under_its_name(packed: Path, gemkit: Command) -> 
         ("bench zoo:none mobilenet_v3_small", "it has gemnet-mini"),
         ("export zoo:gemnet-mini --precision int8", "give --data"),
         ("export zoo:gemnet-mini abc", "no ids"),
+        ("show zoo:none", "it has gemnet-mini"),
+        ("show zoo:gemnet-mini abc", "by its card alone"),
+        ("predict zoo:none picture.png", "it has gemnet-mini"),
     ],
 )
 def test_bad_input_is_one_sentence(
