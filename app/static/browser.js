@@ -79,7 +79,7 @@
     return Math.max(...value.output.map((v, i) => Math.abs(v - found[i])));
   }
   async function providers() {
-    const found = [["wasm", "WebAssembly (processor, one thread)"]];
+    const found = [["wasm", "WebAssembly (processor)"]];
     try { if (await navigator.gpu?.requestAdapter()) found.push(["webgpu", "WebGPU (graphics)"]); } catch { /* none */ }
     return found;
   }
@@ -97,7 +97,7 @@
       return;
     }
     const picker = make("select", { class: "gk-number", "aria-label": "where it runs" });
-    const without = make("p", { class: "gk-note", id: "gk-no-webgpu" }, "This browser offers no WebGPU here, so the networks run on the processor (WebAssembly) alone.");
+    const without = make("p", { class: "gk-note", id: "gk-no-webgpu" }, "This browser offers no WebGPU here, so the networks run on the processor alone (WebAssembly, one thread).");
     without.hidden = true;
     providers().then((found) => {
       picker.replaceChildren(...found.map(([value, text]) => make("option", { value }, text)));

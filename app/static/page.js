@@ -481,10 +481,11 @@
     let timer = null;
     function compare(id) {
       clearTimeout(timer);
-      if (!shared.id || id === shared.id) return;
+      const first = shared.id; // on a touch screen pointing at a cell selects it as well
+      if (!first || id === first) return;
       timer = setTimeout(async () => {
         asked = id;
-        const value = await (await fetch(`run/compare.json?first=${encodeURIComponent(shared.id)}&second=${encodeURIComponent(id)}`)).json();
+        const value = await (await fetch(`run/compare.json?first=${encodeURIComponent(first)}&second=${encodeURIComponent(id)}`)).json();
         if (asked === id) pair.textContent = value.text || value.error || "";
       }, 120);
     }
