@@ -75,3 +75,28 @@ def test_nothing_loads_pickles(path: Path) -> None:
             assert path.name == "convert_tables.py", f"{path}:{node.lineno}"
             assert isinstance(only, ast.Constant), f"{path}:{node.lineno}"
             assert only.value is True, f"{path}:{node.lineno}"
+
+
+def test_documented_names_exist() -> None:
+    """Functions and classes that docs/architecture.md names, and the columns of docs/formats.md."""
+    import importlib
+    import re
+
+    from gemkit import store
+
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    names = set(re.findall(r"gemkit(?:\.\w+)+", text)) - {"gemkit.search", "gemkit.export"}
+    assert len(names) > 30
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            assert hasattr(importlib.import_module(module), attribute), name
+    text = (ROOT / "docs" / "formats.md").read_text()
+    for table in ("trials", "models"):
+        created = re.search(rf"CREATE TABLE {table} \((.*?)\n\);", store._SCHEMA, re.DOTALL)
+        assert created is not None
+        columns = re.findall(r"\"?(\w+)\"? (?:TEXT|INTEGER|REAL)", created[1])
+        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{table}`")]
+        assert re.findall(r"`(\w+)`", row)[1:] == columns
