@@ -28,7 +28,7 @@ from gemkit.store import Run, Trial, is_run
 
 from . import tables
 from .final import Outcome, Way, seconds_per_image, train_all
-from .jobs import Job, about, restored
+from .jobs import Job, about, check_suits, restored
 from .progress import bar, default_console
 from .tables import percent
 
@@ -143,7 +143,7 @@ def compare(
     budget = Budget(macs=int(share * max_macs))
     check_feasible(budget, skeleton)
     schedule = RECIPES[recipe].changed(epochs, batch_size)
-    taken = _of_run(Path(run), dataset, max_macs) if run is not None else None
+    taken = _of_run(Path(run), dataset, data, max_macs) if run is not None else None
     config = {
         "compare": True,
         "data": data,
@@ -188,22 +188,15 @@ def compare(
 # ------------------------------------------------------------------------- who takes part
 
 
-def _of_run(path: Path, dataset: Dataset, max_macs: int) -> Trial:
+def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Trial:
     """The trial that a run ranks first.
 
     Raises:
         UserError: it was searched for other images, or for a larger budget.
     """
-    from .jobs import skeleton_of
-
     with Run.open(path) as run:
+        check_suits(run, dataset, data)
         best = _first(run)
-        skeleton = skeleton_of(run)
-    if (skeleton.input_shape, skeleton.classes) != (dataset.input_shape, dataset.classes):
-        raise UserError(
-            f"--run {path} was searched for {skeleton.classes} classes of {skeleton.input_shape} "
-            f"images, the data has {dataset.classes} of {dataset.input_shape}"
-        )
     if best.macs > max_macs:
         raise UserError(
             f"--run {path}: its best network takes {format_count(best.macs)} MACs, more than "

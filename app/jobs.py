@@ -121,6 +121,20 @@ def skeleton_of(run: Run) -> Skeleton:
     return Skeleton.from_json(run.setting("skeleton"), where=f"{run.path}: skeleton")
 
 
+def check_suits(run: Run, dataset: Dataset, data: str) -> None:
+    """Make sure that data are of the images that a run's networks were searched for.
+
+    Raises:
+        UserError: they have another shape or number of classes.
+    """
+    skeleton = skeleton_of(run)
+    if (dataset.input_shape, dataset.classes) != (skeleton.input_shape, skeleton.classes):
+        raise UserError(
+            f"{data} has {dataset.classes} classes of {dataset.input_shape} images, but "
+            f"{run.path} was searched for {skeleton.classes} classes of {skeleton.input_shape}"
+        )
+
+
 def put(run: Run, job: Job, **values: Any) -> None:
     (run.put_baseline if job.architecture is None else run.put_model)(job.name, **values)
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -24,6 +24,7 @@ from .jobs import (
     about,
     architecture_of,
     baseline_job,
+    check_suits,
     data_of,
     is_elsewhere,
     on_target,
@@ -32,9 +33,6 @@ from .jobs import (
     skeleton_of,
 )
 from .progress import bar, default_console
-
-if TYPE_CHECKING:
-    pass
 
 TOP = 2
 RECIPE = "standard"
@@ -118,12 +116,7 @@ def train(
     with open_run(run) as opened:
         spec = data or data_of(opened)
         dataset = load(spec)
-        skeleton = skeleton_of(opened)
-        if (dataset.input_shape, dataset.classes) != (skeleton.input_shape, skeleton.classes):
-            raise UserError(
-                f"{spec} has {dataset.classes} classes of {dataset.input_shape} images, but "
-                f"{opened.path} was searched for {skeleton.classes} of {skeleton.input_shape}"
-            )
+        check_suits(opened, dataset, spec)
         chosen = _chosen_trials(opened, ids)
         schedule = RECIPES[recipe].changed(epochs, batch_size)
         wanted = len(ids) or min(top, len(chosen))

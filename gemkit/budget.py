@@ -155,7 +155,7 @@ class Budget:
         for name, limit in value.items():
             if name not in names:
                 raise UserError(f"{where}: unknown budget {name!r}; use {', '.join(names)}")
-            right = isinstance(limit, str) if name == "precision" else _is_number(limit)
+            right = isinstance(limit, str) if name == "precision" else is_number(limit)
             if not (right or (limit is None and name != "precision")):
                 kind = "a name" if name == "precision" else "a number or null"
                 raise UserError(f"{where}: {name} must be {kind}, not {limit!r}")
@@ -165,7 +165,8 @@ class Budget:
             raise UserError(f"{where}: {error}") from None
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Whether a value read from JSON is a number, which true and false are not."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 

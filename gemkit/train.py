@@ -36,6 +36,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from gemkit.budget import is_number
 from gemkit.errors import UserError
 from gemkit.files import read_json, replacing, write_json
 
@@ -103,17 +104,17 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"recipe: {name} is {value}, it must be a whole number >= {least}")
-        if not (_is_number(self.learning_rate) and 0 < self.learning_rate < math.inf):
+        if not (is_number(self.learning_rate) and 0 < self.learning_rate < math.inf):
             raise UserError(f"recipe: learning_rate is {self.learning_rate}, it must be above 0")
         for name in ("warmup", "momentum", "label_smoothing", "ema", "crop", "cutout", "drop_path"):
             value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < 1):
+            if not (is_number(value) and 0 <= value < 1):
                 raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
         for name in ("weight_decay", "mixup", "cutmix"):
             value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value < math.inf):
+            if not (is_number(value) and 0 <= value < math.inf):
                 raise UserError(f"recipe: {name} is {value}, it must not be negative")
-        if not (_is_number(self.augment) and 0 <= self.augment <= 1):
+        if not (is_number(self.augment) and 0 <= self.augment <= 1):
             raise UserError(f"recipe: augment is {self.augment}, it must be in 0 <= augment <= 1")
         if self.schedule not in SCHEDULES:
             raise UserError(
@@ -151,10 +152,6 @@ class Recipe:
             return cls(**value)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 RECIPES = {

@@ -190,7 +190,7 @@ def test_a_run_of_other_images_or_a_search_as_out_is_refused(
     )
     code, _, err = gemkit(*words, "--data", f"npz:{path}", "--images", "40")
     assert code == 2
-    assert "was searched for 10 classes of (1, 8, 8) images" in err
+    assert "was searched for 10 classes of (1, 8, 8)" in err
     code, _, err = gemkit(*words, "--out", str(made_run))
     assert code == 2
     assert "holds a search, no comparison" in err
