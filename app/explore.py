@@ -140,6 +140,17 @@ class Content:
         return gzip.compress(json.dumps(value, separators=(",", ":")).encode(), compresslevel=5)
 
 
+@functools.lru_cache(maxsize=256)
+def _is_damaged(path: Path, changed: int) -> bool:
+    from gemkit.export import exporter
+
+    try:
+        exporter.read_info(path)
+    except UserError:
+        return True
+    return False
+
+
 def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 6)
 
@@ -306,7 +317,7 @@ class Shown:
         return downloads.downloads(self.folder, content.kind(id), id)
 
     def missing(self, id: str) -> str | None:
-        """Why a trained network has no ONNX file, in one sentence; None if it has."""
+        """Why a trained network has no sound ONNX file, in one sentence; None if it has."""
         entry = self.content.network(id)
         if entry is None:
             return "Not trained fully: a candidate has no file to download but its cell."
@@ -316,6 +327,12 @@ class Shown:
             return f"No ONNX file yet: gemkit export {self.folder.name} {id}"
         if self.onnx(id) is None:
             return f"Its file {entry['onnx']} is missing: gemkit export {self.folder.name} {id}"
+        path = self.folder / entry["onnx"]
+        if _is_damaged(path, path.stat().st_mtime_ns):
+            return (
+                f"Its file {entry['onnx']} is damaged: delete it, then "
+                f"gemkit export {self.folder.name} {id}"
+            )
         return None
 
     def runnable(self) -> list[tuple[str, str]]:

@@ -58,8 +58,8 @@ def table(
         "<th>p50</th><th>file</th><th>precision</th><th>p50, pale: to p99</th><th>p90</th>"
         "<th>p95</th><th>p99</th><th>images/s</th><th>provider</th><th>threads</th><th>batch</th>"
         f"</tr></thead><tbody>{body}</tbody></table></div>"
-        '<p class="gk-note">Milliseconds for one call. p50: the median; p99: 99 of 100 calls are faster. Measured '
-        f"in turn, round by round, after warm-up.{notes}</p>"
+        '<p class="gk-note">Milliseconds for one call. p50: the median; p99: 99 of 100 calls are '
+        f"faster. Measured in turn, round by round, after warm-up.{notes}</p>"
     )
 
 

@@ -232,6 +232,8 @@ def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Pat
     (path / "models" / gone / "model.onnx").unlink()
     (path / "models" / damaged / "model.onnx").write_bytes(b"no network")
     assert "is missing: gemkit export" in shown.facts(gone)
+    assert "is damaged: delete it, then gemkit export" in shown.facts(damaged)
+    assert "gk-primary" not in shown.facts(damaged)
     image = str(next((path / "examples").glob("*.png")))
     with pytest.raises(UserError, match="is missing"):
         page.classify(shown, gone, image)
