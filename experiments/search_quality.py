@@ -1,6 +1,6 @@
 """Search strategies and NASGEM's parts compared on the pool of `experiments/pool.py` as a table.
 
-Writes `results/search_quality.json` and `results/search_quality.png`; finished searches are kept in
+Writes `results/search_quality.json` and `docs/img/search-quality.png`; finished searches are kept in
 `build/search_quality-CELLS.json`, so that a run that was stopped goes on.
 
     OMP_NUM_THREADS=1 python experiments/search_quality.py [--seeds 100] [--queries 60] [NAME ...]
@@ -47,6 +47,7 @@ from gemkit.search.tables import Table, TableSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "search_quality.json"
+PICTURE = ROOT / "docs" / "img" / "search-quality.png"
 METRIC = "accuracy"
 BATCH, INITIAL = 5, 10
 FEW = {"random": 40, "mutants": 40, "crossovers": 0}
@@ -313,7 +314,7 @@ def main() -> None:
         strategies_figure(
             shown, f"Best of {cells} thirty-node cells found so far", "accuracy (CIFAR-10 proxy)"
         ),
-        options.out.with_suffix(".png"),
+        PICTURE if options.out == RESULTS else options.out.with_suffix(".png"),
     )
 
 
