@@ -1,7 +1,7 @@
 """Search strategies and NASGEM's parts compared on the pool of `experiments/pool.py` as a table.
 
-Writes `results/search_quality.json` and `docs/img/search-quality.png`; finished searches are kept in
-`build/search_quality-CELLS.json`, so that a run that was stopped goes on.
+Writes `results/search_quality.json` and `docs/img/search-quality.png`; finished searches are
+kept in `build/search_quality-CELLS.json`, so that a run that was stopped goes on.
 
     OMP_NUM_THREADS=1 python experiments/search_quality.py [--seeds 100] [--queries 60] [NAME ...]
 
