@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gemkit.app import comparing, report, zoo
+from gemkit.app import comparing, report, tables, zoo
 from gemkit.files import read_json, write_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -113,7 +113,7 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
     of, shown = fidelity["settings"], {"full": "full", "again": "full, another seed"}
     rows = [
         (
-            shown.get(row["training"], f"{row['training']} epochs, proxy"),
+            shown.get(row["training"], f"{row['training']}, proxy"),
             str(row["cells"]),
             f"{row['spearman']:.2f}",
             "{:.2f} to {:.2f}".format(*row["interval"]),
@@ -129,15 +129,15 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
             f"and that of a full training ({of['full']['epochs']} epochs on {of['images']:,} "
             f"images, judged on {of['test_images']:,} test images, another seed); {of['data']}. "
             "The interval is a bootstrap's over cells (95 %). Two full trainings of the same cells "
-            "agree as the last row says, once they are there: no short one can be expected to do "
-            "better."
+            "agree as far as the row `full, another seed` says, where it is there: no short one "
+            "can be expected to do better."
         ),
-        report.Table(("training", "cells", "Spearman", "95 % interval", "Kendall tau"), rows),
+        report.Table(("epochs", "cells", "Spearman", "95 % interval", "Kendall tau"), rows),
     ]
     if fidelity["compared"]:
         ways = [
             (
-                f"all for {row['epochs']} epochs"
+                f"all for {tables.number(row['epochs'], 'epoch')}"
                 + (f", the best {row['promoted']} for 9" if row["promoted"] else ""),
                 f"{100 * row['cost']:.0f} %",
                 f"{100 * row['accuracy']:.2f}",
