@@ -27,10 +27,10 @@ test: install ## the whole test suite, under 10 minutes on 2 cores
 	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2
 
 torture: install ## 60 kills at random moments, each followed by a look at every file
-	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 0 tests/test_torture.py --kills 60
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 0 tests/whole/test_torture.py --kills 60
 
 fuzz: install ## 20,000 damaged inputs for every reader
-	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 tests/test_readers.py --inputs 20000
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 tests/whole/test_readers.py --inputs 20000
 
 lint: install ## ruff (lint and format) and mypy on the installed package
 	$(BIN)/ruff check .

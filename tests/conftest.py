@@ -1,12 +1,10 @@
 """What all tests share: a fresh, printed seed and the way to real data."""
 
 import secrets
-import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.append(str(Path(__file__).parent))  # last, since tests/gemkit is not the package
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 

@@ -1,6 +1,6 @@
 """Every command that writes is killed at random moments, gone on with, and its files looked at.
 
-    python -m pytest tests/test_torture.py -n 0 --kills 50       # `make torture`
+    python -m pytest tests/whole/test_torture.py -n 0 --kills 50       # `make torture`
 
 A kill is SIGKILL to the command and all its processes, at a moment drawn anew. After each kill the
 run is opened and every file in it is read; nothing that was known before may be missing. In the

@@ -1,6 +1,6 @@
 """Every reader is given damaged files: it answers or says one sentence, whatever the damage.
 
-    python -m pytest tests/test_readers.py -n 2 --inputs 20000      # `make fuzz`
+    python -m pytest tests/whole/test_readers.py -n 2 --inputs 20000      # `make fuzz`
 
 Each input is a good one, damaged by hypothesis: JSON values replaced, removed and added anywhere;
 bits, numbers and lengths of binary files changed; files cut short, joined or filled with anything.
