@@ -113,8 +113,10 @@ def shrunk(path: Path, seed: int = 0) -> tuple[NDArray[np.uint8], NDArray[np.int
     return images.round().astype(np.uint8), dataset.y_train[order], dataset
 
 
-def accuracy_of(architecture: Architecture, seed: int, path: Path) -> tuple[float, float]:
-    """Accuracy on the judging images after the short training, and the processor time it took."""
+def accuracy_of(
+    architecture: Architecture, seed: int, path: Path, epochs: int = RECIPE.epochs
+) -> tuple[float, float]:
+    """Accuracy on the judging images after a training, and the processor time it took."""
     x, y, dataset = _images(path)
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -125,7 +127,7 @@ def accuracy_of(architecture: Architecture, seed: int, path: Path) -> tuple[floa
         y[:TRAINED],
         x[TRAINED:],
         y[TRAINED:],
-        recipe=RECIPE,
+        recipe=RECIPE.with_epochs(epochs),
         mean=dataset.mean,
         std=dataset.std,
         seed=seed,
