@@ -158,6 +158,16 @@ def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) ->
     from .show import measurement_table
 
     console.print(measurement_table(found, console.width))
+    noisy = [one for one in found if one.get("noisy")]
+    if len(noisy) > 1:  # one sentence for all, since it is the machine's
+        spreads = [100 * one["spread"] for one in noisy]
+        console.print(
+            f"  noisy machine: in {len(noisy)} of {len(found)} measurements the rounds differ, by "
+            f"{min(spreads):.0f} to {max(spreads):.0f} %; close what else runs here and measure "
+            "again",
+            markup=False,
+        )
     for one in found:
         for note in one.get("notes", ()):
-            console.print(f"  {one['model']}: {note}", markup=False)
+            if len(noisy) < 2 or not note.startswith("noisy"):
+                console.print(f"  {one['model']}: {note}", markup=False)
