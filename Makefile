@@ -52,13 +52,14 @@ EXPERIMENTS := \
   "compare.py --workers 2 | 3 hours: found, random and known networks, one recipe" \
   "zoo.py | 4 hours, one core: gemnet-tiny and gemnet-small" \
   "fidelity.py --workers 2 | 3.5 hours: short trainings against full ones" \
-  "pool.py --workers 2 | 1 hour: cells trained once, for the two below" \
-  "search_quality.py | strategies on the pool" \
-  "search_live.py | 1 hour: a search beside random cells" \
+  "pool.py --workers 2 | 1 hour: cells trained once, for the three below" \
+  "search_quality.py | 10 minutes: strategies on the pool" \
+  "search_live.py | 30 minutes: a search beside random cells" \
+  "promotion.py | 20 minutes: what short trials lose" \
   "latency.py | 12 minutes, alone" \
   "latency_search.py | 20 minutes, alone" \
   "deliveries.py | 8 minutes, alone" \
-  "optimize.py | alone" \
+  "optimize.py | 30 minutes, alone" \
   "ablation.py --workers 2 | searches on tables" \
   "ablation_report.py | a minute" \
   "embedding.py | a few minutes" \
