@@ -30,7 +30,7 @@ SEARCH = [
 ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def kills(request: pytest.FixtureRequest) -> int:
     """How many times each of the five commands is killed."""
     wanted = int(request.config.getoption("--kills"))
@@ -134,8 +134,11 @@ def test_search(tmp_path: Path, kills: int, seed: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
+def searched(
+    kills: int, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Path:
     """A run that was searched and not trained."""
+    del kills  # without any, all is skipped before this search
     folder = tmp_path_factory.mktemp("torture")
     Gemkit(folder, 0).run(*SEARCH, "--seed", request.config.getoption("--seed"), "--out", "run")
     return folder / "run"
