@@ -318,7 +318,9 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
         raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
     except DecodeError:
         model = onnx.ModelProto()
-    if not model.graph.node or not model.opset_import:
+    # protobuf gives a text that is no UTF-8 as bytes
+    whole = all(isinstance(text, str) for text in _texts(model))
+    if not model.graph.node or not model.opset_import or not whole:
         raise UserError(f"{path} is no whole ONNX file: it is damaged, cut short or something else")
     for tensor in model.graph.initializer:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
@@ -334,6 +336,18 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
     except (onnx.checker.ValidationError, OSError, ValueError):
         raise UserError(f"{path} keeps weights in another file that cannot be read") from None
     return model
+
+
+def _texts(model: "onnx.ModelProto") -> Iterator[object]:
+    """The texts of a file that others rely on."""
+    for node in model.graph.node:
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
+    for tensor in model.graph.initializer:
+        yield tensor.name
+        for entry in tensor.external_data:
+            yield from (entry.key, entry.value)
+    for entry in model.metadata_props:
+        yield from (entry.key, entry.value)
 
 
 def open_session(

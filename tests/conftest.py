@@ -13,7 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--inputs",
         type=int,
-        default=25,
+        default=10,
         help="damaged inputs for each reader",
     )
     parser.addoption(
