@@ -69,6 +69,11 @@ def unpacked(entry: dict[str, Any]) -> Cell:
     return Cell(tuple(OPERATIONS[code] for code in codes), tuple(edges))
 
 
+def network_of(entry: dict[str, Any]) -> Architecture:
+    """The network of a pool's entry, or of one in the same form."""
+    return Architecture((unpacked(entry),), SPACE.skeleton, entry["width"])
+
+
 def next_cell(cells: list[Architecture], seed: int = 1) -> tuple[Architecture, int | None]:
     """The pool's next cell with its width, and the number of its parent (None: drawn anew)."""
     rng = np.random.default_rng([seed, len(cells)])
@@ -98,8 +103,7 @@ def planned(count: int, entries: list[dict[str, Any]]) -> list[tuple[Architectur
     for number in range(count):
         if number in trained:
             entry = trained[number]
-            architecture = Architecture((unpacked(entry),), SPACE.skeleton, entry["width"])
-            cells.append((architecture, entry["parent"]))
+            cells.append((network_of(entry), entry["parent"]))
         else:
             cells.append(next_cell([architecture for architecture, _ in cells]))
     return cells

@@ -17,7 +17,6 @@ import numpy as np
 import pool
 from scipy.stats import kendalltau, spearmanr
 
-from gemkit.architecture import Architecture
 from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 
@@ -72,7 +71,7 @@ def main() -> None:
     for entry in drawn[: options.cells]:
         if entry["number"] in done:
             continue
-        network = Architecture((pool.unpacked(entry),), pool.SPACE.skeleton, entry["width"])
+        network = pool.network_of(entry)
         seed, epochs = 3_000_000 + entry["number"], LONGER * pool.RECIPE.epochs
         accuracy, seconds = pool.accuracy_of(network, seed, options.images, epochs)
         value["cells"].append(

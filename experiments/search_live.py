@@ -50,7 +50,7 @@ def trained_again(side: dict[str, Any], images: Path, store: Any) -> None:
     best = sorted(range(len(trials)), key=lambda place: -trials[place]["accuracy"])[:TOP]
     for place in best:
         entry = trials[place]
-        network = Architecture((pool.unpacked(entry),), pool.SPACE.skeleton, entry["width"])
+        network = pool.network_of(entry)
         again = entry.setdefault("again", [])
         while len(again) < AGAIN:
             again.append(pool.accuracy_of(network, 2_000_000 + len(again), images)[0])

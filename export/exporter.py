@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from gemkit.budget import is_number
 from gemkit.errors import UserError
 from gemkit.files import replacing
 
@@ -282,7 +283,7 @@ def _whole(value: Any) -> bool:
 
 
 def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e6
+    return is_number(value) and abs(value) < 1e6
 
 
 _METADATA: dict[str, Callable[[Any], bool]] = {

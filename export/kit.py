@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from gemkit.architecture import Skeleton
-from gemkit.budget import Budget
+from gemkit.budget import Budget, is_number
 from gemkit.cell import CellArrays
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_bytes
@@ -154,7 +154,7 @@ def read_measurements(
 
 
 def _positive(value: Any, what: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+    if not (is_number(value) and value > 0):
         raise UserError(f"{what} is no positive number")
     return float(value)
 
