@@ -1,14 +1,15 @@
 """How well latency is predicted, and how well it can be known: experiments/latency.py.
 
-    python experiments/latency.py [--learned 100] [--unseen 100] [--passes 3] [--seed 0]
+    python experiments/latency.py [--learned 100] [--unseen 100] [--measurements 2] [--seed 0]
 
 For images of 32x32x3 and of 8x8x1, networks of both aggregations and of widths 4 to 64 are measured
-in passes, all of them in random order in each. From the first pass the predictor learns `learned`
-networks (chosen as `gemkit` chooses them) and predicts the `unseen` random ones. Reported: the
-share of these within 10 % and the rank correlation, against their values in the same pass and in
-the median of the other passes; beside it how well one pass repeats the others, which no predictor
-can exceed. Resumable by pass; results in results/latency.json. About 2 minutes a pass and size: 12
-minutes in all on a quiet machine. One thread; let nothing else run.
+as `gemkit` measures them, in three passes, all of them in random order in each. From the first
+measurement the predictor learns `learned` networks (chosen as `gemkit` chooses them) and predicts
+the `unseen` random ones. Reported: the share of these within 10 % and the rank correlation, against
+their values in the same measurement and in the others; beside it how well one measurement repeats
+the others, which no predictor can exceed; and the same by one pass, and by plain medians.
+Resumable by pass; results in results/latency.json. About 1 minute a pass and size: 12 minutes in
+all on a quiet machine. One thread; let nothing else run.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from gemkit.cell import Cell
 from gemkit.export.latency import (
     LatencyModel,
     Measured,
+    combined,
     levelled,
     measure_raw,
     plan,
@@ -37,6 +39,8 @@ from gemkit.files import write_json
 from gemkit.search.sampling import random_cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "latency.json"
+PASSES, ROUNDS = 3, 3
+"""Of one measurement, as `measure_here` has them."""
 SIZES = {"32x32x3": ((3, 32, 32), 20_000_000), "8x8x1": ((1, 8, 8), 3_000_000)}
 
 
@@ -60,7 +64,7 @@ def measured(chosen: list[Architecture], number: int) -> dict[str, Any]:
     """One pass in a random order of its own."""
     order = np.random.default_rng(number).permutation(len(chosen))
     start, load = time.time(), os.getloadavg()[0]
-    calm, middle = measure_raw([chosen[index] for index in order])
+    calm, middle = measure_raw([chosen[index] for index in order], ROUNDS)
     back = np.argsort(order)
     return {
         "calm_ms": np.array(calm)[back].tolist(),
@@ -85,15 +89,17 @@ def agreement(found: np.ndarray, truth: np.ndarray, level: bool = False) -> dict
 def report(
     skeleton: Skeleton, chosen: list[Architecture], passes: list[dict[str, Any]], learned: int
 ) -> dict[str, Any]:
-    """Predictions beside repetitions, by two ways to sum up a network's calls."""
+    """Predictions beside repetitions, by three ways to sum up a network's calls."""
+    calm = [levelled(one["calm_ms"], one["p50_ms"]) for one in passes]
+    middle = [one["p50_ms"] for one in passes]
+    starts = range(0, len(passes) - PASSES + 1, PASSES)
+    ways = {
+        "combined": [combined(calm[start : start + PASSES]) for start in starts],
+        "one_pass": [calm[start] for start in starts],
+        "p50": [combined(middle[start : start + PASSES]) for start in starts],
+    }
     found: dict[str, Any] = {}
-    for name in ("levelled", "p50"):
-        times = [
-            np.asarray(levelled(one["calm_ms"], one["p50_ms"]))
-            if name == "levelled"
-            else np.array(one["p50_ms"])
-            for one in passes
-        ]
+    for name, times in ways.items() if starts else ():
         known = [
             Measured(one.cells[0], one.width, float(ms))
             for one, ms in zip(chosen[:learned], times[0][:learned], strict=True)
@@ -102,14 +108,12 @@ def report(
         rows = [model.of(one) for one in chosen[learned:]]
         mean, std = np.array(rows).T
         first = times[0][learned:]
-        entry = {"same_pass": agreement(mean, first)}
-        entry["same_pass"]["measured_above_mean_plus_1.5_std"] = float(
-            (first > mean + 1.5 * std).mean()
-        )
+        entry: dict[str, Any] = {"same": agreement(mean, first)}
+        entry["same"]["measured_above_mean_plus_1.5_std"] = float((first > mean + 1.5 * std).mean())
         if len(times) > 1:
             others = np.median(times[1:], axis=0)[learned:]
-            entry["other_passes"] = agreement(mean, others)
-            entry["other_passes_levelled"] = agreement(mean, others, level=True)
+            entry["others"] = agreement(mean, others)
+            entry["others_levelled"] = agreement(mean, others, level=True)
             entry["repetition"] = agreement(first, others)
             entry["repetition_levelled"] = agreement(first, others, level=True)
         found[name] = entry
@@ -120,7 +124,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--learned", type=int, default=100)
     parser.add_argument("--unseen", type=int, default=100)
-    parser.add_argument("--passes", type=int, default=3)
+    parser.add_argument("--measurements", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -142,7 +146,7 @@ def main() -> int:
             Architecture((Cell.from_json(cell),), skeleton, width)
             for cell, width in entry["networks"]
         ]
-        while len(entry["passes"]) < options.passes:
+        while len(entry["passes"]) < PASSES * options.measurements:
             entry["passes"].append(measured(chosen, len(entry["passes"])))
             entry["report"] = report(skeleton, chosen, entry["passes"], options.learned)
             write_json(options.out, value)

@@ -517,16 +517,25 @@ def smallest(skeleton: Skeleton) -> Architecture:
 
 def measure_here(
     architectures: Sequence[Architecture],
-    rounds: int = 9,
+    passes: int = 3,
+    rounds: int = 3,
     seconds: float = 0.03,
     progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
 
-    They are measured round by round, all in turn, and levelled (see `levelled`).
+    In each pass they are loaded afresh, since a session keeps what its place in memory makes of its
+    speed, and measured round by round, all in turn; see `levelled` and `combined`.
     """
-    calm, middle = measure_raw(architectures, rounds, seconds, progress)
-    return [float(time) for time in levelled(calm, middle)]
+    found = []
+    for number in range(passes):
+
+        def tell(share: float, before: int = number) -> None:
+            if progress is not None:
+                progress((before + share) / passes)
+
+        found.append(levelled(*measure_raw(architectures, rounds, seconds, tell)))
+    return [float(time) for time in combined(found)]
 
 
 def measure_raw(
@@ -535,7 +544,7 @@ def measure_raw(
     seconds: float = 0.03,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """10th percentile and median, in milliseconds, of each network; see `measure_here`."""
+    """10th percentile and median, in milliseconds, of each network in one pass."""
     from . import timing
     from .draft import draft
 
@@ -569,6 +578,13 @@ def levelled(calm: ArrayLike, p50: ArrayLike) -> FloatArray:
     """
     low, middle = np.asarray(calm, dtype=np.float64), np.asarray(p50, dtype=np.float64)
     return low * np.median(middle / low)
+
+
+def combined(passes: Sequence[ArrayLike]) -> FloatArray:
+    """Each network's median over passes, once the speed of the machine in each is taken out."""
+    times = np.asarray(passes, dtype=np.float64)
+    speed = np.median(times / times[0], axis=1, keepdims=True)
+    return np.asarray(np.median(times / speed, axis=0) * np.median(speed))
 
 
 def plan(

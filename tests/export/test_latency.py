@@ -16,6 +16,7 @@ from gemkit.errors import UserError
 from gemkit.export.draft import draft
 from gemkit.export.latency import (
     Measured,
+    combined,
     features,
     fit_latency,
     levelled,
@@ -179,7 +180,8 @@ def test_measures_here(seed: int) -> None:
     few = [Architecture((random_cell(rng),), DIGITS, 4) for _ in range(2)]
     wide = Architecture((random_cell(rng, 12, "concat"),), SKELETON, 48)
     shares: list[float] = []
-    times = measure_here([*few, wide], rounds=3, seconds=0.01, progress=shares.append)
+    times = measure_here([*few, wide], 2, 2, seconds=0.01, progress=shares.append)
+    assert shares == sorted(shares)
     assert len(times) == 3
     assert min(times) > 0
     assert times[2] > max(times[:2])
@@ -191,6 +193,18 @@ def test_levelled(seed: int) -> None:
     true = np.random.default_rng(seed).uniform(1, 10, 51)
     slow = np.where(np.arange(51) % 3 == 0, 1.7, 1.04)
     assert levelled(0.97 * true, 0.97 * true * slow) == pytest.approx(0.97 * true * 1.04)
+
+
+def test_combined(seed: int) -> None:
+    """Neither a slow pass nor a session that was loaded in a bad place moves the others."""
+    rng = np.random.default_rng(seed)
+    true = rng.uniform(1, 10, 51)
+    passes = np.array([1.0, 1.6, 1.1])[:, None] * true * np.ones((3, 1))
+    unlucky = rng.permutation(51)[:15]
+    passes[rng.integers(3, size=15), unlucky] *= 1.4
+    assert combined(passes) == pytest.approx(1.1 * true)
+    assert combined([[2.0], [9.0], [4.0]]) == pytest.approx([4.0])  # one network alone
+    assert combined([true]) == pytest.approx(true)
 
 
 def test_bad_model_files(tmp_path: Path, seed: int) -> None:
