@@ -12,6 +12,7 @@ leaves either the state before it or the state after it.
 
 import json
 import math
+import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ STATES = ("queued", "running", "done", "failed")
 _CONFIG = "config.json"
 _DATABASE = "search.db"
 _LOCK = ".lock"
+_SIDE_FILES = 128_000
+"""Bytes that SQLite may need beside the database, for its log and the index of that."""
 _OF_AN_UNBORN_RUN = (_LOCK, _DATABASE, f".{_CONFIG}.")
 """Beginnings of the names that a process killed before writing its configuration leaves."""
 
@@ -667,13 +670,21 @@ def _explained(path: Path) -> Iterator[None]:
         raise
     except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
         text = str(error).partition("\n")[0]
-        if "full" in text:
+        if "full" in text or ("disk I/O" in text and _is_full(path)):
             raise UserError(f"the disk is full: {file} could not be written") from None
         if "readonly" in text or "unable to open" in text:
             raise UserError(f"{file} cannot be opened: {text}") from None
         if "locked" in text:
             raise UserError(f"{file} is locked by another program: try again later") from None
-        raise UserError(f"{file} is damaged: {text}") from None
+        raise UserError(f"{file} or its disk is damaged: {text}") from None
+
+
+def _is_full(path: Path) -> bool:
+    """Whether the disk lacks the room for SQLite's side files, which it does not always say."""
+    try:
+        return shutil.disk_usage(path).free < _SIDE_FILES
+    except OSError:
+        return False
 
 
 def _encoded(name: str, value: Any) -> Any:
