@@ -64,6 +64,8 @@ EXPERIMENTS := \
   "ablation_report.py | a minute" \
   "embedding.py | a few minutes" \
   "page.py | 15 minutes, alone, with Playwright and Chromium" \
+  "../tests/benchmarks/rows.py --keep | 15 minutes, alone: the table of make bench" \
+  "results_page.py | writes docs/results.md from all of these" \
   "zoo.py --only base | 6 hours, one core"
 
 experiments: install ## long, resumable runs in order of value; results under results/

@@ -25,6 +25,7 @@ from typing import Any
 
 import compare
 import numpy as np
+import results_page
 
 from gemkit.app import tables
 from gemkit.app.final import seconds_per_image
@@ -41,6 +42,7 @@ SHORT = (1, 3, 9)
 LONG, TRIALS, DRAWS = SHORT[-1], 16, 4000
 FULL, AGAIN = "full", "again"
 KINDS = (*map(str, SHORT), FULL, AGAIN)
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "fidelity.json"
 RECIPE = RECIPES["standard"].changed(compare.EPOCHS, compare.BATCH)
 
 
@@ -163,7 +165,7 @@ def main() -> int:
     parser.add_argument("--cells", type=int, default=20)
     parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--data", default=f"npz:{compare.JPEG_COPY}")
-    parser.add_argument("--results", type=Path, default=compare.FIDELITY)
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     if given.data == f"npz:{compare.JPEG_COPY}" and not compare.JPEG_COPY.is_file():
         print(f"skipped: there is no {compare.JPEG_COPY} (CIFAR-10 as JPEG files)")
@@ -270,8 +272,8 @@ def finish(report: dict[str, Any], path: Path) -> None:
     report["compared"] = compared(report["cells"])
     report["correlation"] = correlation(report["cells"])
     write_json(path, report)
-    if path == compare.FIDELITY:
-        compare.write_page()
+    if path == RESULTS:
+        results_page.write()
 
 
 if __name__ == "__main__":

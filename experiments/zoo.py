@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import compare
+import results_page
 import torch
 from rich.console import Console
 
@@ -327,7 +328,7 @@ def main() -> int:
         )
         console.print(" | ".join(zoo.row(card)))
         if given.into == zoo.FOLDER:
-            compare.write_page()
+            results_page.write()
     return 0
 
 

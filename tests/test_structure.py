@@ -1,6 +1,7 @@
 """The rules between the packages, read off the source code."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -100,3 +101,11 @@ def test_documented_names_exist() -> None:
         columns = re.findall(r"\"?(\w+)\"? (?:TEXT|INTEGER|REAL)", created[1])
         (row,) = [line for line in text.splitlines() if line.startswith(f"| `{table}`")]
         assert re.findall(r"`(\w+)`", row)[1:] == columns
+
+
+def test_the_results_page_is_what_the_results_files_say() -> None:
+    sys.path.insert(0, str(ROOT / "experiments"))
+    import results_page
+
+    written = results_page.PAGE.read_text()
+    assert written == results_page.page(), "run: python experiments/results_page.py"

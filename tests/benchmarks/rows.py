@@ -1,9 +1,10 @@
 """`make bench`: runs every side-by-side measurement and prints one table.
 
 Each `bench_*.py` in this folder has a function `rows()` that returns `Row`s; a row compares our
-figure with a reference measured in the same run. The table is also written to `build/bench.json`.
+figure with a reference measured in the same run. The table is also written to `build/bench.json`,
+and with `--keep` to `results/bench.json`, from which docs/results.md is made.
 
-    python tests/benchmarks/rows.py [TOPIC ...]
+    python tests/benchmarks/rows.py [--keep] [TOPIC ...]
 """
 
 import importlib.util
@@ -18,7 +19,8 @@ from rich.console import Console
 from rich.table import Table
 
 FOLDER = Path(__file__).resolve().parent
-RESULTS = FOLDER.parents[1] / "build" / "bench.json"
+ROOT = FOLDER.parents[1]
+RESULTS, KEPT = ROOT / "build" / "bench.json", ROOT / "results" / "bench.json"
 
 
 @dataclass(frozen=True)
@@ -77,13 +79,13 @@ def _figure(value: float | None) -> str:
     return "" if value is None else f"{value:,.4g}"
 
 
-def write(found: list[Row]) -> None:
+def write(found: list[Row], path: Path) -> None:
     """Keep the rows known so far."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps([row.to_json() for row in found], indent=2) + "\n")
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps([row.to_json() for row in found], indent=2) + "\n")
 
 
-def main(topics: list[str]) -> int:
+def main(topics: list[str], keep: bool) -> int:
     """Run all topics, or those named, and return the number of bars that do not hold."""
     sys.path.insert(0, str(FOLDER))
     # The benchmarks import Row from this file under its plain name: let both be one module.
@@ -102,7 +104,7 @@ def main(topics: list[str]) -> int:
         sys.modules[path.stem] = module
         spec.loader.exec_module(module)
         found += module.rows()
-        write(found)
+        write(found, RESULTS)
         console.print(f"{topic}: {time.perf_counter() - started:.0f} s", style="dim")
     table = Table("name", "ours", "reference", "unit", "ratio", "bar", "holds", "note")
     words = {True: "yes", False: "[red]no[/red]", None: ""}
@@ -118,9 +120,13 @@ def main(topics: list[str]) -> int:
             row.note,
         )
     console.print(table)
-    console.print(f"written to {RESULTS.relative_to(RESULTS.parents[1])}")
+    console.print(f"written to {RESULTS.relative_to(ROOT)}")
+    if keep:
+        write(found, KEPT)
     return sum(row.holds is False for row in found)
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    words = sys.argv[1:]
+    missed = main([word for word in words if word != "--keep"], keep="--keep" in words)
+    sys.exit(0 if "--keep" in words else missed)

@@ -1,0 +1,412 @@
+"""docs/results.md, written from the files in results/ and the cards of the networks we carry.
+
+    python experiments/results_page.py
+
+The experiments call it too, whenever they know something new. Nothing of the page is typed but what
+was tried where a bar does not hold; what has not been measured says so.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from gemkit.app import comparing, report, tables, zoo
+from gemkit.files import read_json, write_text
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "results.md"
+GOAL = (0.004, 0.036)
+"""What the paper says its networks are more accurate by than those of other searches."""
+Bar = tuple[str, str, str, str, str]
+"""What was measured, the bar, the figure, whether it holds, where it is told."""
+TRIED = {
+    "latencies predicted within 10 %, 32x32": "three passes instead of one, the 10th percentile "
+    "instead of the median, features by part and kernel count",
+    "search as good as random search at twice the trials, 10 trials": "the first ten trials are "
+    "the first sample: nothing is learned before them",
+    "memory saved by the order of execution alone": "exact search; most cells have an order that "
+    "is as good as the best already",
+}
+
+
+def figures(name: str) -> dict[str, Any]:
+    """A results file; empty where there is none."""
+    path = RESULTS / f"{name}.json"
+    known: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return known
+
+
+def page() -> str:
+    """docs/results.md as text: whatever is there."""
+    cards = zoo.cards()
+    blocks: list[report.Block] = [
+        report.Heading("Results", 1),
+        report.Paragraph(
+            "Written by `python experiments/results_page.py` from the files in `results/` and the "
+            "cards of the networks that come with gemkit. Every figure was measured here; none is "
+            "copied from a paper. Each file in `results/` says on which machine and with which "
+            "versions it was made; `make experiments` makes them anew."
+        ),
+        report.Heading("What was aimed for, and what was reached"),
+        report.Table(("what", "bar", "measured", "holds", "told in"), list(_bars())),
+    ]
+    missed = [bar[0] for bar in _bars() if bar[3] == "no" and bar[0] in TRIED]
+    if missed:
+        blocks.append(report.Paragraph("What was tried where a bar does not hold:"))
+        blocks += [report.Paragraph(f"- {name}: {TRIED[name]}.") for name in missed]
+    if (bench := RESULTS / "bench.json").is_file():
+        blocks += _bench(read_json(bench))
+    if compared := figures("compare"):
+        blocks += _comparison(compared)
+    if cards:
+        blocks += _zoo(cards)
+    if (fidelity := figures("fidelity")).get("correlation"):
+        blocks += _proxy(fidelity)
+    blocks += [
+        report.Heading("Not run"),
+        report.Paragraph(
+            "The comparison at 40 M MACs with the full recipe (goal: 95.0 % on CIFAR-10), the "
+            "training speed on a GPU (goal: 20,000 images/s for gemnet-base) and the benchmark "
+            "with the CUDA provider need a GPU and were not run: `make experiments-gpu`."
+        ),
+    ]
+    absent = [name for name in zoo.NAMES if name not in {card["name"] for card in cards}]
+    if absent:
+        blocks.append(
+            report.Paragraph(
+                f"Of the ready-made networks {', '.join(absent)}: "
+                "`python experiments/zoo.py --only "
+                f"{absent[0].removeprefix('gemnet-')}`."
+            )
+        )
+    return report.markdown(blocks)
+
+
+def _row(what: str, bar: str, figure: str, holds: bool | None, told: str) -> Bar:
+    words = {True: "yes", False: "no", None: "goal" if bar.startswith("goal") else ""}
+    return what, bar, figure, words[holds], f"[{told}]({told}.md)"
+
+
+def _bars() -> Iterator[Bar]:
+    """One row for each bar that a results file speaks about."""
+    yield from _embedding_bars(figures("embedding"))
+    yield from _table_bars(figures("ablation-strategies"), figures("ablation-latency"))
+    yield from _search_bars(figures("search_quality"), figures("search_live"))
+    yield from _optimizer_bars(figures("optimize").get("summary", {}))
+    yield from _latency_bars(
+        figures("latency").get("sizes", {}), figures("deliveries").get("summary")
+    )
+    yield from _page_bars(figures("page"))
+
+
+def _embedding_bars(found: dict[str, Any]) -> Iterator[Bar]:
+    goals = {"all_pairs": 0.98, "equal_counts": 0.80, "mutants": 0.90}
+    for part, goal in goals.items() if found else ():
+        value = found["encoder"]["agreement"]["trained encoder"][part]["mean"]
+        yield _row(
+            f"Spearman of embedding cosine and WL similarity, {part.replace('_', ' ')}",
+            f"goal {goal:.2f}",
+            f"{value:.3f}",
+            value >= goal,
+            "embedding",
+        )
+
+
+def _table_bars(searches: dict[str, Any], device: dict[str, Any]) -> Iterator[Bar]:
+    if searches:
+        ours = searches["strategies"]["nasgem"]
+        median, regret = ours["median_queries_to_best"], ours["regret_after"]["100"]
+        tau = ours["kendall_tau"]["100"]
+        table = f"NAS-Bench-201, {searches['seeds']} seeds"
+        yield _row(
+            f"{table}: queries to the best cell, median",
+            "at most 60",
+            "not found" if median is None else f"{median:g}",
+            median is not None and median <= 60,
+            "ablation",
+        )
+        yield _row(
+            f"{table}: regret after 100 queries",
+            "at most 0.02 points",
+            f"{regret:.3f}",
+            regret <= 0.02,
+            "ablation",
+        )
+        yield _row(
+            f"{table}: Kendall tau from 100 cells",
+            "0.75 (goal 0.80)",
+            f"{tau:.3f}",
+            tau >= 0.75,
+            "ablation",
+        )
+    if device:
+        pi = device["raspi4_latency"]
+        rank, within = pi["spearman"], pi["within_10_percent"]
+        name = f"latency on a Raspberry Pi 4 from 100 samples, {pi['seeds']} seeds"
+        yield _row(f"{name}: Spearman", "0.95", f"{rank:.3f}", rank >= 0.95, "ablation")
+        yield _row(
+            f"{name}: within 10 %",
+            "57 %",
+            tables.percent(within, 0),
+            within >= 0.57,
+            "ablation",
+        )
+
+
+def _search_bars(pool: dict[str, Any], live: dict[str, Any]) -> Iterator[Bar]:
+    for trials, one in pool["strategies"]["nasgem"]["after"].items() if pool else ():
+        low, high = one["random_needs_interval"]
+        if one["random_at_twice"] is None or None in (low, high):
+            continue
+        yield _row(
+            f"search as good as random search at twice the trials, {trials} trials",
+            f"{2 * int(trials)} random trials",
+            f"{one['random_needs']:.0f} ({low:.0f} to {high:.0f})",
+            bool(one["above_random_at_twice_interval"][0] > 0),
+            "search",
+        )
+    if live:
+        best, other = (
+            [100 * one["again"] for one in live[kind].values()] for kind in ("searches", "random")
+        )
+        yield _row(
+            f"live searches of {live['trials']} trials against as many random cells, best three "
+            "trained again",
+            "above random cells",
+            f"{', '.join(f'{x:.1f}' for x in best)} against "
+            f"{', '.join(f'{x:.1f}' for x in other)} %",
+            min(best) > max(other),
+            "search",
+        )
+
+
+def _optimizer_bars(found: dict[str, Any]) -> Iterator[Bar]:
+    for kind, least in (("concat", 1.1), ("sum", 1.3)):
+        if (one := found.get("latency", {}).get(f"32x32 {kind}")) is None:
+            continue
+        yield _row(
+            f"optimised against plain export, {kind}, {one['networks']} networks, median",
+            f"{least}",
+            f"{one['median_speedup']:.2f}",
+            one["median_speedup"] >= least,
+            "optimizer",
+        )
+        yield _row(
+            f"slowest of them ({kind}), measured again",
+            "0.98",
+            f"{one['least_speedup']:.2f}",
+            one["least_speedup"] >= 0.98,
+            "optimizer",
+        )
+    for kind in ("concat", "sum"):
+        if (one := found.get("memory", {}).get(f"32x32 {kind}")) is None:
+            continue
+        yield _row(
+            f"peak activation memory saved, {kind}, {one['networks']} networks, median",
+            "20 %",
+            f"{tables.percent(one['median_reduction'], 0)}, by order alone "
+            f"{tables.percent(one['median_reduction_by_order_alone'], 0)}",
+            one["median_reduction"] >= 0.2,
+            "optimizer",
+        )
+
+
+def _latency_bars(sizes: dict[str, Any], delivered: dict[str, Any] | None) -> Iterator[Bar]:
+    for size, one in sizes.items():
+        found, short = one["report"]["combined"], size.rpartition("x")[0]
+        report_, again, floor = (
+            found[name] for name in ("same", "others_levelled", "repetition_levelled")
+        )
+        yield _row(
+            f"latencies predicted within 10 %, {short}",
+            "90 %",
+            f"{tables.percent(report_['within_10_percent'], 0)} (against a second measurement "
+            f"{tables.percent(again['within_10_percent'], 0)}; the first repeats it for "
+            f"{tables.percent(floor['within_10_percent'], 0)})",
+            report_["within_10_percent"] >= 0.9,
+            "deployment",
+        )
+        yield _row(
+            f"Spearman of predicted latencies, {short}",
+            "0.97",
+            f"{report_['spearman']:.3f}",
+            report_["spearman"] >= 0.97,
+            "deployment",
+        )
+    if delivered:
+        over = delivered["over_by_more_than_3_percent"]
+        yield _row(
+            f"{delivered['delivered']} networks delivered under a limit of time, measured again",
+            "none over by 3 %",
+            f"{over} over; {tables.percent(delivered['median_of_the_budget'], 0)} of the limit "
+            "used in the median",
+            over == 0,
+            "deployment",
+        )
+
+
+def _page_bars(found: dict[str, Any]) -> Iterator[Bar]:
+    if not found:
+        return
+    one, many = found["one_visitor"], found["many_visitors"]
+    opening, selection = one["opening_seconds_median"], one["selection_seconds_median"]
+    yield _row(
+        f"page of {one['points']:,} candidates: opening",
+        "2 s",
+        f"{opening:.2f} s",
+        opening < 2,
+        "page",
+    )
+    yield _row("selecting a network", "0.3 s", f"{selection:.2f} s", selection < 0.3, "page")
+    p95 = many["selection_seconds_p95"]
+    yield _row(
+        f"{many['visitors']} visitors, {many['seconds'] / 60:.0f} minutes: p95 of a selection",
+        "2 s, no error",
+        f"{p95:.2f} s, {tables.number(many['errors'], 'error')}, memory "
+        f"{tables.size(many['memory_bytes_half'])}, then {tables.size(many['memory_bytes_end'])}",
+        p95 < 2 and not many["errors"],
+        "page",
+    )
+
+
+def _bench(rows: list[dict[str, Any]]) -> list[report.Block]:
+    """The table of `make bench` as it was when it was last kept."""
+    words = {True: "yes", False: "no", None: ""}
+
+    def figure(value: float | None) -> str:
+        return "" if value is None else f"{value:,.4g}"
+
+    return [
+        report.Heading("Beside references, in one run"),
+        report.Table(
+            ("what", "ours", "reference", "unit", "ratio", "bar", "holds", "note"),
+            [
+                (
+                    row["name"],
+                    *(figure(row[key]) for key in ("ours", "reference")),
+                    row["unit"],
+                    *(figure(row[key]) for key in ("ratio", "bar")),
+                    words[row["holds"]],
+                    row["note"],
+                )
+                for row in rows
+            ],
+        ),
+        report.Code("make bench"),
+    ]
+
+
+def _comparison(result: dict[str, Any]) -> list[report.Block]:
+    return [
+        report.Heading("Found networks beside known ones"),
+        report.Paragraph(comparing.summary(result)),
+        report.Table(comparing.HEADS, comparing.table_rows(result)),
+        report.Paragraph(comparing.notes(result)),
+        report.Paragraph(
+            "The search draws its proxy images (a tenth) from all 50,000 training images, also "
+            "where the networks are then trained on fewer. It never sees a test image."
+        ),
+        report.Heading("Against what was aimed for", 3),
+        report.Table(("bar", "found here", "holds"), _comparison_bars(result)),
+        report.Heading("How to repeat it", 3),
+        report.Code("OMP_NUM_THREADS=1 python experiments/compare.py --workers 2"),
+        report.Paragraph(comparing.made(result)),
+    ]
+
+
+def _zoo(cards: list[dict[str, Any]]) -> list[report.Block]:
+    blocks: list[report.Block] = [
+        report.Heading("Ready-made networks"),
+        report.Paragraph(
+            "Accuracy of the ONNX file by onnxruntime alone on the test images; the interval is "
+            "that of so many images. `gemkit export zoo:NAME --out FILE.onnx` writes one."
+        ),
+        report.Table(zoo.HEADS, [zoo.row(card) for card in cards]),
+    ]
+    for card in cards:
+        text = f"{card['name']}: {card['search']['text']} Trained {card['training']['text']}."
+        blocks += [report.Paragraph(text), report.Code(card["command"])]
+    return blocks
+
+
+def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
+    of, shown = fidelity["settings"], {"full": "full", "again": "full, another seed"}
+    rows = [
+        (
+            shown.get(row["training"], f"{row['training']}, proxy"),
+            str(row["cells"]),
+            f"{row['spearman']:.2f}",
+            "{:.2f} to {:.2f}".format(*row["interval"]),
+            f"{row['kendall_tau']:.2f}",
+        )
+        for row in fidelity["correlation"]
+    ]
+    blocks: list[report.Block] = [
+        report.Heading("Short trainings against full ones"),
+        report.Paragraph(
+            f"Rank correlation over random cells within {of['budget']['macs']:,} MACs between the "
+            "accuracy of a search's trial (validation part of its tenth of the training images) "
+            f"and that of a full training ({of['full']['epochs']} epochs on {of['images']:,} "
+            f"images, judged on {of['test_images']:,} test images, another seed); {of['data']}. "
+            "The interval is a bootstrap's over cells (95 %). Two full trainings of the same cells "
+            "agree as far as the row `full, another seed` says, where it is there: no short one "
+            "can be expected to do better."
+        ),
+        report.Table(("epochs", "cells", "Spearman", "95 % interval", "Kendall tau"), rows),
+    ]
+    if fidelity["compared"]:
+        ways = [
+            (
+                f"all for {tables.number(row['epochs'], 'epoch')}"
+                + (f", the best {row['promoted']} for 9" if row["promoted"] else ""),
+                f"{100 * row['cost']:.0f} %",
+                f"{100 * row['accuracy']:.2f}",
+            )
+            for row in fidelity["compared"]
+        ]
+        blocks += [
+            report.Paragraph(
+                "What a search of 16 such cells finds by them: the time it takes, and the full "
+                "accuracy of the cell it chooses (mean of many drawn searches)."
+            ),
+            report.Table(("trials", "time", "accuracy"), ways),
+        ]
+    return [*blocks, report.Code("OMP_NUM_THREADS=1 python experiments/fidelity.py --workers 2")]
+
+
+def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The bars of the design that this comparison speaks about."""
+    networks = {entry["id"]: entry for entry in result["networks"]}
+    found = networks["found"]
+    rows = []
+    for entry in networks.values():
+        better = entry["found_better_by"]
+        if better is None or entry["kind"] not in ("differentiable", "random"):
+            continue
+        text = f"{comparing.points(better['mean'])} points"
+        if better["interval"]:
+            text += " ({} to {})".format(*(comparing.points(end) for end in better["interval"]))
+        if entry["kind"] == "random":
+            bar = "above random cells of equal cost with 95 % confidence"
+            holds = bool(better["interval"] and better["interval"][0] > 0)
+        else:
+            low, high = (comparing.points(end) for end in GOAL)
+            bar = f"{low} to {high} points against {entry['id']}, at least 11 % fewer MACs"
+            fewer = 1 - found["macs"] / entry["macs"]
+            text += (
+                f", {100 * fewer:.0f} % fewer MACs, "
+                f"{100 * (1 - found['params'] / entry['params']):.0f} % fewer parameters"
+            )
+            holds = better["mean"] >= GOAL[0] and fewer >= 0.11
+        rows.append((bar, text, "yes" if holds else "no"))
+    return rows
+
+
+def write() -> None:
+    """Write docs/results.md from all that is there."""
+    write_text(PAGE, page())
+
+
+if __name__ == "__main__":
+    sys.exit(write())
