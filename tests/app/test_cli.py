@@ -21,7 +21,7 @@ from PIL import Image
 from rich.console import Console
 
 from gemkit import budget
-from gemkit.app import cli, options, show
+from gemkit.app import cli, options, page, show
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -416,6 +416,26 @@ def test_a_table_of_measurements_tells_files_apart(seed: int) -> None:
         assert "a/model.onnx" in text
         assert "b/model.onnx" in text
         assert "0.19 ms" in text  # p99 is always shown
+
+
+def test_the_page_asks_for_the_password_that_it_was_given(
+    gemkit: Callable[..., Outcome], made_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logins = []
+    monkeypatch.setattr(page, "serve", lambda *_, login, **__: logins.append(login))
+    monkeypatch.delenv("GEMKIT_PASSWORD", raising=False)
+    open_page = ["app", str(made_run), "--auth"]
+    _refused(gemkit(*open_page, "me"), "GEMKIT_PASSWORD")  # nobody is there to type one
+    monkeypatch.setattr(sys.stdin, "isatty", lambda: True, raising=False)
+    monkeypatch.setattr(click, "prompt", lambda text, hide_input, err: "typed in secret")
+    assert gemkit(*open_page, "me")[0] == 0
+    monkeypatch.setenv("GEMKIT_PASSWORD", "from outside")
+    assert gemkit(*open_page, "me")[0] == 0
+    assert gemkit("app", str(made_run))[0] == 0
+    assert logins == [("me", "typed in secret"), ("me", "from outside"), None]
+    _refused(gemkit(*open_page, "me:you"), "colon")
+    monkeypatch.setenv("GEMKIT_PASSWORD", "short")
+    _refused(gemkit(*open_page, "me"), "at least 8")
 
 
 def test_without_a_command_there_is_help(gemkit: Callable[..., Outcome]) -> None:
