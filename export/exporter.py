@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from gemkit.budget import is_number
 from gemkit.errors import UserError
-from gemkit.files import replacing
+from gemkit.files import replacing, unreadable
 
 if TYPE_CHECKING:
     import onnx
@@ -316,7 +316,7 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
     try:
         model = onnx.load_model(path, "protobuf", load_external_data=False)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
+        raise unreadable(error, path) from None
     except DecodeError:
         model = onnx.ModelProto()
     # protobuf gives a text that is no UTF-8 as bytes

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
-from gemkit.budget import Budget
+from gemkit.budget import Budget, is_number
 from gemkit.cell import ABSENT, AGGREGATIONS, OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_json
@@ -313,7 +313,7 @@ class Measured:
         width, time = value.get("width"), value.get("latency_ms")
         if not isinstance(width, int) or not MIN_WIDTH <= width <= MAX_WIDTH:
             raise UserError(f"{where}: width {width!r} is not possible")
-        if not isinstance(time, int | float) or isinstance(time, bool) or not time > 0:
+        if not (is_number(time) and time > 0):
             raise UserError(f"{where}: latency_ms {time!r} is no positive number")
         return cls(Cell.from_json(value.get("cell"), f"{where}: cell").pruned(), width, float(time))
 

@@ -1,7 +1,7 @@
 """Budgets: what a network may cost at most, and how people write it."""
 
-import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -16,6 +16,7 @@ _BYTES = {"b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "
 _NUMBER = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*([a-zµ]*)\s*", re.IGNORECASE)
 PRECISIONS = {"fp32": 4, "fp16": 2, "int8": 1}
 """Bytes of one activation value, by precision."""
+_LARGEST = sys.float_info.max
 
 
 def _parse(text: str, units: dict[str, float], what: str, examples: str) -> float:
@@ -24,8 +25,8 @@ def _parse(text: str, units: dict[str, float], what: str, examples: str) -> floa
     if match is None or unit not in units:
         raise UserError(f"{text!r} is no {what}: write it like {examples}")
     value = float(match.group(1)) * units[unit]
-    if not 0 < value < math.inf:
-        raise UserError(f"{text!r} is no {what}: it must be greater than zero")
+    if not 0 < value <= _LARGEST:
+        raise UserError(f"{text!r} is no {what}: it must be greater than zero and finite")
     return value
 
 
@@ -110,8 +111,8 @@ class Budget:
     def __post_init__(self) -> None:
         for name in ("macs", "params", "latency_ms", "memory_bytes"):
             value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise UserError(f"budget {name} is {value}: it must be greater than zero")
+            if value is not None and not 0 < value <= _LARGEST:
+                raise UserError(f"budget {name} is {value}: it must be greater than zero and finite")
         if self.precision not in PRECISIONS:
             raise UserError(
                 f"unknown precision {self.precision!r}: use one of {', '.join(PRECISIONS)}"
@@ -166,8 +167,12 @@ class Budget:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value read from JSON is a number, which true and false are not."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Whether a value read from JSON is a finite number, which true and false are not.
+
+    A whole number too large for a float is none either: it could not be calculated with.
+    """
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and abs(value) <= _LARGEST
 
 
 def check_feasible(

@@ -3,7 +3,7 @@
 import errno
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,8 +24,16 @@ def explain(error: OSError, path: Path) -> UserError:
         return UserError(f"the disk is full: {path} could not be written; free some space")
     if error.errno in _FORBIDDEN:
         return UserError(f"{path} cannot be written: choose a folder with write permission")
-    reason = (error.strerror or str(error)).lower()
-    return UserError(f"{path} cannot be written: {reason}")
+    return UserError(f"{path} cannot be written: {_reason(error)}")
+
+
+def unreadable(error: OSError, path: Path) -> UserError:
+    """The same of a file or folder that cannot be read."""
+    return UserError(f"{path} cannot be read: {_reason(error)}")
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
 
 
 @contextmanager
@@ -42,21 +50,15 @@ def replacing(path: Path) -> Iterator[Path]:
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(
-            dir=path.parent, prefix=f".{path.name}.", suffix=path.suffix
-        )
+        temporary = path.parent / f".{path.name}.{secrets.token_hex(4)}{path.suffix}"
+        # Readable by whom any new file is: the umask belongs to the process, not to this thread.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
     except OSError as error:
         raise explain(error, path) from None
-    os.close(descriptor)
-    temporary = Path(name)
     try:
         yield temporary
         with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
-        # mkstemp makes private files; what we deliver is readable as any other new file is.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
     except OSError as error:
         if error.errno in _FULL | _FORBIDDEN:
@@ -93,10 +95,10 @@ def read_json(path: Path) -> Any:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
+        raise unreadable(error, path) from None
     except UnicodeDecodeError:
         raise UserError(f"{path} is no JSON file: it is not UTF-8 text") from None
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path} is no valid JSON{place}") from None
 
@@ -117,7 +119,7 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
         with path.open("rb") as opened:
             start = opened.read(6)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {(error.strerror or '').lower()}") from None
+        raise unreadable(error, path) from None
     if start == b"\x93NUMPY":
         raise UserError(f"{path} is a single array: save it with numpy.savez")
     if not start.startswith(b"PK"):

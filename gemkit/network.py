@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gemkit.architecture import Architecture
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.files import write_bytes
+from gemkit.files import unreadable, write_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -244,14 +244,12 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
             f"{path} is no whole safetensors file: it is damaged or was cut short"
         ) from None
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from None
+        raise unreadable(error, path) from None
     if written is None:
         raise UserError(f"{path} was not written by gemkit: it does not say which network it is")
     try:
         value: Any = json.loads(written)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise UserError(
             f"{path} does not say which network it is: its metadata is damaged"
         ) from None

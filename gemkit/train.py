@@ -104,7 +104,7 @@ class Recipe:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UserError(f"recipe: {name} is {value}, it must be a whole number >= {least}")
-        if not (is_number(self.learning_rate) and 0 < self.learning_rate < math.inf):
+        if not (is_number(self.learning_rate) and self.learning_rate > 0):
             raise UserError(f"recipe: learning_rate is {self.learning_rate}, it must be above 0")
         for name in ("warmup", "momentum", "label_smoothing", "ema", "crop", "cutout", "drop_path"):
             value = getattr(self, name)
@@ -112,7 +112,7 @@ class Recipe:
                 raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
         for name in ("weight_decay", "mixup", "cutmix"):
             value = getattr(self, name)
-            if not (is_number(value) and 0 <= value < math.inf):
+            if not (is_number(value) and value >= 0):
                 raise UserError(f"recipe: {name} is {value}, it must not be negative")
         if not (is_number(self.augment) and 0 <= self.augment <= 1):
             raise UserError(f"recipe: augment is {self.augment}, it must be in 0 <= augment <= 1")

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 
 from gemkit import canonical
 from gemkit.errors import UserError
-from gemkit.files import read_arrays, replacing
+from gemkit.files import read_arrays, replacing, unreadable
 
 from .features import Roles, compacted, live_nodes
 from .predictor import Raw
@@ -124,9 +124,7 @@ def load(
         with open(path, "rb") as file:
             magic = file.read(4)
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read: {(error.strerror or str(error)).lower()}"
-        ) from None
+        raise unreadable(error, path) from None
     if not magic:
         raise UserError(f"{path} is empty")
     if magic in (b"PK\x03\x04", b"\x93NUM"):

@@ -225,6 +225,7 @@ def test_bad_model_files(tmp_path: Path, seed: int) -> None:
     check(lambda v: v.update(measured=3), "'measured' a list")
     check(lambda v: v.update(measured=v["measured"][:5]), "too few")
     check(lambda v: v["measured"][1].update(latency_ms=-1), "measurement 1: latency_ms")
+    check(lambda v: v["measured"][1].update(latency_ms=10**400), "measurement 1: latency_ms")
     check(lambda v: v["measured"][1].update(width=1), "measurement 1: width")
     check(lambda v: v["measured"][1]["cell"].pop("edges"), "measurement 1: cell")
     check(lambda v: v.pop("skeleton"), "skeleton")

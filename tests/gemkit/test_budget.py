@@ -46,7 +46,7 @@ def test_sizes(text: str, value: int) -> None:
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "fast", "-3M", "0", "0.2", "3 apples", "1e6", "nan", "M"])
+@pytest.mark.parametrize("text", ["", "fast", "-3M", "0", "0.2", "3 apples", "1e6", "nan", "M", "9" * 400])
 def test_bad_counts(text: str) -> None:
     with pytest.raises(UserError, match="is no count"):
         parse_count(text)
@@ -95,6 +95,7 @@ def test_description_and_round_trip() -> None:
         {"precision": "fp8"},
         {"params": True},
         {"latency_ms": float("nan")},
+        {"macs": 10**400},
     ],
 )
 def test_what_is_no_budget_is_refused(value: object) -> None:

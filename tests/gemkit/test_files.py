@@ -2,6 +2,8 @@
 
 import os
 import stat
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,27 @@ def test_new_files_get_the_usual_permissions(tmp_path: Path) -> None:
     assert stat.S_IMODE(os.stat(tmp_path / "ours").st_mode) == stat.S_IMODE(os.stat(usual).st_mode)
 
 
+def test_threads_that_write_at_once_leave_the_umask_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    umask = os.umask
+
+    def slow(mask: int) -> int:
+        before = umask(mask)
+        time.sleep(0.01)
+        return before
+
+    given = umask(0o27)
+    try:
+        monkeypatch.setattr(os, "umask", slow)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda number: write_text(tmp_path / str(number), ""), range(12)))
+        assert umask(0o27) == 0o27
+        assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o640}
+    finally:
+        umask(given)
+
+
 def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1, None]})
     assert read_json(tmp_path / "a.json") == {"b": [1, None]}
@@ -34,6 +57,7 @@ def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
         ("bad.json", b"{"),
         ("binary.json", b"\xff\xfe"),
         ("deep.json", b"[" * 10**5),
+        ("long.json", b"1" * 5000),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(UserError, match=name):
