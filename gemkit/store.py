@@ -12,10 +12,11 @@ leaves either the state before it or the state after it.
 
 import json
 import math
+import re
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -38,8 +39,10 @@ _DATABASE = "search.db"
 _LOCK = ".lock"
 _SIDE_FILES = 128_000
 """Bytes that SQLite may need beside the database, for its log and the index of that."""
-_OF_AN_UNBORN_RUN = (_LOCK, _DATABASE, f".{_CONFIG}.")
-"""Beginnings of the names that a process killed before writing its configuration leaves."""
+_OF_AN_UNBORN_RUN = re.compile(
+    rf"{re.escape(_LOCK)}|{re.escape(_DATABASE)}(-wal|-shm|-journal)?|\.{re.escape(_CONFIG)}\..+"
+)
+"""Names of what a process killed before writing its configuration leaves."""
 
 _STATE_CHECK = f"CHECK (state IN {STATES})"
 _SCHEMA = f"""
@@ -186,7 +189,7 @@ class Run:
             others = [
                 entry.name
                 for entry in path.iterdir()
-                if not entry.name.startswith(_OF_AN_UNBORN_RUN)
+                if not _OF_AN_UNBORN_RUN.fullmatch(entry.name) or entry.is_dir()
             ]
         except OSError as error:
             raise explain(error, path) from None
@@ -200,7 +203,7 @@ class Run:
             if (path / _CONFIG).exists():  # another process was faster
                 raise UserError(f"{path} already holds a run: choose another --out")
             for entry in path.iterdir():
-                if entry.name != _LOCK:
+                if _OF_AN_UNBORN_RUN.fullmatch(entry.name) and entry.name != _LOCK:
                     entry.unlink()
             connection = _connect(path, write=True)
             with _explained(path), connection:
@@ -327,13 +330,13 @@ class Run:
         """
         columns = (
             '"index", id, round, state, accuracy, macs, params, peak_memory_bytes, width, epochs, '
-            "error, json_extract(latency_ms, '$.p50') AS p50, "
+            "error, json_extract(latency_ms, '$.p50') AS latency_ms, "
             "json_array_length(cell, '$.operations') - 1 AS nodes, "
             "json_array_length(cell, '$.edges') AS edges"
         )
         with _explained(self.path):
             cursor = self._connection.execute(f'SELECT {columns} FROM trials ORDER BY "index"')
-            names = [column[0].replace("p50", "latency_ms") for column in cursor.description]
+            names = [column[0] for column in cursor.description]
             return [dict(zip(names, row, strict=True)) for row in cursor]
 
     def trials_named(self, id: str) -> list[Trial]:
@@ -400,28 +403,17 @@ class Run:
         with _explained(self.path), self._connection:
             self._connection.execute('DELETE FROM trials WHERE "index" = ?', (index,))
 
-    def note_trials(self, extras: Mapping[int, Mapping[str, Any]]) -> None:
-        """Add to the extra of several trials, by index, in one transaction."""
-        with _explained(self.path), self._connection:
-            for index, extra in extras.items():
-                self._write_trial(index, {"extra": {**self._one_trial(index).extra, **extra}})
-
     def _update_trial(
         self, index: int, extra: Mapping[str, Any] | None = None, **values: Any
     ) -> None:
         if extra:
-            values["extra"] = {**self._one_trial(index).extra, **extra}
+            (known,) = self._rows("trials", 'WHERE "index" = ?', (index,))
+            values["extra"] = {**known["extra"], **extra}
         with _explained(self.path), self._connection:
-            self._write_trial(index, values)
-
-    def _write_trial(self, index: int, values: Mapping[str, Any]) -> None:
-        self._connection.execute(
-            f'UPDATE trials SET {_assignments(values)} WHERE "index" = :index',
-            {name: _encoded(name, value) for name, value in values.items()} | {"index": index},
-        )
-
-    def _one_trial(self, index: int) -> Trial:
-        return self._trial(self._rows("trials", 'WHERE "index" = ?', (index,))[0])
+            self._connection.execute(
+                f'UPDATE trials SET {_assignments(values)} WHERE "index" = :index',
+                {name: _encoded(name, value) for name, value in values.items()} | {"index": index},
+            )
 
     def _trial(self, row: dict[str, Any]) -> Trial:
         row = dict(row)
@@ -554,9 +546,10 @@ class Run:
             tables = set(self._connection.execute(_TABLES))
         if sound != "ok":
             raise self._damaged(str(sound).splitlines()[-1])
-        empty = sqlite3.connect(":memory:")
-        empty.executescript(_SCHEMA)
-        if version != FORMAT or tables != set(empty.execute(_TABLES)):
+        with closing(sqlite3.connect(":memory:")) as empty:
+            empty.executescript(_SCHEMA)
+            wanted = set(empty.execute(_TABLES))
+        if version != FORMAT or tables != wanted:
             raise self._damaged("its tables are not those of a run")
 
 

@@ -261,6 +261,14 @@ def test_a_run_is_not_begun_in_a_folder_with_other_things(tmp_path: Path) -> Non
     assert [entry.name for entry in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+@pytest.mark.parametrize("name", ["search.db.backup", "search.dbase", ".locked", "search.db/"])
+def test_what_only_begins_like_a_runs_file_is_left_alone(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_text("mine")
+    with pytest.raises(UserError, match="is not empty and holds no run"):
+        Run.create(tmp_path, CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == [name.rstrip("/")]
+
+
 def test_resume_starts_what_was_killed_before_its_configuration(tmp_path: Path) -> None:
     with Run.create(tmp_path / "run", CONFIG) as run:
         run.add_trials([trial(0)])
