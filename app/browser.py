@@ -8,10 +8,10 @@ page serves it from then on, so that a visitor's browser talks to nobody else.
 import base64
 import functools
 import hashlib
+import http.client
 import io
 import os
 import tarfile
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -90,7 +90,7 @@ def fetch_runtime() -> Path:
     try:
         with urllib.request.urlopen(address, timeout=60) as answer:
             content = answer.read(_MAX_BYTES)
-    except (urllib.error.URLError, TimeoutError, OSError, ValueError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise UserError(
             f"onnxruntime-web could not be fetched ({reason}): the page works without it, only "

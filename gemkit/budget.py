@@ -112,7 +112,9 @@ class Budget:
         for name in ("macs", "params", "latency_ms", "memory_bytes"):
             value = getattr(self, name)
             if value is not None and not 0 < value <= _LARGEST:
-                raise UserError(f"budget {name} is {value}: it must be greater than zero and finite")
+                raise UserError(
+                    f"budget {name} is {value}: it must be greater than zero and finite"
+                )
         if self.precision not in PRECISIONS:
             raise UserError(
                 f"unknown precision {self.precision!r}: use one of {', '.join(PRECISIONS)}"

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
-from gemkit.files import read_arrays, replacing
+from gemkit.files import read_arrays, replacing, unreadable, write_bytes
 from gemkit.machine import usable_cores
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def limited(dataset: Dataset, images: int | None) -> Dataset:
         raise UserError(
             f"{images} training images of {dataset.name}: use {least} (two a class) to {total}"
         )
-    rows = _stratified(dataset.y_train, images, np.random.default_rng(_SPLIT_SEED))
+    rows = _stratified(dataset.y_train, images, np.random.default_rng(_SPLIT_SEED), kept=0)
     chosen = dataset.x_train[rows]
     mean, deviation = _statistics(chosen)
     return replace(dataset, x_train=chosen, y_train=dataset.y_train[rows], mean=mean, std=deviation)
@@ -205,17 +205,20 @@ def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
 
-def _stratified(labels: Labels, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+def _stratified(
+    labels: Labels, count: int, rng: np.random.Generator, kept: int = 1
+) -> NDArray[np.intp]:
     """Ascending places of `count` labels, drawn from every class in proportion to its size.
 
-    No class is drawn from completely as long as it has two members and others can give.
+    Args:
+        kept: members that every class keeps at least, though fewer than `count` are drawn then.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     exact = sizes * (count / len(labels))
     quota = np.floor(exact).astype(np.int64)
     for place in np.argsort(quota - exact, kind="stable")[: count - quota.sum()]:
         quota[place] += 1
-    quota = np.minimum(quota, np.maximum(sizes - 1, 0))
+    quota = np.minimum(quota, np.maximum(sizes - kept, 0))
     chosen = [
         rng.permutation(np.flatnonzero(labels == label))[:share]
         for label, share in zip(classes, quota, strict=True)
@@ -407,8 +410,7 @@ def _unpack(source: str, archive: _Archive, folder: Path, needed: Sequence[str])
             name = Path(member.name).name
             content = packed.extractfile(member)
             if name in needed and content is not None:
-                with replacing(folder / name) as temporary:
-                    temporary.write_bytes(content.read())
+                write_bytes(folder / name, content.read())
 
 
 def _verify(path: Path, archive: _Archive) -> None:
@@ -422,7 +424,7 @@ def _verify(path: Path, archive: _Archive) -> None:
 
 
 def _download(source: str, archive: _Archive, path: Path) -> None:
-    import urllib.error
+    import http.client
     import urllib.request
 
     from rich.console import Console
@@ -447,7 +449,7 @@ def _download(source: str, archive: _Archive, path: Path) -> None:
             file.flush()
             if digest.hexdigest() != archive.sha256:
                 raise OSError("what came has the wrong checksum")
-    except (OSError, urllib.error.URLError) as error:
+    except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"{source} is not on this machine and cannot be downloaded ({reason}): "
@@ -579,7 +581,7 @@ def _decoded(
 
 def _image_folder(place: str) -> Dataset:
     path, at, digits = place.rpartition("@")
-    if at and digits.isdigit():
+    if at and digits.isdecimal() and len(digits) < 10:
         size = int(digits)
         if not 4 <= size <= 1024:
             raise UserError(f"image size {size} is out of range: use 4 to 1024 pixels")
@@ -615,9 +617,11 @@ def _image_folder(place: str) -> Dataset:
 def _class_folders(root: Path) -> list[Path]:
     if not root.is_dir():
         return []
-    return sorted(
-        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")
-    )
+    try:
+        found = [path for path in root.iterdir() if path.is_dir()]
+    except OSError as error:
+        raise unreadable(error, root) from None
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _listed(
@@ -626,6 +630,13 @@ def _listed(
     """Class names, files and labels below `root`, in a fixed order."""
     folders = _class_folders(root)
     names = tuple(folder.name for folder in folders)
+    for name in names:
+        try:
+            name.encode()
+        except UnicodeEncodeError:  # of a disk with another encoding
+            raise UserError(
+                f"{root}: the class folder {name!r} has no UTF-8 name: rename it"
+            ) from None
     if expected is not None and names != expected:
         odd = sorted(set(names) ^ set(expected))[0]
         where = "only there" if odd in names else "missing there"
@@ -653,7 +664,10 @@ def _listed(
 def _read_files(files: list[Path], size: int) -> Images:
     digest = hashlib.sha256(str(size).encode())
     for path in files:
-        state = path.stat()
+        try:
+            state = path.stat()
+        except OSError as error:  # a link that leads nowhere
+            raise unreadable(error, path) from None
         digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return _decoded(
         f"folder-{digest.hexdigest()[:24]}",

@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from gemkit.budget import is_number
 from gemkit.errors import UserError
-from gemkit.files import read_json, replacing, write_json
+from gemkit.files import read_json, write_bytes, write_json
 
 logger = logging.getLogger("gemkit")
 
@@ -270,7 +270,7 @@ def train(
         curve = keeper.load(optimiser)
     batches = _Batches(x, y, classes, recipe, mean, std, place, layout)
     autocast = torch.autocast("cuda", torch.bfloat16) if place.type == "cuda" else nullcontext()
-    earlier, done, start = sum(entry["seconds"] for entry in curve), 0, time.perf_counter()
+    done, start = 0, time.perf_counter()
 
     def report(epoch: int, step: int, loss: float) -> None:
         if progress is not None:
@@ -325,7 +325,7 @@ def train(
     if not np.isfinite(found).all():
         raise TrainingFailed("the trained network's outputs are not finite")
     accuracy = float((found.argmax(1) == y_eval).mean())
-    return Trained(accuracy, curve, rate, max(seconds, earlier), recipe.epochs, found)
+    return Trained(accuracy, curve, rate, seconds, recipe.epochs, found)
 
 
 def logits(
@@ -852,8 +852,7 @@ class _Checkpoints:
         }
         content = save(tensors)
         epoch = len(curve)
-        with replacing(self._folder / f"epoch-{epoch}.safetensors") as temporary:
-            temporary.write_bytes(content)
+        write_bytes(self._folder / f"epoch-{epoch}.safetensors", content)
         write_json(
             self._folder / f"epoch-{epoch}.json",
             {
@@ -895,7 +894,7 @@ class _Checkpoints:
         """Epochs with a state, the newest first."""
         names = [path.name.partition(".")[0] for path in self._folder.glob("epoch-*.*")]
         numbers = {name.removeprefix("epoch-") for name in names}
-        return sorted((int(number) for number in numbers if number.isdigit()), reverse=True)
+        return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
 
     def _read(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
         from safetensors import SafetensorError

@@ -223,6 +223,7 @@ def test_some_images_of_every_class() -> None:
     assert len(some.x_train) == 100
     assert some.x_test is digits.x_test
     assert limited(digits, None) is digits
+    assert len(limited(digits, len(digits.y_train) - 1).y_train) == len(digits.y_train) - 1
     np.testing.assert_allclose(some.mean[0], some.x_train.mean() / 255)
 
 

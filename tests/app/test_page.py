@@ -466,6 +466,15 @@ def test_another_package_than_the_known_one_is_not_kept(
     assert not any(tmp_path.iterdir())
 
 
+def test_a_registry_whose_address_cannot_be_asked_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path))
+    monkeypatch.setenv("npm_config_registry", "https://npm example/a")
+    with pytest.raises(UserError, match="could not be fetched"):
+        browser.fetch_runtime()
+
+
 def test_a_port_in_use_is_said(folder: Path) -> None:
     server = page.launch(folder, "127.0.0.1", 0, read_only=True)
     port = int(server.address.rpartition(":")[2])

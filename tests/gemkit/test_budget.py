@@ -46,7 +46,9 @@ def test_sizes(text: str, value: int) -> None:
     assert parse_bytes(text) == value
 
 
-@pytest.mark.parametrize("text", ["", "fast", "-3M", "0", "0.2", "3 apples", "1e6", "nan", "M", "9" * 400])
+@pytest.mark.parametrize(
+    "text", ["", "fast", "-3M", "0", "0.2", "3 apples", "1e6", "nan", "M", "9" * 400]
+)
 def test_bad_counts(text: str) -> None:
     with pytest.raises(UserError, match="is no count"):
         parse_count(text)

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import os
 import pickle
 import subprocess
 import sys
@@ -547,6 +548,7 @@ def test_files_that_are_no_npz_are_named(tmp_path: Path, arrays: Arrays) -> None
         ("imagefolder:/nowhere/at/all", "is no folder"),
         ("imagefolder:.@2", "image size 2 is out of range"),
         ("imagefolder:.@5000", "out of range"),
+        ("imagefolder:nowhere@²", "is no folder"),
     ],
 )
 def test_bad_names_are_explained(spec: str, message: str) -> None:
@@ -579,6 +581,15 @@ def test_bad_image_folders_are_explained(tmp_path: Path, seed: int) -> None:
         load(spec)
     broken.write_bytes(b"")
     with pytest.raises(UserError, match=r"1\.png cannot be used: no readable picture"):
+        load(spec)
+    broken.unlink()
+    broken.symlink_to("nowhere.png")
+    with pytest.raises(UserError, match=r"1\.png cannot be read: no such file"):
+        load(spec)
+    broken.unlink()
+    (root / "val" / "b").rename(root / "val" / os.fsdecode(b"b\xe9"))
+    (root / "train" / "b").rename(root / "train" / os.fsdecode(b"b\xe9"))
+    with pytest.raises(UserError, match="has no UTF-8 name: rename it"):
         load(spec)
 
 
