@@ -11,6 +11,7 @@ from html import escape
 
 from gemkit.budget import format_count
 from gemkit.cell import Cell
+from gemkit.operations import BY_NAME, TABLE
 
 from . import tables
 from .layout import RESIDUAL, Layout, layout
@@ -22,7 +23,6 @@ _MARGIN = 26.0
 _LEAST = 0.68
 """How far a drawing is made smaller to fit; narrower screens scroll it, so that one can read it."""
 _RADIUS = 11.5
-_NAMES = {"conv1x1": "1×1 convolution", "sep3x3": "3×3 separable convolution"}
 
 
 def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = None) -> str:
@@ -37,14 +37,18 @@ def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = Non
     )
 
 
+_OWN = {"input": ""} | {one.name: f' style="--gk-own:{one.colour}"' for one in TABLE}
+"""The colour of what belongs to a node, for the style sheet."""
 _KEYS = (
-    ("conv1x1", "1×1 convolution"),
-    ("sep3x3", "3×3 separable convolution"),
-    ("ring", "leaf: feeds the output"),
-    ("dash", "cell input, projected"),
+    *(
+        (f"gk-operation{' gk-round' * one.is_separable}", _OWN[one.name], one.label)
+        for one in TABLE
+    ),
+    ("gk-ring", "", "leaf: feeds the output"),
+    ("gk-dash", "", "cell input, projected"),
 )
 _LEGEND = '<p class="gk-legend">{}</p>'.format(
-    "".join(f'<span><i class="gk-key gk-{key}"></i> {text}</span>' for key, text in _KEYS)
+    "".join(f'<span><i class="gk-key {key}"{own}></i> {text}</span>' for key, own, text in _KEYS)
 )
 
 
@@ -62,7 +66,7 @@ def node_notes(
         shapes = ", then ".join(" × ".join(map(str, shape)) for shape in shares.shapes)
     for node in range(1, len(cell.operations)):
         lines = [
-            (f"node {node}", _NAMES[cell.operations[node]]),
+            (f"node {node}", BY_NAME[cell.operations[node]].label),
             ("reads", _reads(cell.predecessors[node])),
         ]
         if shares is not None:
@@ -110,11 +114,13 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
         middle = (start[axis] + tip[axis]) / 2
         first, second = [*start], [*tip]
         first[axis] = second[axis] = middle
-        kind = "gk-rest" if segment.owner == RESIDUAL else f"gk-{cell.operations[segment.owner]}"
+        rest = segment.owner == RESIDUAL
+        kind = " gk-rest" if rest else ""
+        own = "" if rest else _OWN[cell.operations[segment.owner]]
         arrow = ' marker-end="url(#gk-tip)"' if segment.to_node >= 0 else ""
         target = "" if segment.to_node < 0 else f' data-to="{_name(segment.to_node, output)}"'
         parts.append(
-            f'<path class="gk-line {kind}" data-from="{segment.owner}"{target}{arrow} '
+            f'<path class="gk-line{kind}"{own} data-from="{segment.owner}"{target}{arrow} '
             f'd="M{_pair(start)}C{_pair(first)} {_pair(second)} {_pair(tip)}"/>'
         )
     for index, (x, y) in enumerate(placed.positions):
@@ -146,15 +152,16 @@ def _node(cell: Cell, index: int, output: int, place: tuple[float, float]) -> st
     name = _name(index, output)
     if index in (0, output):
         text = "in" if index == 0 else "out"
-        kind = "gk-end"
+        kind, own = " gk-end", ""
         shape = f'<rect x="{x - 17:.1f}" y="{y - 11:.1f}" width="34" height="22" rx="6"/>'
     else:
         text = str(index)
-        kind = f"gk-{cell.operations[index]}"
+        operation = BY_NAME[cell.operations[index]]
+        kind, own = "", _OWN[operation.name]
         ring = ""
         if index in cell.leaves:
             ring = f'<circle class="gk-leaf" cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS + 4}"/>'
-        if cell.operations[index] == "conv1x1":
+        if not operation.is_separable:
             side = _RADIUS - 1
             shape = (
                 f'<rect x="{x - side:.1f}" y="{y - side:.1f}" width="{2 * side}" '
@@ -164,6 +171,6 @@ def _node(cell: Cell, index: int, output: int, place: tuple[float, float]) -> st
             shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}"/>'
         shape = ring + shape
     return (
-        f'<g class="gk-node {kind}" tabindex="0" data-node="{name}">{shape}'
+        f'<g class="gk-node{kind}"{own} tabindex="0" data-node="{name}">{shape}'
         f'<text x="{x:.1f}" y="{y + 4:.1f}">{text}</text></g>'
     )

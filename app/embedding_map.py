@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit.cell import Cell, CellArrays
+from gemkit.cell import OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ def similarity(first: Cell, second: Cell) -> float:
     from gemkit.search.similarity import continuous
 
     arrays = CellArrays.from_cells([first, second])
-    vectors = continuous(arrays.operations, arrays.adjacency, kinds=3)
+    vectors = continuous(arrays.operations, arrays.adjacency, kinds=len(OPERATIONS))
     return float(np.clip(vectors[0] @ vectors[1], 0.0, 1.0))
 
 
@@ -137,8 +137,8 @@ def edit_distance(first: Cell, second: Cell) -> int:
     labels = np.full((2, size), -1)
     edges = np.zeros((2, size, size), dtype=bool)
     for index, cell in enumerate(cells):
-        names = {"input": 0, "conv1x1": 1, "sep3x3": 2}
-        labels[index, : len(cell.operations)] = [names[name] for name in cell.operations]
+        codes = [OPERATIONS.index(name) for name in cell.operations]
+        labels[index, : len(codes)] = codes
         for source, target in cell.edges:
             edges[index, source, target] = True
     ins, outs = edges.sum(axis=1), edges.sum(axis=2)

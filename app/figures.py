@@ -24,21 +24,17 @@ from numpy.typing import ArrayLike
 from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.files import replacing
+from gemkit.operations import BY_NAME, TABLE
 
 from .layout import RESIDUAL, layout
 
 INK = "#22303c"
 MUTED = "#77838f"
 GRID = "#e4e8ec"
-COLOURS = {"input": "#22303c", "conv1x1": "#2f74c0", "sep3x3": "#e07b39"}
+COLOURS = {"input": INK} | {operation.name: operation.colour for operation in TABLE}
 LIMIT = "#c8352b"
 FOUND = "#1f8a70"
 BASELINE = "#8e5ea2"
-LABELS = {
-    "input": "cell input",
-    "conv1x1": "1×1 convolution",
-    "sep3x3": "3×3 separable convolution",
-}
 _RADIUS = 0.17
 
 
@@ -100,7 +96,7 @@ def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, floa
             return 0.22
         ring = 0.065 if node in leaves else 0.0
         return ring + (
-            0.86 * _RADIUS if cell.operations[node] == "conv1x1" and not ring else _RADIUS
+            _RADIUS if ring or BY_NAME[cell.operations[node]].is_separable else 0.86 * _RADIUS
         )
 
     for segment in placed.segments:
@@ -148,7 +144,7 @@ def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, floa
                         (x, y), _RADIUS + 0.055, facecolor="white", edgecolor=INK, lw=1.4, zorder=2
                     )
                 )
-            if operation == "conv1x1":
+            if not BY_NAME[operation].is_separable:
                 side = _RADIUS * 0.86
                 shape: Any = FancyBboxPatch(
                     (x - side, y - side),
@@ -197,15 +193,17 @@ def _add_cell_legend(figure: Figure) -> None:
         )
 
     handles = [
-        mark(LABELS["conv1x1"], COLOURS["conv1x1"], "s", markeredgecolor="white"),
-        mark(LABELS["sep3x3"], COLOURS["sep3x3"], "o", markeredgecolor="white"),
+        *(
+            mark(one.label, one.colour, "o" if one.is_separable else "s", markeredgecolor="white")
+            for one in TABLE
+        ),
         mark("leaf: feeds the output", "white", "o", markeredgecolor=INK, markeredgewidth=1.4),
         Line2D([], [], color=MUTED, linestyle=(0, (4, 3)), lw=1.2, label="cell input, projected"),
     ]
     figure.legend(
         handles=handles,
         loc="lower center",
-        ncol=4,
+        ncol=len(handles),
         frameon=False,
         fontsize=9,
         labelcolor=INK,

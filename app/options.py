@@ -9,6 +9,7 @@ import click
 
 from gemkit.budget import PRECISIONS, parse_bytes, parse_count, parse_latency_ms
 from gemkit.errors import UserError
+from gemkit.search.strategies import STRATEGIES
 
 if TYPE_CHECKING:
     _ParamType = click.ParamType[Any]
@@ -17,16 +18,6 @@ else:
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
-STRATEGIES = (
-    "nasgem",
-    "random",
-    "evolution",
-    "evolution+embedding",
-    "local",
-    "local+embedding",
-    "bo",
-    "bo+embedding",
-)
 RECIPES = ("proxy", "standard", "full")
 DEVICES = ("auto", "cpu", "cuda")
 _DURATION = re.compile(r"\s*([0-9]+\.?[0-9]*|\.[0-9]+)\s*(s|m|min|h)\s*", re.IGNORECASE)

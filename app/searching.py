@@ -152,7 +152,7 @@ def search(
         else:
             check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
     _check_device(device)
-    graph_encoder = encoders.load_encoder(Path(encoder)) if encoder else encoders.default_encoder()
+    graph_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
     many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
     epochs = epochs or RECIPES["proxy"].epochs
     config: dict[str, Any] = {

@@ -18,6 +18,7 @@ import numpy as np
 from gemkit.architecture import Architecture
 from gemkit.cell import Cell
 from gemkit.errors import UserError
+from gemkit.operations import BY_NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -60,8 +61,8 @@ def _cell_macs(cell: Cell, channels: int, width: int) -> tuple[list[int], int]:
             continue
         sizes = [width if source else first for source in sources]
         read = width if summed else sum(sizes)
-        separable = cell.operations[node] == "sep3x3"
-        found.append(read * width + (9 * read if separable else 0))
+        kernel = BY_NAME[cell.operations[node]].kernel
+        found.append(read * width + (kernel**2 * read if kernel > 1 else 0))
     joined = width if summed else width * len(cell.leaves)
     return found, joined * width + channels * width
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from gemkit.architecture import Architecture
 from gemkit.cell import Cell
+from gemkit.operations import BY_NAME
 
 if TYPE_CHECKING:
     import onnx
@@ -170,8 +171,9 @@ class _Builder:
             wide = channels
             if concat:
                 wide = sum(channels if source else channels_in for source in read)
-            if cell.operations[node] == "sep3x3":
-                out = self.convolution(out, f"{here}.0", wide, wide, 3, groups=wide)
+            kernel = BY_NAME[cell.operations[node]].kernel
+            if kernel > 1:
+                out = self.convolution(out, f"{here}.0", wide, wide, kernel, groups=wide)
                 tensors[node] = self.convolution(out, f"{here}.3", wide, channels)
             else:
                 tensors[node] = self.convolution(out, f"{here}.0", wide, channels)

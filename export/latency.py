@@ -25,9 +25,10 @@ from numpy.typing import ArrayLike, NDArray
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
 from gemkit.budget import Budget, is_number
-from gemkit.cell import ABSENT, AGGREGATIONS, OPERATIONS, Cell, CellArrays
+from gemkit.cell import ABSENT, AGGREGATIONS, Cell, CellArrays
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_json
+from gemkit.operations import TABLE
 from gemkit.regression import GaussianProcess, fit
 
 FloatArray = NDArray[np.float64]
@@ -45,7 +46,9 @@ WIDEST = 64
 _KIND, _FORMAT = "gemkit latency model", 1
 _GROUP = 128
 """Networks held at once and measured in turn, so that a busy minute meets all of them alike."""
-_SEPARABLE = OPERATIONS.index("sep3x3")
+_AREA = np.array([0, *(one.is_separable * one.kernel**2 / 9 for one in TABLE), 0], np.float64)
+"""Work of an operation's depthwise convolution per channel, in units of a 3x3 one; by code, the
+last for ABSENT."""
 _RIDGE = 1e-2
 _BLOCKS = ("8", "4", "1")
 """Classes of channel counts: multiples of 8, other multiples of 4, all others."""
@@ -58,7 +61,8 @@ _CHUNK = 8192
 class _Counts:
     """What a cell's kernels follow from: float arrays (n,).
 
-    "Inner" inputs are those from other nodes, "outer" ones come from the cell input.
+    "Inner" inputs are those from other nodes, "outer" ones come from the cell input. What is
+    "depthwise" is weighted by the kernel's area.
     """
 
     nodes: FloatArray
@@ -67,8 +71,11 @@ class _Counts:
     outer: FloatArray
     separable_inner: FloatArray
     separable_outer: FloatArray
-    separable_kinds: FloatArray  # (n, 16): separable nodes, by 2 (inner inputs mod 8) + outer
-    separable_inner_kinds: FloatArray  # (n, 16): their inner inputs
+    depthwise: FloatArray
+    depthwise_inner: FloatArray
+    depthwise_outer: FloatArray
+    depthwise_kinds: FloatArray  # (n, 16): separable nodes, by 2 (inner inputs mod 8) + outer
+    depthwise_inner_kinds: FloatArray  # (n, 16): their inner inputs
     joins: FloatArray
     joined_inner: FloatArray
     joined_outer: FloatArray
@@ -83,7 +90,8 @@ class _Counts:
         # One column per node: how many it reads, and whether the cell input is among them.
         outer = edges[:, 0, :] & present
         degree = edges.sum(axis=1, dtype=np.int16) * present
-        separable = cells.operations == _SEPARABLE
+        area = _AREA[cells.operations]
+        separable = area > 0
         leaf = present & ~edges.any(axis=2)
         joins = degree > 1
         inner = degree - outer
@@ -95,12 +103,15 @@ class _Counts:
         kind = 2 * (inner % 8) + outer
         kinds = np.zeros((2, len(cells), 16))
         for index in range(16):
-            here = separable & (kind == index)
+            here = area * (kind == index)
             kinds[0, :, index] = here.sum(axis=1)
             kinds[1, :, index] = (inner * here).sum(axis=1)
         return cls(
-            separable_kinds=kinds[0],
-            separable_inner_kinds=kinds[1],
+            depthwise=total(area),
+            depthwise_inner=total(inner * area),
+            depthwise_outer=total(outer * area),
+            depthwise_kinds=kinds[0],
+            depthwise_inner_kinds=kinds[1],
             nodes=total(present),
             separable=total(separable),
             inner=total(inner),
@@ -202,14 +213,14 @@ def _cell_costs(
         entry = (c != w) & (counts.outer > 0)
         adds = counts.additions
         pointwise = padded_w * (counts.nodes + 1) + padded_c * (1 + entry)
-        depthwise = w * counts.separable
+        depthwise = w * counts.depthwise
         separable = w * counts.separable
         joined = joins = operands = zero
     else:
         entry, adds = zero > 0, zero
         pointwise = w * (counts.inner + counts.leaves) + c * (counts.outer + 1)
         separable = w * counts.separable_inner + c * counts.separable_outer
-        depthwise = separable
+        depthwise = w * counts.depthwise_inner + c * counts.depthwise_outer
         last = counts.leaves * (counts.leaves > 1)
         joins = counts.joins + (counts.leaves > 1)
         operands = counts.joined_inner + counts.joined_outer + last
@@ -234,15 +245,15 @@ def _cell_costs(
 def _depthwise_channels(
     counts: _Counts, summed: bool, c: FloatArray, w: FloatArray
 ) -> dict[str, FloatArray]:
-    """Channels of all depthwise convolutions, by what they are multiples of."""
+    """Channels of all depthwise convolutions, weighted, by what they are multiples of."""
     found = {block: np.zeros_like(w) for block in _BLOCKS}
     for kind in range(1 if summed else 16):
         inner, outer = divmod(kind, 2)
         if summed:
-            total, residue = w * counts.separable, w
+            total, residue = w * counts.depthwise, w
         else:
-            nodes = counts.separable_kinds[:, kind]
-            total = w * counts.separable_inner_kinds[:, kind] + c * nodes * outer
+            nodes = counts.depthwise_kinds[:, kind]
+            total = w * counts.depthwise_inner_kinds[:, kind] + c * nodes * outer
             residue = w * inner + c * outer
         eight, four = residue % 8 == 0, residue % 4 == 0
         found["8"] += total * eight

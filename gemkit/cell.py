@@ -18,12 +18,13 @@ from numpy.typing import NDArray
 from gemkit import canonical
 from gemkit.errors import UserError
 from gemkit.files import read_json
+from gemkit.operations import TABLE
 
 if TYPE_CHECKING:
     import networkx as nx
 
-OPERATIONS = ("input", "conv1x1", "sep3x3")
-"""Names of what a node can be; the index is the code used in arrays."""
+OPERATIONS = ("input", *(operation.name for operation in TABLE))
+"""Names of what a node can be (`gemkit.operations`); the index is the code used in arrays."""
 ABSENT = -1
 """Code of a place in an array that holds no node."""
 MAX_NODES = 30

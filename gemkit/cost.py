@@ -34,14 +34,16 @@ from numpy.typing import ArrayLike, NDArray
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
 from gemkit.budget import PRECISIONS, Budget
-from gemkit.cell import ABSENT, OPERATIONS, Cell, CellArrays
+from gemkit.cell import ABSENT, Cell, CellArrays
+from gemkit.operations import BY_NAME, KERNELS, codes_of
 
 if TYPE_CHECKING:
     from torch import nn
 
 IntArray = NDArray[np.int64]
 
-_SEPARABLE = OPERATIONS.index("sep3x3")
+_AREAS = np.array([kernel**2 for kernel in KERNELS], dtype=np.int64)
+"""Weights of a depthwise convolution per channel, by kernel."""
 _CHUNK = 4096
 """Cells reduced at a time: their arrays stay in the processor's cache."""
 _WORD = 32
@@ -182,7 +184,7 @@ def _cell_steps(
         step, joined, joined_size = join(cell.predecessors[node], node)
         if step:
             yield step
-        if cell.operations[node] == "sep3x3":
+        if BY_NAME[cell.operations[node]].is_separable:
             yield Step((joined,), ((f"{prefix}depthwise{node}", joined_size),))
             joined = f"{prefix}depthwise{node}"
         yield Step((joined,), ((tensors[node], size),))
@@ -206,7 +208,8 @@ class _Counts:
     Attributes:
         nodes: number of nodes.
         edges, input_edges: w- and c-channel inputs of all nodes (c: the cell input's channels).
-        separable_edges, separable_input_edges: the same of the separable nodes alone.
+        separable_edges, separable_input_edges: the same of the separable nodes alone, by kernel,
+            (kernels, n).
         leaves: w-channel inputs of the output convolution.
         live: by the number of c-channel tensors alive at a step (1, 2, 3, the cell input is
             always one), the largest number of w-channel tensors beside them.
@@ -245,6 +248,13 @@ def _last_readers(edges: NDArray[np.uint8]) -> NDArray[np.int16]:
     return np.asarray(np.frexp(words.T.astype(np.float64))[1] - 1, dtype=np.int16)
 
 
+def _any_of(operations: NDArray[np.int8], codes: Sequence[int]) -> NDArray[np.bool_]:
+    found: NDArray[np.bool_] = operations == codes[0]
+    for code in codes[1:]:
+        found |= operations == code
+    return found
+
+
 def _count(cells: CellArrays) -> _Counts:
     """Reduce cells to what their costs depend on."""
     edges = cells.adjacency.view(np.uint8)
@@ -257,7 +267,8 @@ def _count(cells: CellArrays) -> _Counts:
     if (present & (degree == 0)).any():
         # In index order a node is reached by the input exactly if it reads a reached one.
         return _count(cells.pruned())
-    separable = operations == _SEPARABLE
+    kinds = [_any_of(operations, codes_of(kernel)) for kernel in KERNELS]
+    separable = np.logical_or.reduce(kinds)
     last = _last_readers(edges)
     leaf = present & (last < 0)
 
@@ -292,8 +303,8 @@ def _count(cells: CellArrays) -> _Counts:
             nodes=nodes,
             edges=nodes,
             input_edges=zero,
-            separable_edges=total(separable),
-            separable_input_edges=zero,
+            separable_edges=np.stack([total(kind) for kind in kinds]),
+            separable_input_edges=np.zeros((len(kinds), count), np.int64),
             leaves=zero + 1,
             live=(live[0], zero + _NEVER, zero + _NEVER),
             live_with_entry=live[1],
@@ -314,8 +325,8 @@ def _count(cells: CellArrays) -> _Counts:
         nodes=nodes,
         edges=total(inner_degree),
         input_edges=total(from_input),
-        separable_edges=total(inner_degree * separable),
-        separable_input_edges=total(from_input & separable),
+        separable_edges=np.stack([total(inner_degree * kind) for kind in kinds]),
+        separable_input_edges=np.stack([total(from_input & kind) for kind in kinds]),
         leaves=leaves,
         live=(one, largest(wide, fed), largest(twice, depthwise & from_input)),
         live_with_entry=one,
@@ -417,7 +428,7 @@ def _combine(stages: Sequence[_Counts], skeleton: Skeleton) -> IntArray:
     """Coefficients of width^2 and width of MACs, then of params; and memory's slope: (5, n)."""
     pixels = [height * width for height, width in skeleton.resolutions]
     stem = [height * width for height, width in skeleton.stem_resolutions]
-    kernel = 9
+    kernel = 9  # of the stem
     last = skeleton.stages[-1].width_factor
     # Stem and classifier; a batch norm has two parameters per channel.
     square = kernel * sum(stem[1:])
@@ -436,11 +447,11 @@ def _combine(stages: Sequence[_Counts], skeleton: Skeleton) -> IntArray:
             read = counts.edges * factor + counts.input_edges * c
             depthwise = counts.separable_edges * factor + counts.separable_input_edges * c
             weights = (read + counts.leaves * factor + c * (1 + entry)) * factor
-            normalised = depthwise + (counts.nodes + 2 + entry) * factor
+            normalised = depthwise.sum(axis=0) + (counts.nodes + 2 + entry) * factor
             macs[0] += area * weights
-            macs[1] += area * kernel * depthwise
+            macs[1] += area * (_AREAS @ depthwise)
             params[0] += weights
-            params[1] += kernel * depthwise + 2 * normalised
+            params[1] += _AREAS @ depthwise + 2 * normalised
             memory = np.maximum(memory, area * counts.peak(c, factor))
         before = factor
     return np.stack([*macs, *params, memory])

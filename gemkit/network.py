@@ -28,6 +28,7 @@ from gemkit.architecture import Architecture
 from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.files import unreadable, write_bytes
+from gemkit.operations import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,8 +60,9 @@ def _convolution(
 
 def _operation(name: str, channels_in: int, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    if name == "sep3x3":
-        layers += _convolution(channels_in, channels_in, 3, groups=channels_in)
+    kernel = BY_NAME[name].kernel
+    if kernel > 1:
+        layers += _convolution(channels_in, channels_in, kernel, groups=channels_in)
         layers.append(nn.ReLU(inplace=True))
     layers += _convolution(channels_in, channels)
     layers.append(nn.ReLU(inplace=True))

@@ -377,6 +377,21 @@ def default_encoder() -> GraphEncoder:
     return load_encoder(SHIPPED)
 
 
+def encoder_for_cells(path: Path | None = None) -> GraphEncoder:
+    """The encoder in a file, or the one that comes with gemkit, for `gemkit.cell`'s operations.
+
+    Raises:
+        UserError: as `load_encoder`; or it was trained on another number of operations.
+    """
+    encoder = default_encoder() if path is None else load_encoder(path)
+    if encoder.config.labels != len(OPERATIONS):
+        raise UserError(
+            f"{path or SHIPPED} is an encoder of {encoder.config.labels} kinds of nodes, but cells "
+            f"have {len(OPERATIONS)}: train one with python -m gemkit.search.encoder --out FILE"
+        )
+    return encoder
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Train the encoder of the default space and write it: `python -m gemkit.search.encoder`."""
     import argparse

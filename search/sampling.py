@@ -11,7 +11,7 @@ same result.
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit.cell import ABSENT, MAX_NODES, CellArrays
+from gemkit.cell import ABSENT, MAX_NODES, OPERATIONS, CellArrays
 
 IntArray = NDArray[np.int64]
 
@@ -19,6 +19,7 @@ EDITS = ("flip operation", "add edge", "remove edge", "add node", "remove node")
 """What one edit of `mutate` can be."""
 
 _CHUNK = 4096
+_KINDS = len(OPERATIONS) - 1
 _FLIP, _ADD_EDGE, _REMOVE_EDGE, _ADD_NODE, _REMOVE_NODE = range(len(EDITS))
 
 
@@ -33,10 +34,10 @@ def random_cells(
 
     Per cell, independently: the number of nodes is uniform in `smallest`..`nodes`; the density p is
     the square of a uniform number in 0..1 (median 1/4, a fifth of the cells below 0.05: sparse
-    cells are where topologies differ most); the share of sep3x3 is uniform in 0..1. Each pair
-    i < j is then an edge with probability p, each node sep3x3 with probability of that share. A
-    node left without predecessor gets one, uniform among all before it (so p = 0 is a random
-    recursive tree).
+    cells are where topologies differ most); the shares of the operations are uniform among all
+    that sum to 1. Each pair i < j is then an edge with probability p, each node has an operation
+    with the probability of its share. A node left without predecessor gets one, uniform among all
+    before it (so p = 0 is a random recursive tree).
 
     Args:
         count: number of cells; repetitions among small ones are likely.
@@ -64,15 +65,19 @@ def _fill(
 ) -> None:
     count, places = operations.shape
     sizes = rng.integers(smallest, places, size=(count, 1))
-    density, share = rng.random((count, 1)) ** 2, rng.random((count, 1))
+    density, cuts = rng.random((count, 1)) ** 2, rng.random((count, _KINDS - 1))
     present = np.arange(places) <= sizes
-    operations[:] = np.where(present, 1 + (rng.random((count, places)) < share), ABSENT)
+    draws = rng.random((count, places))
+    codes = np.ones((count, places), np.int8)
+    for cut in cuts.T:
+        codes += draws < cut[:, None]
+    operations[:] = np.where(present, codes, ABSENT)
     operations[:, 0] = 0
     # 16 random bits decide about an edge; an absent target has threshold 0, so no edge.
     thresholds = np.where(present, density * 65536, 0).astype(np.uint16)
     words = rng.integers(0, 2**64, size=-(-count * places * places // 4), dtype=np.uint64)
-    draws = words.view(np.uint16)[: count * places * places].reshape(adjacency.shape)
-    np.less(draws, thresholds[:, None, :], out=adjacency)
+    pairs = words.view(np.uint16)[: count * places * places].reshape(adjacency.shape)
+    np.less(pairs, thresholds[:, None, :], out=adjacency)
     adjacency &= np.triu(np.ones((places, places), dtype=bool), 1)
     orphan = present & ~adjacency.any(axis=1)
     orphan[:, 0] = False
@@ -90,7 +95,7 @@ def mutate(
 
     One edit is one of `EDITS`, uniform among those possible for the cell:
 
-    - flip operation: one node changes between conv1x1 and sep3x3;
+    - flip operation: one node gets another operation;
     - add edge: one pair i < j without edge gets one;
     - remove edge: one edge goes whose target has another predecessor;
     - add node: a node of random operation enters at a random place of the order, with one
@@ -182,7 +187,10 @@ class _Mutants:
 
         chosen = kinds == _FLIP
         nodes, cells = _choose(rng, free_nodes[:, chosen]), at[chosen]
-        self.operations[nodes, cells] = 3 - self.operations[nodes, cells]
+        # Of two operations the other one needs no drawing.
+        others = np.full(len(cells), _KINDS - 1)
+        shift = 1 + _below(rng, others) if _KINDS > 2 else 1
+        self.operations[nodes, cells] = (self.operations[nodes, cells] - 1 + shift) % _KINDS + 1
         self.fixed_nodes[nodes, cells] = True
 
         for kind, pairs in ((_ADD_EDGE, addable), (_REMOVE_EDGE, removable)):
@@ -206,7 +214,7 @@ class _Mutants:
             words[:, cells] = (moved & low) | (moved & ~low) << np.uint32(1)
         place = np.arange(len(self.edges))[:, None]
         self._reorder(cells, place - (place > nodes))
-        self.operations[nodes, cells] = 1 + _below(rng, np.full(len(cells), 2))
+        self.operations[nodes, cells] = 1 + _below(rng, np.full(len(cells), _KINDS))
         self.fixed_nodes[nodes, cells] = True
         self.fixed_pairs[:, cells] |= _BIT[nodes]
         self.fixed_pairs[nodes, cells] = ~np.uint32(0)

@@ -387,16 +387,60 @@ def _with_busy(history: History, keys: NDArray[Any]) -> History:
     return replace(history, busy=busy)
 
 
-STRATEGIES = (
-    "nasgem",
-    "random",
-    "evolution",
-    "evolution+embedding",
-    "local",
-    "local+embedding",
-    "bo",
-    "bo+embedding",
-)
+@dataclass(frozen=True)
+class _Means:
+    """What a strategy can be made from: the arguments of `strategy`, filled in."""
+
+    embedding: Embedding | None
+    predictor: Predictor | None
+    memo: Any
+    roles: bool
+    options: Mapping[str, Any]
+
+    def by_embedding(self) -> Predictor:
+        """The predictor given, or one on the embedding alone."""
+        from . import predictor as predictors
+
+        if self.predictor is not None:
+            return self.predictor
+        assert self.embedding is not None
+        return predictors.embedding_predictor(self.embedding, self.memo)
+
+
+def _nasgem(means: _Means) -> Strategy:
+    from . import nasgem, predictor
+
+    chosen = means.predictor or predictor.nasgem_predictor(means.embedding, means.memo, means.roles)
+    return nasgem.Nasgem(predictor=chosen, embedding=means.embedding, **means.options)
+
+
+def _bo(means: _Means) -> Strategy:
+    from . import nasgem, predictor
+
+    chosen = means.predictor or predictor.flat_predictor(means.memo)
+    return nasgem.Nasgem(predictor=chosen, embedding=None, **means.options)
+
+
+def _bo_embedding(means: _Means) -> Strategy:
+    from . import nasgem
+
+    chosen = means.by_embedding()
+    return nasgem.Nasgem(predictor=chosen, embedding=means.embedding, **means.options)
+
+
+_TABLE: dict[str, Callable[[_Means], Strategy]] = {
+    "nasgem": _nasgem,
+    "random": lambda means: random_search,
+    "evolution": lambda means: Evolution(predictor=means.predictor, **means.options),
+    "evolution+embedding": lambda means: Evolution(predictor=means.by_embedding(), **means.options),
+    "local": lambda means: LocalSearch(predictor=means.predictor, **means.options),
+    "local+embedding": lambda means: LocalSearch(predictor=means.by_embedding(), **means.options),
+    "bo": _bo,
+    "bo+embedding": _bo_embedding,
+}
+
+STRATEGIES = tuple(_TABLE)
+"""Names of all strategies; those that end in "+embedding", and nasgem, need an embedding."""
 
 
 def strategy(
@@ -422,36 +466,15 @@ def strategy(
     `bo` is Gaussian-process Bayesian optimisation on the flat encoding (adjacency and operations):
     the same proposal as NASGEM's with another predictor.
     """
-    from . import nasgem as nasgem_module
     from . import predictor as predictors
 
-    if name not in STRATEGIES:
+    if name not in _TABLE:
         from gemkit.errors import UserError
 
         raise UserError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
     if initial is not None:
         options["initial"] = initial
-    remember = memo or predictors.compute
-    base, _, with_embedding = name.partition("+")
-    if (with_embedding or base == "nasgem") and embedding is None and predictor is None:
+    needs = name == "nasgem" or name.endswith("+embedding")
+    if needs and embedding is None and predictor is None:
         raise ValueError(f"strategy {name!r} needs an embedding")
-    if name == "random":
-        return random_search
-    if base == "nasgem":
-        chosen = predictor or predictors.nasgem_predictor(embedding, remember, roles)
-        return nasgem_module.Nasgem(predictor=chosen, embedding=embedding, **options)
-    if base == "bo":
-        chosen = predictor or (
-            predictors.embedding_predictor(embedding, remember)
-            if embedding is not None and with_embedding
-            else predictors.flat_predictor(remember)
-        )
-        return nasgem_module.Nasgem(
-            predictor=chosen, embedding=embedding if with_embedding else None, **options
-        )
-    if with_embedding and predictor is None:
-        assert embedding is not None
-        predictor = predictors.embedding_predictor(embedding, remember)
-    if base == "evolution":
-        return Evolution(predictor=predictor, **options)
-    return LocalSearch(predictor=predictor, **options)
+    return _TABLE[name](_Means(embedding, predictor, memo or predictors.compute, roles, options))
