@@ -79,14 +79,18 @@ def test_nothing_loads_pickles(path: Path) -> None:
 
 
 def test_documented_names_exist() -> None:
-    """Functions and classes that docs/architecture.md names, and the columns of docs/formats.md."""
+    """Functions and classes that documents name, and the columns of docs/formats.md."""
     import importlib
     import re
 
     from gemkit import store
 
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    names = set(re.findall(r"gemkit(?:\.\w+)+", text)) - {"gemkit.search", "gemkit.export"}
+    texts = [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]]
+    names = set(re.findall(r"\bgemkit(?:\.\w+)+", "\n".join(texts)))
+    formats = (ROOT / "docs" / "formats.md").read_text()
+    about_files = re.search(r"metadata keys with JSON values:.*?\n- ", formats, re.DOTALL)
+    assert about_files is not None
+    names -= set(re.findall(r"gemkit\.\w+", about_files[0])) | {"gemkit.search", "gemkit.export"}
     assert len(names) > 30
     for name in names:
         module, _, attribute = name.rpartition(".")
@@ -94,12 +98,11 @@ def test_documented_names_exist() -> None:
             importlib.import_module(name)
         except ImportError:
             assert hasattr(importlib.import_module(module), attribute), name
-    text = (ROOT / "docs" / "formats.md").read_text()
     for table in ("trials", "models"):
         created = re.search(rf"CREATE TABLE {table} \((.*?)\n\);", store._SCHEMA, re.DOTALL)
         assert created is not None
         columns = re.findall(r"\"?(\w+)\"? (?:TEXT|INTEGER|REAL)", created[1])
-        (row,) = [line for line in text.splitlines() if line.startswith(f"| `{table}`")]
+        (row,) = [line for line in formats.splitlines() if line.startswith(f"| `{table}`")]
         assert re.findall(r"`(\w+)`", row)[1:] == columns
 
 
