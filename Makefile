@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PYTHON := $(BIN)/python
 
-.PHONY: install demo test torture fuzz lint format bench experiments experiments-gpu clean
+.PHONY: install demo test torture fuzz lint format docs bench experiments experiments-gpu clean
 
 install: $(VENV)/installed ## make .venv with gemkit and what its tests need
 
@@ -42,6 +42,11 @@ lint: install ## ruff (lint and format) and mypy on the installed package
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+CORE := $(patsubst gemkit/%.py,gemkit.%,$(filter-out %/__init__.py,$(wildcard gemkit/*.py)))
+
+docs: install ## the functions' reference, from their docstrings, in build/docs
+	$(RUN_PYTHON) -m pdoc --docformat google --output-directory build/docs gemkit $(CORE) gemkit.search gemkit.export gemkit.app
 
 bench: install ## ours beside a reference, under 15 minutes; writes build/bench.json
 	$(RUN_PYTHON) tests/benchmarks/rows.py

@@ -220,19 +220,19 @@ class Cell:
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
-    def to_networkx(self) -> "nx.DiGraph[int]":
+    def to_networkx(self) -> "nx.DiGraph":
         """The cell as a directed graph: node attribute `operation`, graph attribute
         `aggregation`."""
         import networkx as nx
 
-        graph: nx.DiGraph[int] = nx.DiGraph(aggregation=self.aggregation)
+        graph = nx.DiGraph(aggregation=self.aggregation)
         for node, operation in enumerate(self.operations):
             graph.add_node(node, operation=operation)
         graph.add_edges_from(self.edges)
         return graph
 
     @classmethod
-    def from_networkx(cls, graph: "nx.DiGraph[Any]") -> Self:
+    def from_networkx(cls, graph: "nx.DiGraph") -> Self:
         """Read a graph like those of `to_networkx`, with nodes of any name and order.
 
         Raises:
