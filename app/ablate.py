@@ -41,7 +41,7 @@ def strategies(
 
     console.print(
         f"{len(names)} strategies, {tables.number(seeds, 'seed')} each, "
-        f"{tables.number(queries, 'query').replace('querys', 'queries')} a search"
+        f"{tables.number(queries, 'query', 'queries')} a search"
     )
     with bar(console, "searches", 1) as advance:
         found = ablation.run(
@@ -75,7 +75,7 @@ def _print_strategies(found: Mapping[str, Any], console: "Console") -> None:
     from .show import table_of
 
     marks = [mark for mark in ("50", "100", "150", "200") if int(mark) <= found["queries"]]
-    marks = marks or [str(found["queries"] // 10 * 10)]
+    marks = marks or list(next(iter(found["strategies"].values()))["regret_after"])[-1:]
     rows = []
     for name, one in found["strategies"].items():
         median = one["median_queries_to_best"]

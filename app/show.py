@@ -215,7 +215,7 @@ def describe(entry: dict[str, Any], cell: Cell) -> str:
     """One line about a cell."""
     return (
         f"{tables.number(cell.nodes, 'node')}, {tables.number(len(cell.edges), 'edge')}, "
-        f"{len(cell.leaves)} {'leaf' if len(cell.leaves) == 1 else 'leaves'}, {cell.aggregation}; "
+        f"{tables.number(len(cell.leaves), 'leaf', 'leaves')}, {cell.aggregation}; "
         f"width {entry['width']}"
     )
 

@@ -71,9 +71,9 @@ def duration(seconds: float) -> str:
     return f"{seconds / 3600:.1f} hours"
 
 
-def number(amount: int, noun: str) -> str:
-    """`1 trial`, `16 trials`."""
-    return f"{amount} {noun}" if amount == 1 else f"{amount} {noun}s"
+def number(amount: int, noun: str, plural: str = "") -> str:
+    """`1 trial`, `16 trials`; `2 leaves`."""
+    return f"{amount} {noun}" if amount == 1 else f"{amount} {plural or f'{noun}s'}"
 
 
 def model_row(model: Mapping[str, Any]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ _LAST = np.uint64(np.iinfo(np.uint64).max)
 Colours = NDArray[np.uint64]
 
 
-def _mix(value: Colours) -> Colours:
+def mix(value: Colours) -> Colours:
     """Scramble 64-bit words (the finaliser of splitmix64, Steele et al. 2014)."""
     value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -44,10 +44,10 @@ def _refine(colours: Colours, forward: NDArray[np.float64], rounds: int) -> Colo
         short = (colours >> np.uint64(18)).astype(np.float64)[:, :, None]
         after = np.matmul(forward, short)[:, :, 0].astype(np.uint64)
         before = np.matmul(backward, short)[:, :, 0].astype(np.uint64)
-        around = _mix(before + np.uint64(0x9E3779B97F4A7C15)) + np.uint64(3) * _mix(
+        around = mix(before + np.uint64(0x9E3779B97F4A7C15)) + np.uint64(3) * mix(
             after + np.uint64(0xD1B54A32D192ED03)
         )
-        colours = _mix(colours * np.uint64(5) + around)
+        colours = mix(colours * np.uint64(5) + around)
     return colours
 
 
@@ -94,7 +94,7 @@ def _individualised(
 ) -> Colours:
     """Give one node of every graph a colour of its own and refine."""
     colours, at = colours.copy(), np.arange(len(nodes))
-    colours[at, nodes] = _mix(colours[at, nodes] + np.uint64(1))
+    colours[at, nodes] = mix(colours[at, nodes] + np.uint64(1))
     return _coloured(colours, operations, adjacency)
 
 
@@ -164,7 +164,7 @@ def orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArra
 
 
 def _orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArray[np.intp]:
-    colours = _mix(operations.astype(np.uint64) + np.uint64(2))
+    colours = mix(operations.astype(np.uint64) + np.uint64(2))
     colours = _coloured(colours, operations, adjacency)
     order, _, tied = _first_ties(colours, adjacency)
     rows = np.flatnonzero(tied)
@@ -187,9 +187,9 @@ def fingerprints(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> 
     found = np.empty(len(operations), dtype=np.uint64)
     for start in range(0, len(operations), _CHUNK):
         part = slice(start, start + _CHUNK)
-        colours = _mix(operations[part].astype(np.uint64) + np.uint64(2))
+        colours = mix(operations[part].astype(np.uint64) + np.uint64(2))
         colours = _refine(colours, adjacency[part].astype(np.float64), _ROUNDS)
-        found[part] = np.where(operations[part] < 0, np.uint64(0), _mix(colours)).sum(axis=1)
+        found[part] = np.where(operations[part] < 0, np.uint64(0), mix(colours)).sum(axis=1)
     return found
 
 

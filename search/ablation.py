@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -47,6 +47,7 @@ from .strategies import (
     strategy,
 )
 from .tables import Queries, Table, TableSpace
+from .trials import local_workers, stop
 
 DEFAULT_STRATEGIES = ("nasgem", "bo", "bo+embedding", "evolution", "evolution+embedding", "random")
 SAMPLES = (20, 50, 100, 200)
@@ -711,6 +712,8 @@ class Kept:
             stored = read_json(Path(path))
             if not isinstance(stored, dict) or stored.get("settings") != self.settings:
                 raise UserError(f"{path} holds the results of another run: choose another file")
+            if not isinstance(stored.get("found"), dict):
+                raise UserError(f"{path} is damaged: remove it to begin again")
             self.found = stored["found"]
 
     def complete(
@@ -741,21 +744,16 @@ def _carried_out(
         for name, function, arguments in pieces:
             yield name, function(*arguments)
         return
-    import multiprocessing
-
-    with (
-        _single_threaded(),
-        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
-    ):
-        futures: dict[Future[Any], str] = {
-            pool.submit(function, *arguments): name for name, function, arguments in pieces
-        }
+    with _single_threaded():
+        pool = local_workers(workers)
         try:
+            futures: dict[Future[Any], str] = {
+                pool.submit(function, *arguments): name for name, function, arguments in pieces
+            }
             for future in as_completed(futures):
                 yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+        finally:
+            stop(pool)
 
 
 @contextmanager

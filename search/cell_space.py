@@ -140,11 +140,15 @@ class CellSpace:
             lambda size: random_cells(rng, size, self.nodes, self.aggregation), count
         )
         if count and not len(found):
-            raise UserError(
-                f"no sampled cell of up to {self.nodes} nodes fits the budget "
-                f"({self.budget.describe()}): allow more, or give fewer --nodes"
-            )
+            raise self.nothing_fits()
         return found
+
+    def nothing_fits(self) -> UserError:
+        """What is said when no cell was found."""
+        return UserError(
+            f"no sampled cell of up to {self.nodes} nodes fits the budget "
+            f"({self.budget.describe()}): allow more, or give fewer --nodes"
+        )
 
     def mutate(self, rng: np.random.Generator, parents: Candidates, count: int) -> Candidates:
         """Mutants of the parents, 1 to 4 edits away (half of them one, a quarter two)."""
@@ -359,9 +363,6 @@ def explore(
         for result in scored:
             best = merge(best, result.result())
     if count and not len(best):
-        raise UserError(
-            f"no sampled cell of up to {space.nodes} nodes fits the budget "
-            f"({space.budget.describe()}): allow more, or give fewer --nodes"
-        )
+        raise space.nothing_fits()
     best = replace(best, keys=best.payload.cells.keys())
     return best[~np.isin(best.keys, tried)][:keep]

@@ -154,8 +154,13 @@ def hw_nas_bench(path: Path) -> dict[str, NDArray[Any]]:
 
 def from_csv(path: Path) -> dict[str, NDArray[Any]]:
     """From a csv file with a column `cell` and a column for each metric."""
-    with open(path, newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (UnicodeDecodeError, csv.Error):
+        raise UserError(
+            f"{path} is no csv file in UTF-8, or has a field of more than 128 KiB"
+        ) from None
     if not rows or "cell" not in rows[0]:
         raise UserError(f"{path} has no column 'cell' or no row")
     metrics: dict[str, list[float]] = {name: [] for name in rows[0] if name != "cell"}
@@ -165,7 +170,7 @@ def from_csv(path: Path) -> dict[str, NDArray[Any]]:
                 values.append(float(row[name] or "nan"))
             except (TypeError, ValueError):
                 raise UserError(f"{path}, line {number}: {row[name]!r} is no number") from None
-    return on_edges([row["cell"] for row in rows], metrics)
+    return on_edges([row["cell"] or "" for row in rows], metrics)
 
 
 FORMS = {

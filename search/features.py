@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from gemkit.canonical import mix
+
 from .strategies import FloatArray, Graphs, IntArray
 
 PATHS_UP_TO = 10
@@ -209,25 +211,18 @@ def refinements(graphs: Graphs, live: NDArray[np.bool_], rounds: int = 2) -> Occ
     call and checks for collisions; here a collision would only blur a feature).
     """
     edges = graphs.adjacency & live[:, :, None] & live[:, None, :]
-    colours = _scrambled(graphs.labels.astype(np.uint64) + np.uint64(1))
+    colours = mix(graphs.labels.astype(np.uint64) + np.uint64(1))
     rows, places = np.nonzero(live)
     found = []
     for round_ in range(rounds):
         kept = np.where(live, colours, np.uint64(0))
         before = np.where(edges, kept[:, :, None], np.uint64(0)).sum(axis=1, dtype=np.uint64)
         after = np.where(edges, kept[:, None, :], np.uint64(0)).sum(axis=2, dtype=np.uint64)
-        mixed = _scrambled(before + np.uint64(2 * round_ + 1)) * np.uint64(3)
-        colours = _scrambled(colours * np.uint64(5) + mixed + _scrambled(after))
+        mixed = mix(before + np.uint64(2 * round_ + 1)) * np.uint64(3)
+        colours = mix(colours * np.uint64(5) + mixed + mix(after))
         found.append(colours[rows, places] >> np.uint64(1))
     codes = np.concatenate(found).astype(np.int64)
     return Occurrences.tally(len(graphs), np.tile(rows, rounds), codes, None)
-
-
-def _scrambled(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """The finaliser of splitmix64 (Steele et al. 2014)."""
-    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return words ^ (words >> np.uint64(31))
 
 
 def reduced(graphs: Graphs, roles: Roles) -> Graphs:

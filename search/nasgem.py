@@ -37,15 +37,13 @@ threshold is the value with which a cell would equal the best score so far."""
 
 def expected_improvement(mean: FloatArray, std: FloatArray, threshold: FloatArray) -> FloatArray:
     """Logarithm of the expected improvement, which keeps its order where the value underflows."""
-    from scipy.special import erfcx
+    from scipy.special import erfcx, ndtr
 
     z = (mean - threshold) / np.maximum(std, 1e-12)
     density = -0.5 * z**2 - 0.5 * np.log(2 * np.pi)
     # phi(z) + z Phi(z), written with the scaled complementary error function for negative z.
     tail = np.sqrt(np.pi / 2) * erfcx(np.maximum(-z, 0.0) / np.sqrt(2))
     low = np.maximum(1.0 + np.minimum(z, 0.0) * tail, 1.0 / (2.0 + z**2) / 2.0)
-    from scipy.special import ndtr
-
     high = np.exp(density) + np.maximum(z, 0.0) * ndtr(np.maximum(z, 0.0))
     log = np.where(z < 0, density + np.log(low), np.log(np.maximum(high, 1e-300)))
     return np.asarray(np.log(np.maximum(std, 1e-12)) + log)
@@ -114,13 +112,13 @@ class Nasgem:
             predicted_mean=prediction.mean, predicted_std=prediction.std, acquisition=desirable
         )
         explorers = self._explorers(len(history), count)
-        wanted = count - len(explorers)
+        wanted = count - explorers
         chosen = self._batch(fitted, pool, prediction, threshold, wanted, history.pending)
-        if len(explorers):
+        if explorers:
             sample = rng.permutation(len(pool))[: self.shortlist]
             sample = sample[~np.isin(sample, chosen)]
             doubtful = sample[np.argsort(-prediction.latent_std[sample], kind="stable")]
-            chosen = np.concatenate([chosen, doubtful[: len(explorers)]])
+            chosen = np.concatenate([chosen, doubtful[:explorers]])
         return filled(space, history, pool[chosen], count, rng)
 
     def _acquire(self, mean: FloatArray, std: FloatArray, threshold: FloatArray) -> FloatArray:
@@ -129,14 +127,10 @@ class Nasgem:
             acquisition = ACQUISITIONS[acquisition]
         return acquisition(mean, std, threshold)
 
-    def _explorers(self, done: int, count: int) -> list[int]:
-        """Which of the next trials explore: evenly spaced, so that any batch size agrees."""
-        if self.explore <= 0:
-            return []
-        trials = np.arange(done, done + count) - self.initial + 1
-        return list(
-            np.flatnonzero(np.floor(trials * self.explore) > np.floor((trials - 1) * self.explore))
-        )
+    def _explorers(self, done: int, count: int) -> int:
+        """How many of the next trials explore, the same in all for any size of batch."""
+        first, last = done - self.initial, done - self.initial + count
+        return int(last * self.explore) - int(first * self.explore)
 
     def _pool(self, space: Space, history: History, rng: np.random.Generator) -> Candidates:
         """Very many candidates, new and distinct."""

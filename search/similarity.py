@@ -5,7 +5,7 @@ product of their vectors, 0 to 1. All of them come from Weisfeiler-Lehman refine
 guide for its encoder); which form is the default, and that the plain kernel is not, is ours and
 measured: `docs/embedding.md`, rebuilt by
 
-    python -m gemkit.search.similarity
+    python experiments/embedding.py
 """
 
 from collections.abc import Callable, Mapping, Sequence

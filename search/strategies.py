@@ -19,6 +19,8 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from gemkit.errors import UserError
+
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
@@ -469,8 +471,6 @@ def strategy(
     from . import predictor as predictors
 
     if name not in _TABLE:
-        from gemkit.errors import UserError
-
         raise UserError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
     if initial is not None:
         options["initial"] = initial

@@ -46,6 +46,8 @@ ABSENT = 255
 LONGEST_RECORD = 1 << 24
 _STRUCTURE = ("ops", "op_names", "edges", "adjacency", "module_hash", "cell_keys", "source_stamp")
 _KIND = "table"
+_MOST_OPERATIONS = 60
+"""So many labels, with input and output, are digits of a path's code (`features.paths`)."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +194,14 @@ def _table(arrays: Mapping[str, NDArray[Any]], path: Path, unique: bool) -> Tabl
     ops, op_names = arrays["ops"], arrays["op_names"]
     if op_names.ndim != 1 or op_names.dtype.kind not in "US":
         raise UserError(f"{path}: 'op_names' must be a list of names")
-    names = [str(n.decode() if isinstance(n, bytes) else n) for n in op_names.tolist()]
+    names = [
+        name.decode(errors="replace") if isinstance(name, bytes) else name
+        for name in op_names.tolist()
+    ]
+    if len(names) > _MOST_OPERATIONS:
+        raise UserError(
+            f"{path} has {len(names)} kinds of operations: at most {_MOST_OPERATIONS} can be read"
+        )
     if ops.ndim != 2 or ops.dtype.kind not in "iu" or not len(ops):
         raise UserError(f"{path}: 'ops' must be an array of codes, one row a cell, not {ops.shape}")
     table = (
@@ -248,6 +257,11 @@ def _on_edges(arrays: Mapping[str, NDArray[Any]], names: list[str], path: Path) 
         raise UserError(
             f"{path}: row {row} of 'ops' has the code {int(ops[row, column])}, "
             f"but there are only {len(names)} operations"
+        )
+    if len(names) ** ops.shape[1] > 1 << 62:
+        raise UserError(
+            f"{path} has {len(names)} operations on {ops.shape[1]} edges: more cells are possible "
+            "than can be numbered; give it with operations on nodes"
         )
     metrics, runs = _metrics(arrays, len(ops))
     codes = _mixed(ops, len(names))
@@ -676,8 +690,8 @@ def read_nasbench101(
         numbers.append(_evaluations(path, messages, begin, starts))
         if progress:
             progress(min(1.0, (begin + _TOGETHER) / len(starts)))
-    if len(names) >= ABSENT:
-        raise UserError(f"{path} has more than {ABSENT} kinds of operations")
+    if len(names) >= _MOST_OPERATIONS:
+        raise UserError(f"{path} has more than {_MOST_OPERATIONS} kinds of operations")
     places = max(len(codes) for _, codes in cells)
     adjacency = np.zeros((len(cells), places, places), dtype=np.uint8)
     ops = np.full((len(cells), places), ABSENT, dtype=np.uint8)

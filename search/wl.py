@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from gemkit.canonical import mix
+
 if TYPE_CHECKING:
     from scipy.sparse import csr_matrix
 
@@ -90,10 +92,10 @@ def _refined(
             for sums in _sums(labels, codes, adjacency, direction):
                 signatures = (signatures << np.uint64(kinds * bits)) + sums
         else:
-            signatures = _mix(labels.astype(np.uint64) + np.uint64(attempt << 32))
+            signatures = mix(labels.astype(np.uint64) + np.uint64(attempt << 32))
             codes = _hash(kinds, attempt).astype(np.float64)
             for sums in _sums(labels, codes, adjacency, direction):
-                signatures = _mix(signatures * np.uint64(5) + sums)
+                signatures = mix(signatures * np.uint64(5) + sums)
         first, new[present] = _numbered(signatures[present])
         if exact or _agree(labels, adjacency, direction, new, np.flatnonzero(present)[first]):
             return new
@@ -178,14 +180,7 @@ def _neighbours(
 
 def _hash(kinds: int, attempt: int) -> NDArray[np.uint64]:
     """Codes of 46 bits for the labels 0 to kinds - 1, others at each attempt."""
-    return _mix(np.arange(kinds, dtype=np.uint64) + np.uint64((attempt + 1) << 32)) >> np.uint64(18)
-
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Scramble 64-bit words (the finaliser of splitmix64, Steele et al. 2014)."""
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
+    return mix(np.arange(kinds, dtype=np.uint64) + np.uint64((attempt + 1) << 32)) >> np.uint64(18)
 
 
 def features(

@@ -149,6 +149,9 @@ def test_an_interrupted_run_goes_on(table: Path, tmp_path: Path) -> None:
     assert again == whole
     with pytest.raises(UserError, match="results of another run"):
         ablation.run(table, "latency", results=results, **settings)
+    results.write_text(json.dumps({"settings": json.loads(results.read_text())["settings"]}))
+    with pytest.raises(UserError, match="is damaged: remove it"):
+        ablation.run(table, "accuracy", results=results, **settings)
 
 
 def test_processes_give_the_same(table: Path) -> None:

@@ -204,6 +204,9 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     save_file({"weight": torch.zeros(3)}, path, {"gemkit_encoder": "[1]"})
     with pytest.raises(UserError, match="holds no graph encoder"):
         encoders.load_encoder(path)
+    save_file({"weight": torch.zeros(3)}, path, {"gemkit_encoder": "[" * 10**5})
+    with pytest.raises(UserError, match="no readable safetensors file"):
+        encoders.load_encoder(path)
     encoders.save_encoder(fresh(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])

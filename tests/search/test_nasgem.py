@@ -170,8 +170,8 @@ def test_factors_steer_the_choice(seed: int) -> None:
 
 def test_explorers_keep_their_share(seed: int) -> None:
     propose = Nasgem(predictor=nasgem_predictor(None), explore=0.25, initial=10)
-    alone = sum(len(propose._explorers(done, 1)) for done in range(10, 50))
-    together = sum(len(propose._explorers(done, 8)) for done in range(10, 50, 8))
+    alone = sum(propose._explorers(done, 1) for done in range(10, 50))
+    together = sum(propose._explorers(done, 8) for done in range(10, 50, 8))
     assert alone == together == 10
     space, history = toy.Chains(), history_of(seed)
     many = Nasgem(predictor=nasgem_predictor(None), explore=0.5, **SMALL)

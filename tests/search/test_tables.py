@@ -171,6 +171,19 @@ def test_other_wrong_inputs(tmp_path: Path, seed: int) -> None:
             },
             "row 0 is no cell",
         ),
+        (
+            {"ops": np.zeros((2, 6), int), "op_names": np.array(list(map(str, range(61))))},
+            "61 kinds",
+        ),
+        (
+            {
+                "ops": np.zeros((2, 28), int),
+                "op_names": np.array(NAMES),
+                "edges": np.array([(i, j) for j in range(1, 8) for i in range(j)]),
+            },
+            "5 operations on 28 edges",
+        ),
+        ({"ops": np.zeros((2, 5), int), "op_names": np.array([b"caf\xe9"])}, "5 columns"),
     ):
         np.savez(tmp_path / "w.npz", **arrays)
         with pytest.raises(UserError, match=sentence):
@@ -363,6 +376,20 @@ def test_converters_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert not (tmp_path / "o.npz").exists()
     with pytest.raises(UserError, match="no cell of NAS-Bench-201"):
         convert_tables.parse_cell("|nor_conv_3x3~0|+|junk~0|none~1|")
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"cell,accuracy\ncaf\xe9,1\n", "no csv file in UTF-8"),
+        (b"accuracy,cell\n1\n", "is no cell of NAS-Bench-201"),
+        (b"cell,accuracy\n" + b"x" * 200_000 + b",1\n", "no csv file in UTF-8"),
+    ],
+)
+def test_csv_files_that_cannot_be_read(tmp_path: Path, content: bytes, sentence: str) -> None:
+    (tmp_path / "cells.csv").write_bytes(content)
+    with pytest.raises(UserError, match=sentence):
+        convert_tables.from_csv(tmp_path / "cells.csv")
 
 
 def test_cells_of_a_candidates_batch_keep_their_places(tmp_path: Path, seed: int) -> None:

@@ -117,7 +117,7 @@ def test_weights_are_factors_of_the_rounds(seed: int) -> None:
 def test_collisions_of_the_hash_are_found(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     graphs = random_graphs(seed, 60)
     expected = wl.refine(*graphs, 3)
-    strong = wl._mix
+    strong = wl.mix
     calls = []
 
     def weak(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -125,13 +125,13 @@ def test_collisions_of_the_hash_are_found(monkeypatch: pytest.MonkeyPatch, seed:
         # The first attempt of a round hashes to eight bits.
         return strong(value) & np.uint64(0xFF) if len(calls) < 4 else strong(value)
 
-    monkeypatch.setattr(wl, "_mix", weak)
+    monkeypatch.setattr(wl, "mix", weak)
     for ours, wanted in zip(wl.refine(*graphs, 3), expected, strict=True):
         pairs = np.unique(np.stack([ours, wanted]).reshape(2, -1), axis=1)
         assert pairs.shape[1] == len(np.unique(wanted)) == len(np.unique(ours))
     assert len(calls) > 6
 
-    monkeypatch.setattr(wl, "_mix", lambda value: strong(value) & np.uint64(0xF))
+    monkeypatch.setattr(wl, "mix", lambda value: strong(value) & np.uint64(0xF))
     with pytest.raises(RuntimeError, match="hash"):
         wl.refine(*graphs, 3)
 
