@@ -29,7 +29,8 @@ from numpy.typing import ArrayLike, NDArray
 from gemkit.errors import UserError
 from gemkit.files import replacing
 
-from .tables import EDGES, read_nasbench101
+from .nasbench101 import read_nasbench101
+from .tables import EDGES
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """NAS-Bench-201's operations, in its own order."""

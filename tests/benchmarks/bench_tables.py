@@ -24,7 +24,7 @@ def synthetic_records(path: Path, cells: int, seed: int = 0) -> None:
 
     All cells have seven nodes and an edge from each to the next, so no two are isomorphic.
     """
-    from gemkit.search.tables import masked_crc32c
+    from gemkit.search.nasbench101 import masked_crc32c
 
     rng = np.random.default_rng(seed)
     codes = rng.choice(2**15 * 3**5, size=cells, replace=False)

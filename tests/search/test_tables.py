@@ -11,8 +11,9 @@ from records import crc32c, framed, masked, message, small_nasbench101
 from gemkit.errors import UserError
 from gemkit.search import convert_tables, tables
 from gemkit.search.features import Roles
+from gemkit.search.nasbench101 import masked_crc32c
 from gemkit.search.strategies import Candidates
-from gemkit.search.tables import Queries, TableSpace, load, masked_crc32c
+from gemkit.search.tables import Queries, TableSpace, load
 
 MEASURES = ("training_time", "train_accuracy", "validation_accuracy", "test_accuracy")
 NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
