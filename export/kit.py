@@ -24,7 +24,7 @@ from gemkit.files import read_json, write_bytes
 
 from . import timing
 from .draft import draft
-from .latency import SAMPLES, LatencyModel, Measured, levelled, plan
+from .latency import SAMPLES, LatencyModel, Measured, is_device, levelled, plan
 
 _KIND, _FORMAT = "gemkit kit", 1
 _OPSET = 17
@@ -116,7 +116,7 @@ def read_measurements(
     if value.get("format") != _FORMAT:
         raise UserError(f"{path} was written by a newer gemkit: install that version")
     manifest, rows, device = (value.get(name) for name in ("manifest", "measured", "device"))
-    if not (isinstance(manifest, dict) and isinstance(rows, list) and isinstance(device, dict)):
+    if not (isinstance(manifest, dict) and isinstance(rows, list) and is_device(device)):
         raise UserError(f"{path} is damaged: it needs manifest, measured and device")
     if manifest.get("id") != timing.manifest_id(manifest):
         raise UserError(f"{path} does not match its own manifest, which was changed")

@@ -378,10 +378,6 @@ class LatencyModel:
         correction = fit(_groups(found), np.log(times / base))
         return cls(skeleton, tuple(measured), dict(device), rates, correction)
 
-    def with_measured(self, more: Sequence[Measured]) -> "LatencyModel":
-        """Fitted again with further measurements of the same device."""
-        return self.fit(self.skeleton, [*self.measured, *more], self.device)
-
     def predict(self, cells: CellArrays, widths: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation in milliseconds, (n,) each, of pruned cells at widths."""
         width = np.broadcast_to(np.asarray(widths), (len(cells),))
@@ -416,12 +412,8 @@ class LatencyModel:
         mean, std = self.predict(cells, architecture.width)
         return float(mean[0]), float(std[0])
 
-    def smallest_ms(self) -> float:
-        """Predicted latency of the smallest network."""
-        return self.of(smallest(self.skeleton))[0]
-
     def smallest_safe_ms(self) -> float:
-        """The same with the safety margin: no tighter budget can be kept."""
+        """What `safe` says of the smallest network: no tighter budget can be kept."""
         network = smallest(self.skeleton)
         cells = CellArrays.from_cells([network.cells[0]])
         return float(self.safe(cells, network.width)[0])
@@ -448,7 +440,7 @@ class LatencyModel:
         if value.get("format") != _FORMAT:
             raise UserError(f"{where} was written by a newer gemkit: install that version")
         device, rows = value.get("device"), value.get("measured")
-        if not isinstance(device, dict) or not isinstance(rows, list):
+        if not is_device(device) or not isinstance(rows, list):
             raise UserError(f"{where}: 'device' must be an object and 'measured' a list")
         skeleton = Skeleton.from_json(value.get("skeleton"), f"{where}: skeleton")
         measured = [
@@ -458,6 +450,13 @@ class LatencyModel:
             return cls.fit(skeleton, measured, device)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def is_device(value: Any) -> bool:
+    """Whether a value read from a file can be the `device` of a model."""
+    return isinstance(value, dict) and all(
+        isinstance(value.get(name, {}), dict) for name in ("machine", "versions")
+    )
 
 
 def _features_of(skeleton: Skeleton, networks: Sequence[tuple[Cell, int]]) -> dict[str, FloatArray]:

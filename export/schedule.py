@@ -71,11 +71,7 @@ def units(graph: Graph, accumulate: bool = False) -> list[Unit]:
     groups: dict[str, list[Node]] = defaultdict(list)
     for node in graph.nodes:
         groups[last(node.output)].append(node)
-    return [
-        _unit(graph, groups[node.output], accumulate)
-        for node in graph.nodes
-        if node.output not in joined
-    ]
+    return [_unit(graph, groups[node.output]) for node in graph.nodes if node.output not in joined]
 
 
 def _activations(graph: Graph, node: Node) -> list[str]:
@@ -100,7 +96,7 @@ def _joins(graph: Graph, node: Node, accumulate: bool) -> list[str]:
     return []
 
 
-def _unit(graph: Graph, nodes: list[Node], accumulate: bool) -> Unit:
+def _unit(graph: Graph, nodes: list[Node]) -> Unit:
     inside = {name for node in nodes for name in node.outputs}
     reads = [n for node in nodes for n in _activations(graph, node) if n not in inside]
     first = nodes[0]
@@ -175,10 +171,6 @@ class Order:
     units: tuple[Unit, ...]
     peak: int
     bound: int
-
-    @property
-    def is_best(self) -> bool:
-        return self.peak == self.bound
 
 
 def best_order(graph: Graph, seconds: float = 10.0, accumulate: bool = False) -> Order:

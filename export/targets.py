@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from gemkit.architecture import Skeleton
-from gemkit.budget import Budget
+from gemkit.budget import Budget, is_number
 from gemkit.errors import UserError
-from gemkit.files import read_json, write_json
+from gemkit.files import explain, read_json, write_json
 
 from .latency import LatencyModel
 
@@ -169,8 +169,11 @@ def read_target(path: Path, own: bool = True) -> Target:
         raise UserError(f"{path}: a target needs a name and a description")
     try:
         figures = tuple(Figure(**figure) for figure in value.get("figures", []))
+        sound = all(map(_is_sound, figures))
     except TypeError:
-        raise UserError(f"{path}: figures need name, value, unit and source") from None
+        sound = False
+    if not sound:
+        raise UserError(f"{path}: figures need name, value (a number), unit and source")
     latency = value.get("latency")
     return Target(
         name,
@@ -180,6 +183,11 @@ def read_target(path: Path, own: bool = True) -> Target:
         None if latency is None else LatencyModel.from_json(latency, f"{path}: latency"),
         own,
     )
+
+
+def _is_sound(figure: Figure) -> bool:
+    texts = (figure.name, figure.unit, figure.source)
+    return is_number(figure.value) and all(isinstance(text, str) for text in texts)
 
 
 def check_name(name: str) -> None:
@@ -221,7 +229,12 @@ def remove_target(name: str) -> None:
     Raises:
         UserError: there is none of this name, or it comes with gemkit.
     """
-    found = target(name)
-    if not found.own:
+    if name.endswith(".json"):
+        raise UserError(f"{name!r} is a file: name a target of your own, or delete the file")
+    if not target(name).own:
         raise UserError(f"{name!r} comes with gemkit and cannot be removed")
-    (config_folder() / "targets" / f"{name}.json").unlink()
+    path = config_folder() / "targets" / f"{name}.json"
+    try:
+        path.unlink()
+    except OSError as error:
+        raise explain(error, path) from None

@@ -268,6 +268,8 @@ def measure(
     for size in batches:
         if size < 1:
             raise MeasureError(f"batch {size} is not possible: use 1 or more")
+    if rounds < 1:
+        raise MeasureError(f"{rounds} rounds are not possible: use 1 or more")
     timed = [
         Timed(path, name, count, size, seconds)
         for path in paths
@@ -385,14 +387,21 @@ def versions() -> dict[str, str]:
 
 
 def write_json(path: str, value: Any) -> None:
-    """Write JSON beside its place, then rename it."""
+    """Write JSON beside its place, then rename it.
+
+    Raises:
+        MeasureError: it cannot be written.
+    """
     beside = path + ".part"
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(value, file, indent=2)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with open(beside, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        raise MeasureError(f"{path} cannot be written: {error.strerror or error}") from None
 
 
 def digest(path: str) -> str:
@@ -449,6 +458,7 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
         "device": device,
         "measured": [],
     }
+    done: set[str] = set()
     if os.path.exists(out):
         try:
             with open(out, encoding="utf-8") as file:
@@ -456,12 +466,12 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
             same_kit = before["manifest"]["id"] == manifest["id"]
             same_device = before["device"] == device
             found["measured"] = before["measured"]
+            done = {one["file"] for one in before["measured"]}
         except (ValueError, KeyError, TypeError):
             raise MeasureError(f"{out} is damaged: remove it to begin again") from None
         if not (same_kit and same_device):
             what = "on another device or with other versions" if same_kit else "of another kit"
             raise MeasureError(f"{out} holds measurements {what}: remove it to begin again")
-    done = {one["file"] for one in found["measured"]}
     waiting = [entry for entry in manifest["files"] if entry["file"] not in done]
     began = time.monotonic()
     for start in range(0, len(waiting), group):
@@ -489,7 +499,7 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
 
 def _numbers(text: str) -> Iterator[int]:
     for word in text.split(","):
-        if not word.strip().isdigit():
+        if not word.strip().isdecimal():
             raise MeasureError(f"{text!r} is no list of numbers: write it like 1,2")
         yield int(word)
 
@@ -523,13 +533,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             about = {"machine": describe_machine(), "versions": versions()}
             value = [dict(one, **about) for one in value]
+        if chosen.out:
+            write_json(chosen.out, value)
+        else:
+            print(json.dumps(value, indent=2))
     except MeasureError as error:
         print(error, file=sys.stderr)
         return 2
-    if chosen.out:
-        write_json(chosen.out, value)
-    else:
-        print(json.dumps(value, indent=2))
     return 0
 
 

@@ -137,5 +137,8 @@ def test_precision_is_read_from_the_graph(tmp_path: Path) -> None:
     assert precision_of(onnx.load(path)) == "int8"
     proto = onnx.load(model(tmp_path / "b.onnx"))
     assert precision_of(proto) == "fp32"
-    proto.graph.initializer.append(numpy_helper.from_array(np.ones(9, np.float16), "h"))
+    square = numpy_helper.from_array(np.ones((9, 9), np.float16), "h")
+    proto.graph.initializer.append(square)
+    for place in range(5):  # fewer numbers in more tensors
+        proto.graph.initializer.append(numpy_helper.from_array(np.ones(9, np.float32), f"f{place}"))
     assert precision_of(proto) == "fp16"

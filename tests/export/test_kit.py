@@ -104,6 +104,9 @@ def test_changed_kits_are_not_measured(kit: Path, tmp_path: Path) -> None:
     refused("holds measurements of another kit", "--out", str(out))
     out.write_text("{")
     refused("is damaged", "--out", str(out))
+    whole = json.loads((kit / "measurements.json").read_text())
+    out.write_text(json.dumps({**whole, "measured": [1]}))
+    refused("is damaged", "--out", str(out))
     out.unlink()
     model = kit / "models" / "003.onnx"
     content = model.read_bytes()
@@ -131,6 +134,7 @@ def test_measurements_that_do_not_match(kit: Path, tmp_path: Path) -> None:
     refused(lambda v: v.update(kind="x"), "holds no measurements of a kit")
     refused(lambda v: v.update(format=2), "newer gemkit")
     refused(lambda v: v.pop("device"), "is damaged")
+    refused(lambda v: v["device"].update(machine="a board"), "is damaged")
     third = json.loads(good)["manifest"]["files"][2]
     wider = {"width": third["width"] + 1}  # any fixed width might be its own already
     refused(lambda v: v["manifest"]["files"][2].update(wider), "own manifest, which was changed")

@@ -15,6 +15,7 @@ from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.export.draft import draft
 from gemkit.export.latency import (
+    LatencyModel,
     Measured,
     combined,
     features,
@@ -143,7 +144,7 @@ def test_learns_an_unknown_device(tmp_path: Path, seed: int) -> None:
     again = load_model(tmp_path / "model.json")
     cells = pools(rng, 20)[0]
     assert np.allclose(again.predict(cells, 9)[0], model.predict(cells, 9)[0], rtol=1e-6)
-    assert model.smallest_ms() == pytest.approx(device(smallest(SKELETON)), rel=0.15)
+    assert model.of(smallest(SKELETON))[0] == pytest.approx(device(smallest(SKELETON)), rel=0.15)
 
 
 def test_measurements_fed_back_move_the_prediction(seed: int) -> None:
@@ -154,7 +155,7 @@ def test_measurements_fed_back_move_the_prediction(seed: int) -> None:
     cells = pools(rng, 8)[0]
     before = model.predict(cells, 12)[0]
     fresh = [Measured(cells.cell(i), 12, 3 * float(before[i])) for i in range(8)]
-    after = model.with_measured(fresh).predict(cells, 12)[0]
+    after = LatencyModel.fit(SKELETON, [*model.measured, *fresh], {}).predict(cells, 12)[0]
     assert (after / before).mean() > 1.5
 
 

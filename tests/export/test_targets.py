@@ -10,7 +10,7 @@ from test_kit import pools
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.export import targets as module
-from gemkit.export.latency import fit_latency
+from gemkit.export.latency import fit_latency, smallest
 from gemkit.export.targets import remove_target, save_target, target, targets
 
 
@@ -44,7 +44,7 @@ def test_own_targets(config: Path, seed: int) -> None:
     found = target("my-pi")
     assert found.own
     assert found.budget.memory_bytes == 1_000_000
-    assert found.latency.smallest_ms() == pytest.approx(2.0, rel=0.05)
+    assert found.latency.of(smallest(found.latency.skeleton))[0] == pytest.approx(2.0, rel=0.05)
     assert targets()[-1].name == "my-pi"
     assert target(str(path)).name == "my-pi"
     asked = Budget(latency_ms=3.0, memory_bytes=2_000_000, macs=7)
@@ -65,6 +65,8 @@ def test_what_is_refused(config: Path) -> None:
         save_target("rp2040", None)
     with pytest.raises(UserError, match="comes with gemkit and cannot be removed"):
         remove_target("rp2040")
+    with pytest.raises(UserError, match="is a file: name a target of your own"):
+        remove_target(str(module._SHIPPED / "rp2040.json"))
     for name in ("../x", "", "A", "a/b", "-a", "a b"):
         with pytest.raises(UserError, match="is no name for a target"):
             save_target(name, None)
@@ -78,7 +80,8 @@ def test_what_is_refused(config: Path) -> None:
         ({"kind": "x"}, "is no target of gemkit's"),
         ({"format": 7}, "newer gemkit"),
         ({"name": 3}, "needs a name and a description"),
-        ({"figures": [{"name": "x"}]}, "figures need name, value, unit and source"),
+        ({"figures": [{"name": "x"}]}, "figures need name, value"),
+        ({"figures": [{"name": "x", "value": "2", "unit": "", "source": ""}]}, "a number"),
         ({"budget": {"macs": "many"}}, "budget"),
         ({"latency": {"kind": "y"}}, "latency is no latency model"),
     ):
