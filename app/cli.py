@@ -57,9 +57,9 @@ def cli(context: click.Context, /) -> None:
 
 
 def _console(json_file: str | None) -> "Console":
-    from rich.console import Console
+    from .progress import console_for
 
-    console = Console(stderr=json_file == "-", highlight=False, soft_wrap=True)
+    console = console_for(stderr=json_file == "-", soft_wrap=True)
     if not console.is_terminal:
         console.width = 140  # a file or a pipe has room for whole tables
     return console

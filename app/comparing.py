@@ -124,7 +124,7 @@ def compare(
     """
     from gemkit.train import RECIPES
 
-    from .searching import _check_device
+    from .searching import check_device
 
     console = console or default_console()
     out = Path(out)
@@ -137,7 +137,7 @@ def compare(
     if is_run(out) and "compare" not in Run.open(out).config:
         raise UserError(f"{out} holds a search, no comparison: choose another --out")
     many = {name: seeds if isinstance(seeds, int) else seeds[name] for name in chosen}
-    _check_device(device)
+    check_device(device)
     dataset = limited(load(data), images)
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     budget = Budget(macs=int(share * max_macs))

@@ -210,8 +210,10 @@ def show_target(name: str, console: Console) -> dict[str, Any]:
     Raises:
         UserError: there is none of that name.
     """
+    from .show import headed
+
     found = target(name)
-    console.print(f"[bold]{found.name}[/bold]  {found.description}")
+    console.print(*headed(found.name), found.description)
     console.print(f"a network may take: {found.budget.describe()}")
     for figure in found.figures:
         value = (
@@ -219,7 +221,7 @@ def show_target(name: str, console: Console) -> dict[str, Any]:
             if figure.unit == "bytes"
             else f"{figure.value} {figure.unit}"
         )
-        console.print(f"  {figure.name}: {value} ({figure.source})", markup=False)
+        console.print(f"  {figure.name}: {value} ({figure.source})")
     if found.latency is None:
         console.print("latency: not known, and none is claimed")
     else:

@@ -28,8 +28,6 @@ from .jobs import is_elsewhere, target_name
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
 
-KINDS = ("candidate", "network", "baseline")
-"""What a point is: trained shortly on the proxy task, trained fully, or a known network."""
 _LOOK_EVERY = 0.2
 """Seconds between two looks at whether another process has changed the run."""
 _COLUMNS = (
@@ -91,7 +89,8 @@ class Content:
 
     @functools.cached_property
     def table(self) -> bytes:
-        """All points as columns, JSON, gzip."""
+        """All points as columns, JSON, gzip; `kind` is 0 for a candidate, 1 for a network trained
+        fully, 2 for a known one."""
         columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
 
         def add(kind: int, entry: Mapping[str, Any], **more: Any) -> None:
@@ -401,7 +400,7 @@ class Shown:
             link = ""
             if self.place(id) is not None:
                 link = (
-                    f' <a class="gk-button" download href="run/cells/{id}.json">'
+                    f' <a class="gk-button" download href="run/cells/{escape(id)}.json">'
                     "Download the cell</a>"
                 )
             return f'<p class="gk-note">{escape(missing or "")}</p>{link}'

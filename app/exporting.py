@@ -229,7 +229,6 @@ def convert(
             f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
             f"{tables.size(before)} -> {tables.size(after)}; applied: "
             f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
-            markup=False,
         )
         made.append({"onnx": str(better), "precision": "fp32", **report.to_json()})
         if report.applied:
@@ -268,7 +267,7 @@ def _in_precision(
         f"{found.speedup:.2f} times as fast"
     )
     for note in found.notes:
-        console.print(f"    {note}", markup=False)
+        console.print(f"    {note}")
     return found.to_json()
 
 
@@ -371,11 +370,11 @@ def _export_one(
             text += ": over the budget, not delivered"
     put(run, job, **values)
     if job.architecture is not None:
-        _draw(run, job, entry)
+        _draw(job, entry)
     console.print(text)
 
 
-def _draw(run: Run, job: Job, entry: Mapping[str, Any]) -> None:
+def _draw(job: Job, entry: Mapping[str, Any]) -> None:
     from . import figures, show
 
     assert job.architecture is not None

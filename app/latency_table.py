@@ -77,10 +77,11 @@ def _row(one: Mapping[str, Any], most: float) -> str:
     note = "; ".join(one.get("notes") or [])
     return (
         f'<tr title="{escape(note, quote=True)}"><td>{escape(one["id"])}</td>'
-        f"<td>{tables.latency(latency)}</td><td>{escape(file)}</td><td>{one['precision']}</td>"
+        f"<td>{tables.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one['precision'])}</td>"
         f'<td><div class="gk-bar">{bars}</div></td>{percentiles}'
         f"<td>{one['throughput']:,.0f}</td>"
-        f"<td>{one['provider'].removesuffix('ExecutionProvider')}</td><td>{one['threads']}</td>"
+        f"<td>{escape(one['provider'].removesuffix('ExecutionProvider'))}</td>"
+        f"<td>{one['threads']}</td>"
         f"<td>{one['batch']}</td></tr>"
     )
 
@@ -89,7 +90,7 @@ def _machine(one: Mapping[str, Any]) -> str:
     machine, versions = one.get("machine") or {}, one.get("versions") or {}
     version = versions.get("onnxruntime") or versions.get("onnxruntime-gpu") or "unknown"
     parts = [
-        str(machine.get("processor") or machine.get("cpu") or "unknown processor"),
+        str(machine.get("processor") or "unknown processor"),
         f"{machine.get('cores', '?')} cores",
         f"onnxruntime {version}",
     ]

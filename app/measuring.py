@@ -165,9 +165,8 @@ def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) ->
             f"  noisy machine: in {len(noisy)} of {len(found)} measurements the rounds differ, by "
             f"{min(spreads):.0f} to {max(spreads):.0f} %; close what else runs here and measure "
             "again",
-            markup=False,
         )
     for one in found:
         for note in one.get("notes", ()):
             if len(noisy) < 2 or not note.startswith("noisy"):
-                console.print(f"  {one['model']}: {note}", markup=False)
+                console.print(f"  {one['model']}: {note}")

@@ -1,5 +1,6 @@
 """What the options of the command line are, and how their texts are read."""
 
+import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -49,7 +50,7 @@ def parse_duration(text: str) -> float:
     """
     match = _DURATION.fullmatch(text)
     seconds = float(match.group(1)) * _SECONDS[match.group(2).lower()] if match else 0.0
-    if seconds <= 0:
+    if not 0 < seconds < math.inf:
         raise UserError(f"{text!r} is no time: write it like 90s, 30m or 2h (the unit is needed)")
     return seconds
 

@@ -120,5 +120,5 @@ def predict(
         named = ", ".join(
             f"{entry['name']} {100 * entry['probability']:.1f} %" for entry in classes
         )
-        console.print(f"{path}: {named}", markup=False)
+        console.print(f"{path}: {named}")
     return found

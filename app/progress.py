@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -20,7 +21,12 @@ Advance = Callable[..., None]
 
 def default_console() -> Console:
     """Where the Python functions report when nobody says where: a terminal's standard error."""
-    return Console(stderr=True, quiet=not sys.stderr.isatty(), highlight=False)
+    return console_for(stderr=True, quiet=not sys.stderr.isatty())
+
+
+def console_for(**options: Any) -> Console:
+    """A console that prints names as they are: brackets and colons in them are no markup."""
+    return Console(markup=False, emoji=False, highlight=False, **options)
 
 
 def counter(console: Console) -> Progress:

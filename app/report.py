@@ -422,4 +422,5 @@ def page(blocks: Sequence[Block], title: str, folder: Path) -> str:
 def _inline(text: str) -> str:
     escaped = html.escape(text)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
-    return re.sub(r"\[([^\]]+)\]\(([^)]+)\)", r'<a href="\2">\1</a>', escaped)
+    # Links to files of the run alone: names of data and classes are somebody else's text.
+    return re.sub(r"\[([^\]]+)\]\((models/[^)]+)\)", r'<a href="\2">\1</a>', escaped)

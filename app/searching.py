@@ -1,6 +1,7 @@
 """The search as a step: from data and a budget to a run full of trials."""
 
 import contextlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +49,7 @@ def default_budget(skeleton: Skeleton) -> Budget:
 def short_name(data: str) -> str:
     """What data is called in paths: `digits`, or the name of its file or folder."""
     name = data.partition("@")[0].rstrip("/").partition(":")
-    return (Path(name[2]).stem if name[2] else name[0]) or "run"
+    return (Path(os.path.abspath(name[2])).stem if name[2] else name[0]) or "run"
 
 
 def default_out(data: str, resume: bool) -> Path:
@@ -151,7 +152,7 @@ def search(
             check_feasible(budget, skeleton, predictor.smallest_safe_ms())
         else:
             check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
-    _check_device(device)
+    check_device(device)
     graph_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
     many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
     epochs = epochs or RECIPES["proxy"].epochs
@@ -276,7 +277,7 @@ def _keep_predictor(run: Run, name: str, predictor: "LatencyModel", console: Con
         )
 
 
-def _check_device(device: str) -> None:
+def check_device(device: str) -> None:
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():

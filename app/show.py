@@ -39,8 +39,6 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
     Raises:
         UserError: the folder holds no run or a damaged one.
     """
-    from rich.table import Table
-
     with Run.open(folder) as run:
         content = run.to_json()
         data = run.setting("data", {})
@@ -48,23 +46,24 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
     trials, networks = content["trials"], [*content["models"], *content["baselines"]]
     done = sum(trial["state"] == "done" for trial in trials)
     console.print(
-        f"[bold]{folder}[/bold]  {data.get('name', content['run']['config'].get('data'))}, "
+        *headed(folder),
+        f"{data.get('name', content['run']['config'].get('data'))}, "
         f"{budget.describe()}; {done} of {tables.number(len(trials), 'trial')} done, "
-        f"seed {content['run']['seed']}"
+        f"seed {content['run']['seed']}",
     )
     if networks:
         heads, rows = _networks(networks, console.width)
-        console.print(_table(Table, "networks", heads, rows))
+        console.print(table_of("networks", heads, rows))
         for entry in networks:
             if (there := tables.on_target(entry)) is not None:
-                console.print(f"  {entry['id']}: {there}", markup=False)
+                console.print(f"  {entry['id']}: {there}")
     if trials:
         shown = tables.best_trials(trials)
         if not everything:
             shown = shown[:_SHOWN]
         title = "trials" if len(shown) == len(trials) else f"best {len(shown)} trials"
         console.print(
-            _table(Table, title, tables.TRIAL_HEADS, [tables.trial_row(trial) for trial in shown])
+            table_of(title, tables.TRIAL_HEADS, [tables.trial_row(trial) for trial in shown])
         )
         if len(shown) < len(trials):
             console.print(f"{len(trials) - len(shown)} more: --all")
@@ -76,11 +75,13 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
     return content
 
 
-def _table(kind: Any, title: str, heads: Any, rows: Any) -> Any:
+def table_of(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
+    """A table for the terminal, its first column at the left and all others at the right."""
     from rich.box import SIMPLE_HEAD
+    from rich.table import Table
     from rich.text import Text
 
-    table = kind(
+    table = Table(
         title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
     )
     for place, head in enumerate(heads):
@@ -91,16 +92,16 @@ def _table(kind: Any, title: str, heads: Any, rows: Any) -> Any:
     return table
 
 
-def table_of(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table for the terminal, its first column at the left and all others at the right."""
-    from rich.table import Table
+def headed(name: object) -> tuple[Any, str]:
+    """What `print` is given to begin a line with a name in bold."""
+    from rich.text import Text
 
-    return _table(Table, title, heads, rows)
+    return Text(str(name), "bold"), ""
 
 
 def tails(names: Sequence[str]) -> list[str]:
     """The ends of paths, as long as is needed to tell those apart that differ."""
-    parts = [name.rsplit("/") for name in names]
+    parts = [name.split("/") for name in names]
     most, different = max(map(len, parts), default=0), len(set(names))
     for length in range(1, most):
         found = ["/".join(part[-length:]) for part in parts]
@@ -111,8 +112,6 @@ def tails(names: Sequence[str]) -> list[str]:
 
 def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
     """Measurements as a table for a terminal of that width."""
-    from rich.table import Table
-
     heads = (
         "model",
         "provider",
@@ -148,8 +147,8 @@ def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
     for head in _LEAST_TOLD:
         if sum(wide(place) + 3 for place in kept) > width:
             kept.remove(heads.index(head))
-    return _table(
-        Table, "latency", [heads[place] for place in kept], [[row[n] for n in kept] for row in rows]
+    return table_of(
+        "latency", [heads[place] for place in kept], [[row[n] for n in kept] for row in rows]
     )
 
 
@@ -185,16 +184,14 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
     Raises:
         UserError: no such run or id, or there is no picture or it cannot be written.
     """
-    from rich.table import Table
-
     with Run.open(folder) as run:
         content = run.to_json()
     entry = find(content, id, folder)
     if "cell" not in entry:
         if out is not None:
             raise UserError(f"--out: {entry['id']} is a known network without a cell to draw")
-        console.print(f"[bold]{entry['id']}[/bold]  a known network, to compare with; no one cell")
-        console.print(_table(Table, "cost", ("", "value"), cost_rows(entry)))
+        console.print(*headed(entry["id"]), "a known network, to compare with; no one cell")
+        console.print(table_of("cost", ("", "value"), cost_rows(entry)))
         return entry
     from . import figures
 
@@ -202,11 +199,11 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
     path = out or Path(folder) / "figures" / f"{entry['id']}.png"
     subtitle = describe(entry, cell)
     figures.save(figures.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
-    console.print(f"[bold]{entry['id']}[/bold]  {subtitle}")
-    console.print(_table(Table, "cost", ("", "value"), cost_rows(entry)))
+    console.print(*headed(entry["id"]), subtitle)
+    console.print(table_of("cost", ("", "value"), cost_rows(entry)))
     console.print("nodes (what each reads; * feeds the output)")
     for line in text_drawing(cell):
-        console.print("  " + line, markup=False)
+        console.print("  " + line)
     console.print(f"picture: {path}")
     return entry
 

@@ -347,6 +347,6 @@ def _keep_examples(folder: Path, dataset: Dataset) -> None:
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         label = "".join(
-            c if c.isalnum() else "-" for c in dataset.class_names[dataset.y_test[index]]
+            c if c.isalnum() else "-" for c in dataset.class_names[dataset.y_test[index]][:40]
         )
         write_bytes(folder / "examples" / f"{index:05d}-{label}.png", buffer.getvalue())

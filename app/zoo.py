@@ -199,8 +199,8 @@ def show_one(name: str, console: "Console") -> dict[str, Any]:
         known["data_note"],
         *known["limits"],
     ):
-        console.print(text, markup=False)
-    console.print(f"made with: {known['command']}", markup=False)
+        console.print(text)
+    console.print(f"made with: {known['command']}")
     console.print(f"next: gemkit export {PREFIX}{known['name']} --out network.onnx")
     return known
 
@@ -264,14 +264,13 @@ def export(
     console.print(
         f"{path}: {tables.size(exported['file_bytes'])}, parity {exported['parity_max_abs']:.1e}; "
         f"{tables.percent(known['accuracy'])} on {known['data']} by its card",
-        markup=False,
     )
     made = [exported]
     if optimize is not None or dataset is not None:
         made += convert(path, precision, optimize, dataset, console)
     about = path.with_suffix(".card.md")
     _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
-    console.print(f"card: {about}", markup=False)
+    console.print(f"card: {about}")
     return [{**known, "onnx": str(path), "files": made}]
 
 

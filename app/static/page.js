@@ -52,12 +52,12 @@
 
   // ---- what is selected, and the table, both shared by everything on the page
   const shared = { id: null, table: null, listeners: new Set(), tables: new Set(), pick: null };
-  function select(id, from) {
-    if (!id || (id === shared.id && from !== "again")) return;
+  function select(id) {
+    if (!id || id === shared.id) return;
     shared.id = id;
     history.replaceState(null, "", "#" + encodeURIComponent(id));
     for (const listener of shared.listeners) listener(id);
-    if (shared.pick && from !== "server") shared.pick(id);
+    if (shared.pick) shared.pick(id);
   }
   const fetched = () => fetch("run/table.json", { cache: "no-store" });
   let early = fetched(); // comes while Gradio builds the page
@@ -75,7 +75,7 @@
     for (const listener of shared.tables) listener(table);
     return table;
   }
-  async function watch(last) {
+  async function watch() {
     // A run that is being written grows under the visitor's eyes; one that is finished is left.
     for (;;) {
       await new Promise((done) => setTimeout(done, shared.table?.writing ? 2000 : 10000));
@@ -400,12 +400,11 @@
         if (p == null || q == null) return (p == null) - (q == null);
         return sign * (p < q ? -1 : p > q ? 1 : 0);
       });
-      state.kept = kept;
       const networks = kept.filter((i) => c.kind[i]).length;
       told.textContent = `${kept.length.toLocaleString("en")} of ${all.toLocaleString("en")} are within these limits` + (networks ? `, ${networks} of them trained fully` : "")
         + (shared.table.writing ? `; the search goes on (${Object.entries(shared.table.states).map(([s, n]) => `${n} ${s}`).join(", ")})` : "");
       const heads = ["id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "round"];
-      const names = { id: "network", kind: "what", memory: "memory", latency: "p50" };
+      const names = { id: "network", kind: "what", latency: "p50" };
       const header = make("tr", {}, ...heads.map((field) => {
         const active = state.sort === field;
         return make("th", { "aria-sort": active ? (state.down ? "descending" : "ascending") : "none" },
@@ -523,5 +522,5 @@
     catch { button.textContent = button.dataset.copy; }
   });
 
-  window.gemkit = { explore, map, select, shared, make, ms, percent };
+  window.gemkit = { explore, map, select, shared, make, ms };
 })();

@@ -69,6 +69,7 @@ BAD_OPTIONS = [
     ("--trials 0", "--trials"),
     ("--time 30", "the unit is needed"),
     ("--time -1m", "no time"),
+    (f"--time {'9' * 400}h", "no time"),
     ("--workers 0", "--workers"),
     ("--strategy guess", "--strategy.*nasgem"),
     ("--encoder none.safetensors", "none.safetensors"),
@@ -358,6 +359,16 @@ def test_show_writes_json_to_a_file_and_tables_to_the_terminal(
     for trial in value["trials"]:
         assert trial["id"] in out
     assert "failed: the loss was not finite" in out
+
+
+def test_names_are_printed_as_they_are(
+    gemkit: Callable[..., Outcome], made_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "runs[" / "b] :cat: [red]"
+    shutil.copytree(made_run, folder)
+    code, out, _ = gemkit("show", str(folder))
+    assert code == 0
+    assert str(folder) in "".join(out.splitlines())
 
 
 def test_show_draws_a_cell(gemkit: Callable[..., Outcome], made_run: Path, tmp_path: Path) -> None:

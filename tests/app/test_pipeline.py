@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from rich.console import Console
 
-from gemkit.app import cli, figures, layout, pipeline, predict, tables
+from gemkit.app import ablate, cli, figures, layout, pipeline, predict, report, tables, training
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -204,11 +206,35 @@ def test_a_network_that_is_too_slow_is_narrowed(
     assert pipeline.narrowed(wide, 0.001)[0] is None
 
 
+def test_links_in_a_report_lead_to_files_of_the_run_alone(tmp_path: Path) -> None:
+    blocks = [report.Paragraph("[a](models/x/a.onnx) of [b](javascript:alert(1))")]
+    page = report.page(blocks, "title", tmp_path)
+    assert '<a href="models/x/a.onnx">a</a>' in page
+    assert page.count("<a ") == 1
+
+
+def test_regrets_of_few_queries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    one = {"regret_after": {"7": 0.125}, "median_queries_to_best": None}
+    found = {"queries": 7, "table": "t", "metric": "m", "strategies": {"random": one}}
+    ablate._print_strategies(found, Console(width=200))
+    shown = capsys.readouterr().out
+    assert "regret 7" in shown
+    assert "0.125" in shown
+
+
+def test_examples_of_a_class_with_a_long_name_are_kept(tmp_path: Path) -> None:
+    digits = load("digits")
+    long = replace(digits, class_names=tuple(f"{n}" * 250 for n in range(10)))
+    training._keep_examples(tmp_path, long)
+    assert len(list((tmp_path / "examples").iterdir())) == 8
+
+
 def test_default_places_do_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert pipeline.default_out("digits", False) == Path("runs/digits")
     assert pipeline.default_out("npz:some/where.npz", False) == Path("runs/where")
     assert pipeline.default_out("imagefolder:my/photos@32", False) == Path("runs/photos")
+    assert pipeline.default_out("imagefolder:my/photos/..", False) == Path("runs/my")
     Run.create("runs/digits", {"budget": Budget(macs=1).to_json(), "seed": 0}).close()
     assert pipeline.default_out("digits", True) == Path("runs/digits")
     assert pipeline.default_out("digits", False) == Path("runs/digits-2")
@@ -252,4 +278,5 @@ def test_words() -> None:
     assert tables.duration(600) == "10 minutes"
     assert tables.duration(3 * 3600) == "3.0 hours"
     assert tables.number(1, "trial") == "1 trial"
+    assert tables.number(2, "query", "queries") == "2 queries"
     assert tables.percent(None) == tables.NONE
