@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -452,7 +452,7 @@ class LatencyModel:
             raise UserError(f"{where}: {error}") from None
 
 
-def is_device(value: Any) -> bool:
+def is_device(value: Any) -> TypeGuard[dict[str, Any]]:
     """Whether a value read from a file can be the `device` of a model."""
     return isinstance(value, dict) and all(
         isinstance(value.get(name, {}), dict) for name in ("machine", "versions")

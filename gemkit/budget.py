@@ -3,7 +3,7 @@
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeGuard
 
 from gemkit.errors import UserError
 
@@ -168,7 +168,7 @@ class Budget:
             raise UserError(f"{where}: {error}") from None
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether a value read from JSON is a finite number, which true and false are not.
 
     A whole number too large for a float is none either: it could not be calculated with.
