@@ -252,11 +252,13 @@ def test_fine_tuning_reaches_the_encoder(seed: int) -> None:
 def test_real_tables_reach_the_bar(shared_data: Path, seed: int) -> None:
     table = load(shared_data / "nasbench201_cifar10.npz")
     space, values = TableSpace(table), table.metric("ep12_cifar10_val")
-    rows = np.random.default_rng(seed).permutation(len(table))
-    fitted = nasgem_predictor(None)(space.candidates(rows[:100]), values[rows[:100]])
-    test = rows[100:2100]
-    tau = kendalltau(fitted.predict(space.candidates(test)).mean, values[test])[0]
-    assert tau > 0.6
+    taus = []
+    for draw in range(3):  # one sample in hundreds is an unlucky one (0.59; others 0.76 to 0.82)
+        rows = np.random.default_rng((seed, draw)).permutation(len(table))
+        fitted = nasgem_predictor(None)(space.candidates(rows[:100]), values[rows[:100]])
+        test = rows[100:2100]
+        taus.append(kendalltau(fitted.predict(space.candidates(test)).mean, values[test])[0])
+    assert np.median(taus) > 0.7
 
 
 def test_embedding_alone_uses_nothing_else(seed: int) -> None:
