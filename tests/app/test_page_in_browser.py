@@ -228,6 +228,9 @@ def test_a_picture_of_the_camera_is_classified(
     _go(tab, "Try it")
     tab.get_by_role("button", name="Capture from camera").click()
     tab.locator("#image button", has_text="Webcam").click()
+    # Before the camera's first picture there is nothing to capture.
+    tab.wait_for_function("document.querySelector('#image video')?.videoWidth > 0")
+    tab.wait_for_timeout(500)
     tab.get_by_role("button", name="capture photo").click()
     tab.wait_for_selector("#image img[src*='/file=']")
     tab.locator("#classify").click()
