@@ -534,8 +534,7 @@ def measure_here(
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
 
-    In each pass they are loaded afresh, since a session keeps what its place in memory makes of its
-    speed, and measured round by round, all in turn; see `levelled` and `combined`.
+    In each pass they are loaded afresh, since sessions of one file differ in speed, and measured round by round, all in turn; see `levelled` and `combined`.
     """
     found = []
     for number in range(passes):
