@@ -534,7 +534,8 @@ def measure_here(
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
 
-    In each pass they are loaded afresh, since sessions of one file differ in speed, and measured round by round, all in turn; see `levelled` and `combined`.
+    In each pass they are loaded afresh, since sessions of one file differ in speed, and measured
+    round by round, all in turn; see `levelled` and `combined`.
     """
     found = []
     for number in range(passes):
