@@ -16,6 +16,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -27,20 +28,20 @@ from gemkit.architecture import Architecture, Skeleton, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.export.latency import (
+    PASSES,
     LatencyModel,
     Measured,
     combined,
     levelled,
-    measure_raw,
+    measure_pass,
     plan,
     this_device,
+    write_drafts,
 )
 from gemkit.files import write_json
 from gemkit.search.sampling import random_cells
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "latency.json"
-PASSES, ROUNDS = 3, 3
-"""Of one measurement, as `measure_here` has them."""
 SIZES = {"32x32x3": ((3, 32, 32), 20_000_000), "8x8x1": ((1, 8, 8), 3_000_000)}
 
 
@@ -60,11 +61,11 @@ def networks(
     return [*chosen, *rest[1 : unseen + 1]]
 
 
-def measured(chosen: list[Architecture], number: int) -> dict[str, Any]:
+def measured(paths: list[Path], number: int) -> dict[str, Any]:
     """One pass in a random order of its own."""
-    order = np.random.default_rng(number).permutation(len(chosen))
+    order = np.random.default_rng(number).permutation(len(paths))
     start, load = time.time(), os.getloadavg()[0]
-    calm, middle = measure_raw([chosen[index] for index in order], ROUNDS)
+    calm, middle = measure_pass([paths[index] for index in order])
     back = np.argsort(order)
     return {
         "calm_ms": np.array(calm)[back].tolist(),
@@ -146,16 +147,18 @@ def main() -> int:
             Architecture((Cell.from_json(cell),), skeleton, width)
             for cell, width in entry["networks"]
         ]
-        while len(entry["passes"]) < PASSES * options.measurements:
-            entry["passes"].append(measured(chosen, len(entry["passes"])))
-            entry["report"] = report(skeleton, chosen, entry["passes"], options.learned)
-            write_json(options.out, value)
-            last = entry["passes"][-1]
-            print(
-                f"{size}: pass {len(entry['passes'])} in {last['seconds']:.0f} s at load "
-                f"{last['load']:.1f}",
-                flush=True,
-            )
+        with tempfile.TemporaryDirectory() as folder:
+            paths = write_drafts(chosen, Path(folder))
+            while len(entry["passes"]) < PASSES * options.measurements:
+                entry["passes"].append(measured(paths, len(entry["passes"])))
+                entry["report"] = report(skeleton, chosen, entry["passes"], options.learned)
+                write_json(options.out, value)
+                last = entry["passes"][-1]
+                print(
+                    f"{size}: pass {len(entry['passes'])} in {last['seconds']:.0f} s at load "
+                    f"{last['load']:.1f}",
+                    flush=True,
+                )
         print(size, json.dumps(entry["report"], indent=1), flush=True)
     return 0
 

@@ -44,6 +44,8 @@ MARGIN = 1.5
 WIDEST = 64
 """Largest width measured where no budget ends it before."""
 _KIND, _FORMAT = "gemkit latency model", 1
+PASSES, ROUNDS = 3, 3
+"""Of a measurement, and of each pass."""
 _GROUP = 128
 """Networks held at once and measured in turn, so that a busy minute meets all of them alike."""
 _AREA = np.array([0, *(one.is_separable * one.kernel**2 / 9 for one in TABLE), 0], np.float64)
@@ -527,8 +529,8 @@ def smallest(skeleton: Skeleton) -> Architecture:
 
 def measure_here(
     architectures: Sequence[Architecture],
-    passes: int = 3,
-    rounds: int = 3,
+    passes: int = PASSES,
+    rounds: int = ROUNDS,
     seconds: float = 0.03,
     progress: Callable[[float], None] | None = None,
 ) -> list[float]:
@@ -538,44 +540,50 @@ def measure_here(
     round by round, all in turn; see `levelled` and `combined`.
     """
     found = []
-    for number in range(passes):
+    with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
+        paths = write_drafts(architectures, Path(folder))
+        for number in range(passes):
 
-        def tell(share: float, before: int = number) -> None:
-            if progress is not None:
-                progress((before + share) / passes)
+            def tell(share: float, before: int = number) -> None:
+                if progress is not None:
+                    progress((before + share) / passes)
 
-        found.append(levelled(*measure_raw(architectures, rounds, seconds, tell)))
+            found.append(levelled(*measure_pass(paths, rounds, seconds, tell)))
     return [float(time) for time in combined(found)]
 
 
-def measure_raw(
-    architectures: Sequence[Architecture],
-    rounds: int = 9,
+def write_drafts(architectures: Sequence[Architecture], folder: Path) -> list[Path]:
+    """Write the networks with random weights as `0.onnx`, `1.onnx`, ...; their paths."""
+    from .draft import draft
+
+    paths = [folder / f"{index}.onnx" for index in range(len(architectures))]
+    for index, (path, architecture) in enumerate(zip(paths, architectures, strict=True)):
+        path.write_bytes(draft(architecture, seed=index).SerializeToString())
+    return paths
+
+
+def measure_pass(
+    paths: Sequence[Path],
+    rounds: int = ROUNDS,
     seconds: float = 0.03,
     progress: Callable[[float], None] | None = None,
 ) -> tuple[list[float], list[float]]:
-    """10th percentile and median, in milliseconds, of each network in one pass."""
+    """10th percentile and median, in milliseconds, of each file in one pass."""
     from . import timing
-    from .draft import draft
 
     calm: list[float] = []
     middle: list[float] = []
-    with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
-        for start in range(0, len(architectures), _GROUP):
-            group = architectures[start : start + _GROUP]
-            timed = []
-            for index, architecture in enumerate(group):
-                path = Path(folder) / f"{index}.onnx"
-                path.write_bytes(draft(architecture, seed=start + index).SerializeToString())
-                timed.append(timing.Timed(str(path), "CPUExecutionProvider", 1, 1, seconds))
-            for turn in range(rounds):
-                for one in timed:
-                    one.turn()
-                if progress is not None:
-                    done = start + len(group) * (turn + 1) / rounds
-                    progress(min(1.0, done / len(architectures)))
-            calm += [one.calm_ms for one in timed]
-            middle += [one.result()["latency_ms"]["p50"] for one in timed]
+    for start in range(0, len(paths), _GROUP):
+        group = paths[start : start + _GROUP]
+        timed = [timing.Timed(str(path), "CPUExecutionProvider", 1, 1, seconds) for path in group]
+        for turn in range(rounds):
+            for one in timed:
+                one.turn()
+            if progress is not None:
+                done = start + len(group) * (turn + 1) / rounds
+                progress(min(1.0, done / len(paths)))
+        calm += [one.calm_ms for one in timed]
+        middle += [one.result()["latency_ms"]["p50"] for one in timed]
     return calm, middle
 
 
