@@ -1,6 +1,8 @@
-"""Lets the tests of the whole product write NAS-Bench-101's records as those of the search do."""
+"""Makes the helpers beside these tests importable, and those of the search's tests."""
 
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "search"))
+_FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(_FOLDER.parent / "search"))
+sys.path.append(str(_FOLDER))

@@ -1,6 +1,5 @@
 """A disk that is full or read-only, and a clock that jumps: one sentence, and nothing is lost."""
 
-import json
 import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,11 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from run_files import files_are_whole
 
 from gemkit import store
 from gemkit.app import cli
-from gemkit.export import exporter
 from gemkit.store import Run
 
 SEARCH = [
@@ -93,19 +91,6 @@ def disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             subprocess.run(["umount", "-l", str(place)], check=True)
 
 
-def readable(run: Path) -> None:
-    """Every file that has its final name can be read."""
-    for path in run.rglob("*"):
-        if path.name.startswith("."):
-            continue
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".safetensors":
-            load_file(path)
-        elif path.suffix == ".onnx":
-            exporter.read_info(path)
-
-
 def test_a_disk_that_is_full_again_and_again(
     undisturbed: Path, disk: Callable[[str], Path], gemkit: Gemkit, seed: int
 ) -> None:
@@ -122,7 +107,7 @@ def test_a_disk_that_is_full_again_and_again(
             assert code == 2, said
             assert "disk is full" in said
             assert len(said.strip().splitlines()[-1]) > 20
-            readable(run)
+            files_are_whole(run)
     assert refused
     assert (trials(run), models(run)) == (trials(undisturbed), models(undisturbed))
 

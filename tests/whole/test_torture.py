@@ -7,7 +7,6 @@ run is opened and every file in it is read; nothing that was known before may be
 end the results are those of a run that nobody disturbed.
 """
 
-import json
 import os
 import signal
 import subprocess
@@ -19,9 +18,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from run_files import files_are_whole
 from safetensors.numpy import load_file
 
-from gemkit.export import exporter
 from gemkit.store import Run
 
 SEARCH = [
@@ -93,20 +92,6 @@ def trials_of(path: Path) -> list[tuple[Any, ...]]:
              one.accuracy, one.macs, one.extra)
             for one in run.trials()
         ]  # fmt: skip
-
-
-def files_are_whole(folder: Path) -> None:
-    """Every file that a run delivers can be read; what is half-written has another name."""
-    for path in folder.rglob("*"):
-        if path.name.startswith(".") or not path.is_file():
-            continue
-        if path.suffix == ".json":
-            json.loads(path.read_text())
-        elif path.suffix == ".safetensors":
-            load_file(path)
-        elif path.suffix == ".onnx":
-            exporter.read_info(path)
-            exporter.open_session(path, threads=1)
 
 
 def test_search(tmp_path: Path, kills: int, seed: int) -> None:
