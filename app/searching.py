@@ -278,6 +278,11 @@ def _keep_predictor(run: Run, name: str, predictor: "LatencyModel", console: Con
 
 
 def check_device(device: str) -> None:
+    """Make sure that there is such a device.
+
+    Raises:
+        UserError: CUDA is asked for and there is none.
+    """
     import torch
 
     if device.startswith("cuda") and not torch.cuda.is_available():
