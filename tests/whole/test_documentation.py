@@ -143,7 +143,7 @@ class Reader:
         """The commands of a line as words, with everything that a shell would fill in."""
         if line == "make demo":
             said = subprocess.run(
-                ["make", "-n", "-o", "install", "demo"],
+                ["make", "--no-print-directory", "-n", "-o", "install", "demo"],
                 cwd=ROOT, capture_output=True, text=True, check=True,
             )  # fmt: skip
             line = said.stdout.strip().splitlines()[-1].replace(".venv/bin/", "")
