@@ -20,7 +20,7 @@ from gemkit.architecture import Skeleton
 from gemkit.budget import Budget, is_number
 from gemkit.cell import CellArrays
 from gemkit.errors import UserError
-from gemkit.files import read_json, write_bytes
+from gemkit.files import check_format, read_json, write_bytes
 
 from . import timing
 from .draft import draft
@@ -113,8 +113,7 @@ def read_measurements(
     value = read_json(Path(path))
     if not isinstance(value, dict) or value.get("kind") != "gemkit measurements":
         raise UserError(f"{path} holds no measurements of a kit: give the file measure.py wrote")
-    if value.get("format") != _FORMAT:
-        raise UserError(f"{path} was written by a newer gemkit: install that version")
+    check_format(value.get("format"), _FORMAT, str(path))
     manifest, rows, device = (value.get(name) for name in ("manifest", "measured", "device"))
     if not (isinstance(manifest, dict) and isinstance(rows, list) and is_device(device)):
         raise UserError(f"{path} is damaged: it needs manifest, measured and device")

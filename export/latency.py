@@ -27,7 +27,7 @@ from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
 from gemkit.budget import Budget, is_number
 from gemkit.cell import ABSENT, AGGREGATIONS, Cell, CellArrays
 from gemkit.errors import UserError
-from gemkit.files import read_json, write_json
+from gemkit.files import check_format, read_json, write_json
 from gemkit.operations import TABLE
 from gemkit.regression import GaussianProcess, fit
 
@@ -439,8 +439,7 @@ class LatencyModel:
         """
         if not isinstance(value, dict) or value.get("kind") != _KIND:
             raise UserError(f"{where} is no latency model of gemkit's")
-        if value.get("format") != _FORMAT:
-            raise UserError(f"{where} was written by a newer gemkit: install that version")
+        check_format(value.get("format"), _FORMAT, where)
         device, rows = value.get("device"), value.get("measured")
         if not is_device(device) or not isinstance(rows, list):
             raise UserError(f"{where}: 'device' must be an object and 'measured' a list")

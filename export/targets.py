@@ -18,7 +18,7 @@ from typing import Any
 from gemkit.architecture import Skeleton
 from gemkit.budget import Budget, is_number
 from gemkit.errors import UserError
-from gemkit.files import explain, read_json, write_json
+from gemkit.files import check_format, explain, read_json, write_json
 
 from .latency import LatencyModel
 
@@ -162,8 +162,7 @@ def read_target(path: Path, own: bool = True) -> Target:
     value = read_json(path)
     if not isinstance(value, dict) or value.get("kind") != _KIND:
         raise UserError(f"{path} is no target of gemkit's")
-    if value.get("format") != _FORMAT:
-        raise UserError(f"{path} was written by a newer gemkit: install that version")
+    check_format(value.get("format"), _FORMAT, str(path))
     name, description = value.get("name"), value.get("description")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(description, str):
         raise UserError(f"{path}: a target needs a name and a description")

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gemkit import canonical
 from gemkit.errors import UserError
-from gemkit.files import read_json
+from gemkit.files import check_format, read_json, write_json
 from gemkit.operations import TABLE
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 OPERATIONS = ("input", *(operation.name for operation in TABLE))
 """Names of what a node can be (`gemkit.operations`); the index is the code used in arrays."""
+FORMAT = 1
+"""Of cell files."""
 ABSENT = -1
 """Code of a place in an array that holds no node."""
 MAX_NODES = 30
@@ -271,9 +273,18 @@ def read_cell(path: Path) -> Cell:
     """Read a cell file.
 
     Raises:
-        UserError: the file is missing, no JSON or no cell; the sentence names it.
+        UserError: the file is missing, no JSON or no cell, or of a newer format; the sentence
+            names it.
     """
-    return Cell.from_json(read_json(path), where=str(path))
+    value = read_json(path)
+    if isinstance(value, dict):
+        check_format(value.get("format", 1), FORMAT, str(path))  # one typed by hand names none
+    return Cell.from_json(value, where=str(path))
+
+
+def write_cell(path: Path, cell: Cell) -> None:
+    """Write a cell file, whole or not at all."""
+    write_json(path, {"format": FORMAT, **cell.to_json()})
 
 
 @dataclass(frozen=True)

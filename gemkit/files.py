@@ -103,6 +103,27 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} is no valid JSON{place}") from None
 
 
+def check_format(found: object, known: int, where: str) -> None:
+    """Make sure that something read from a file has a format that this gemkit reads.
+
+    Args:
+        found: the `format` it names; 1 is given where files were once written without one.
+        known: the newest format that this gemkit reads. All formats before it are read as well:
+            a reader that gives one up refuses it here.
+        where: what names the format, for the sentence.
+
+    Raises:
+        UserError: the format is a newer one, or none.
+    """
+    if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+        raise UserError(f"{where} is damaged: it names no format")
+    if found > known:
+        raise UserError(
+            f"{where} was written by a newer gemkit (format {found}, this one reads {known}): "
+            "update gemkit to open it"
+        )
+
+
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     """Read all arrays of a .npz file.
 

@@ -27,11 +27,14 @@ from torch import Tensor, nn
 from gemkit.architecture import Architecture
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.files import unreadable, write_bytes
+from gemkit.files import check_format, unreadable, write_bytes
 from gemkit.operations import BY_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+WEIGHTS_FORMAT = 1
+"""Of the files of `save_weights`."""
 
 
 class _Depthwise(nn.Conv2d):
@@ -204,8 +207,8 @@ def save_weights(network: GEMNet, path: Path) -> None:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
-    metadata = {"format": "pt", "gemkit.architecture": json.dumps(network.architecture.to_json())}
-    write_bytes(path, save(tensors, metadata))
+    about = {"format": WEIGHTS_FORMAT, **network.architecture.to_json()}
+    write_bytes(path, save(tensors, {"format": "pt", "gemkit.architecture": json.dumps(about)}))
 
 
 def load_weights(network: GEMNet, path: Path) -> None:
@@ -255,6 +258,8 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
         raise UserError(
             f"{path} does not say which network it is: its metadata is damaged"
         ) from None
+    if isinstance(value, dict):
+        check_format(value.pop("format", 1), WEIGHTS_FORMAT, str(path))
     return Architecture.from_json(value, str(path)), tensors
 
 

@@ -27,7 +27,7 @@ from gemkit import machine
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.files import explain, read_json, write_json
+from gemkit.files import check_format, explain, read_json, write_json
 
 FORMAT = 1
 """Version of the folder's layout and of the tables; a newer one is refused."""
@@ -540,8 +540,8 @@ class Run:
     def _check_database(self) -> None:
         with _explained(self.path):
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            if version > FORMAT:
-                raise _newer(self.path, version)
+            if version:  # 0 is what any other database has
+                check_format(version, FORMAT, str(self.path))
             sound = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             tables = set(self._connection.execute(_TABLES))
         if sound != "ok":
@@ -579,8 +579,7 @@ def _read_about(path: Path) -> dict[str, Any]:
 def _check_about(about: Any, file: Path) -> None:
     if not isinstance(about, dict) or not isinstance(about.get("format"), int):
         raise UserError(f"{file} is no run's configuration: it names no format")
-    if about["format"] > FORMAT:
-        raise _newer(file.parent, about["format"])
+    check_format(about["format"], FORMAT, str(file.parent))
     for name, kind in (("config", dict), ("machine", dict), ("versions", dict), ("created", str)):
         if not isinstance(about.get(name), kind):
             raise UserError(f"{file} is no run's configuration: {name!r} is missing or damaged")
@@ -588,13 +587,6 @@ def _check_about(about: Any, file: Path) -> None:
     Budget.from_json(config.get("budget"), where=f"{file}: budget")
     if not isinstance(config.get("seed"), int) or isinstance(config["seed"], bool):
         raise UserError(f"{file}: 'seed' must be a whole number")
-
-
-def _newer(path: Path, version: int) -> UserError:
-    return UserError(
-        f"{path} was written by a newer gemkit (format {version}, this one reads {FORMAT}): "
-        "update gemkit to open it"
-    )
 
 
 def _differences(

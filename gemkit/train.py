@@ -38,10 +38,12 @@ from torch import Tensor, nn
 
 from gemkit.budget import is_number
 from gemkit.errors import UserError
-from gemkit.files import read_json, write_bytes, write_json
+from gemkit.files import check_format, read_json, write_bytes, write_json
 
 logger = logging.getLogger("gemkit")
 
+STATE_FORMAT = 1
+"""Of the state of a training that was interrupted."""
 _EVALUATION_BATCH = 256
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
 _READERS, _AHEAD = 2, 4  # threads that read batches from disk, and how many batches ahead
@@ -856,6 +858,7 @@ class _Checkpoints:
         write_json(
             self._folder / f"epoch-{epoch}.json",
             {
+                "format": STATE_FORMAT,
                 **self._fingerprint,
                 "epoch": epoch,
                 "steps": optimiser.done,
@@ -872,13 +875,14 @@ class _Checkpoints:
         """Restore the newest whole state; the curve so far, empty if there is none.
 
         Raises:
-            UserError: the state is of another training.
+            UserError: the state is of another training, or of a newer gemkit.
         """
         for number in self._numbers():
             found = self._read(number)
             if found is None:
                 continue
             state, tensors = found
+            check_format(state.get("format", 1), STATE_FORMAT, str(self._folder))
             for name, value in self._fingerprint.items():
                 if state.get(name) != value:
                     raise UserError(

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.errors import UserError
-from gemkit.files import write_bytes
+from gemkit.files import check_format, write_bytes
 
 from . import sampling, similarity
 
@@ -342,11 +342,12 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             state = {name: file.get_tensor(name) for name in file.keys()}
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} is no readable safetensors file: {error}") from None
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
+    if not isinstance(about, dict) or "config" not in about:
         raise UserError(
-            f"{path} holds no graph encoder of this version of gemkit: "
+            f"{path} holds no graph encoder: "
             "train one with python -m gemkit.search.encoder --out FILE"
         )
+    check_format(about.get("format"), FORMAT, str(path))
     return about, state
 
 

@@ -7,11 +7,10 @@ from PIL import Image
 
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
-from gemkit.cell import Cell
+from gemkit.cell import Cell, write_cell
 from gemkit.cost import cost
 from gemkit.export.draft import draft
 from gemkit.export.exporter import ModelInfo
-from gemkit.files import write_json
 from gemkit.search.encoder import default_encoder, save_encoder
 from gemkit.search.sampling import random_cells
 from gemkit.store import Run, Trial
@@ -88,7 +87,7 @@ def make(path: Path, seed: int) -> Path:
         for trial in trials[:2]:
             onnx = f"models/{trial.id}/model.onnx"
             export(trial.cell, path / onnx, trial.id)
-            write_json((path / onnx).with_name("cell.json"), trial.cell.to_json())
+            write_cell((path / onnx).with_name("cell.json"), trial.cell)
             p50 = float(rng.uniform(0.1, 0.4))
             run.put_model(
                 trial.id,
