@@ -27,8 +27,8 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
-from .final import Outcome, Way, seconds_per_image, train_all
-from .jobs import Job, about, check_suits, restored
+from .final import Outcome, Way, epochs_bar, seconds_per_image, train_all
+from .jobs import Job, about, check_suits, ranked_trials, restored
 from .progress import bar, default_console
 from .tables import percent
 
@@ -196,21 +196,13 @@ def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Trial:
     """
     with Run.open(path) as run:
         check_suits(run, dataset, data)
-        best = _first(run)
+        best = ranked_trials(run)[0]
     if best.macs > max_macs:
         raise UserError(
             f"--run {path}: its best network takes {format_count(best.macs)} MACs, more than "
             f"--max-macs {format_count(max_macs)}"
         )
     return best
-
-
-def _first(run: Run) -> Trial:
-    trials = [trial for trial in run.trials() if trial.accuracy is not None]
-    if not trials:
-        raise UserError(f"{run.path} has no finished trial: search first, or choose another run")
-    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
-    return min(trials, key=lambda t: (order.get(t.id, len(order)), -(t.accuracy or 0), t.index))
 
 
 def _searched(
@@ -236,7 +228,7 @@ def _searched(
         console=console,
         hint=False,
     ) as found:
-        return _first(found)
+        return ranked_trials(found)[0]
 
 
 def _entrants(
@@ -375,16 +367,8 @@ def _train(
 ) -> None:
     if not jobs:
         return
-    shares = dict.fromkeys((job.name for job in jobs), 0.0)
-    epochs = way.recipe.epochs
-    with bar(console, "epochs", epochs * len(jobs)) as advance:
-
-        def tell(name: str, share: float) -> None:
-            shares[name] = share
-            advance(completed=int(epochs * sum(shares.values())))
-
-        many = workers or usable_cores()
-        for job, outcome in train_all(jobs, way, many, tell):
+    with epochs_bar(console, jobs, way.recipe.epochs) as tell:
+        for job, outcome in train_all(jobs, way, workers or usable_cores(), tell):
             _keep(run, job, outcome)
             text = f"failed: {outcome.error}" if outcome.error else percent(outcome.accuracy)
             console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")

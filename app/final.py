@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
 
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 
 from .jobs import Job, save
+from .progress import bar
 
 if TYPE_CHECKING:
     from torch import nn
@@ -208,6 +210,19 @@ def seconds_per_image(
     finally:
         torch.set_num_threads(threads)
     return 1 / spent[-1]
+
+
+@contextlib.contextmanager
+def epochs_bar(console: Console, jobs: Sequence[Job], epochs: int) -> Iterator[Progress]:
+    """A bar over the epochs of all jobs; gives the function that is told how far each is."""
+    shares = dict.fromkeys((job.name for job in jobs), 0.0)
+    with bar(console, "epochs", epochs * len(jobs)) as advance:
+
+        def tell(name: str, share: float) -> None:
+            shares[name] = share
+            advance(completed=int(epochs * sum(shares.values())))
+
+        yield tell
 
 
 # ---- processes that torchrun started: the first leads, the others train along

@@ -9,7 +9,7 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.cell import Cell
 from gemkit.data import Dataset
 from gemkit.errors import UserError
-from gemkit.store import Run
+from gemkit.store import Run, Trial
 
 if TYPE_CHECKING:
     from torch import nn
@@ -115,6 +115,23 @@ def restored(job: Job, dataset: Dataset) -> "nn.Module":
 def open_run(run: Run | Path | str) -> Run:
     """The run, open for writing; a run that is open for reading is opened a second time."""
     return Run.open(run.path if isinstance(run, Run) else run, write=True)
+
+
+def ranked_trials(run: Run) -> list[Trial]:
+    """The trials that have an accuracy, in the order of the search.
+
+    Raises:
+        UserError: there are none.
+    """
+    done = [trial for trial in run.trials() if trial.accuracy is not None]
+    if not done:
+        raise UserError(
+            f"{run.path} has no finished trial: run `gemkit search --out {run.path} --resume` first"
+        )
+    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
+    return sorted(
+        done, key=lambda one: (order.get(one.id, len(order)), -(one.accuracy or 0), one.index)
+    )
 
 
 def skeleton_of(run: Run) -> Skeleton:

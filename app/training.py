@@ -10,15 +10,16 @@ from rich.console import Console
 
 from gemkit.architecture import MIN_WIDTH, Architecture
 from gemkit.budget import format_latency
+from gemkit.cell import write_cell
 from gemkit.cost import cost, count_with_fvcore
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
-from gemkit.files import write_bytes, write_json
+from gemkit.files import write_bytes
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial
 
 from . import tables
-from .final import Outcome, Way, check_tensorboard, train_all
+from .final import Outcome, Way, check_tensorboard, epochs_bar, train_all
 from .jobs import (
     Job,
     about,
@@ -30,9 +31,10 @@ from .jobs import (
     on_target,
     open_run,
     put,
+    ranked_trials,
     skeleton_of,
 )
-from .progress import bar, default_console
+from .progress import default_console
 
 TOP = 2
 RECIPE = "standard"
@@ -138,20 +140,11 @@ def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
     """The trials to train in full: those named, or all that are done, the best first."""
     from . import show
 
+    if not ids:
+        return ranked_trials(run)
     trials = {trial.id: trial for trial in run.trials()}
-    if ids:
-        content = {"models": [], "trials": [trial.to_json() for trial in trials.values()]}
-        return [trials[show.find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
-    done = {id: trial for id, trial in trials.items() if trial.accuracy is not None}
-    if not done:
-        raise UserError(
-            f"{run.path} has no finished trial: run `gemkit search --out {run.path} --resume` first"
-        )
-    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
-    return sorted(
-        done.values(),
-        key=lambda trial: (order.get(trial.id, len(order)), -(trial.accuracy or 0), trial.index),
-    )
+    content = {"models": [], "trials": [trial.to_json() for trial in trials.values()]}
+    return [trials[show.find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
 
 
 def _train_models(
@@ -246,13 +239,7 @@ def _run_jobs(
         f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
         f"{len(dataset.y_train):,} images, {tables.number(min(workers, len(jobs)), 'worker')}"
     )
-    shares = dict.fromkeys((job.name for job in jobs), 0.0)
-    with bar(console, "epochs", recipe.epochs * len(jobs)) as advance:
-
-        def tell(name: str, share: float) -> None:
-            shares[name] = share
-            advance(completed=int(recipe.epochs * sum(shares.values())))
-
+    with epochs_bar(console, jobs, recipe.epochs) as tell:
         for job in jobs:
             put(run, job, state="running")
         for job, outcome in train_all(jobs, way, workers, tell):
@@ -282,7 +269,7 @@ def _finish(run: Run, job: Job, outcome: Outcome) -> None:
         },
     )
     if job.architecture is not None and outcome.accuracy is not None:
-        write_json(job.folder / "cell.json", job.architecture.cells[0].to_json())
+        write_cell(job.folder / "cell.json", job.architecture.cells[0])
 
 
 def _planned_baseline(run: Run, dataset: Dataset) -> Job | None:
