@@ -122,4 +122,8 @@ def test_data_that_cannot_be_read() -> None:
 
 def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trials, "usable_cores", lambda: 6)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     assert [threads_per_worker(workers) for workers in (1, 2, 4, 6, 12)] == [6, 3, 1, 1, 1]
+    for given, threads in (("2", 2), ("12", 6), ("0", 6), ("two", 6), ("", 6)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert threads_per_worker(1) == threads
