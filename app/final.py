@@ -199,7 +199,7 @@ def seconds_per_image(
                 dataset.y_train[:images],
                 dataset.x_test[:1],
                 dataset.y_test[:1],
-                recipe=recipe.with_epochs(1),
+                recipe=recipe.changed(1),
                 mean=dataset.mean,
                 std=dataset.std,
                 seed=0,

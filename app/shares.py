@@ -61,8 +61,9 @@ def _cell_macs(cell: Cell, channels: int, width: int) -> tuple[list[int], int]:
             continue
         sizes = [width if source else first for source in sources]
         read = width if summed else sum(sizes)
-        kernel = BY_NAME[cell.operations[node]].kernel
-        found.append(read * width + (kernel**2 * read if kernel > 1 else 0))
+        operation = BY_NAME[cell.operations[node]]
+        depthwise = operation.kernel**2 * read if operation.is_separable else 0
+        found.append(depthwise + read * width)
     joined = width if summed else width * len(cell.leaves)
     return found, joined * width + channels * width
 

@@ -41,7 +41,7 @@ ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT.parent / "shared" / "data" / "cifar10_jpeg.npz"
 RESULTS = ROOT / "results" / "pool.json"
 SPACE = CellSpace(skeleton_for((3, 16, 16), 10), Budget(macs=5_000_000))
-RECIPE = train.RECIPES["proxy"].with_epochs(2)
+RECIPE = train.RECIPES["proxy"].changed(2)
 TRAINED, JUDGED = 2000, 3000
 DRAWN = 0.35
 """Share of the cells that are drawn anew instead of mutated."""
@@ -131,7 +131,7 @@ def accuracy_of(
         y[:TRAINED],
         x[TRAINED:],
         y[TRAINED:],
-        recipe=RECIPE.with_epochs(epochs),
+        recipe=RECIPE.changed(epochs),
         mean=dataset.mean,
         std=dataset.std,
         seed=seed,

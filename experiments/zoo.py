@@ -306,7 +306,7 @@ def main() -> int:
             architecture, text = best[0], search_text
         else:
             architecture, text = rescaled(given.data, size, best, folder, console)
-        recipe = RECIPE.with_epochs(given.epochs or size.epochs)
+        recipe = RECIPE.changed(given.epochs or size.epochs)
         console.print(
             f"{name}: {architecture.id} of width {architecture.width}, {recipe.epochs} epochs on "
             f"{len(dataset.y_train):,} images"

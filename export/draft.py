@@ -171,9 +171,9 @@ class _Builder:
             wide = channels
             if concat:
                 wide = sum(channels if source else channels_in for source in read)
-            kernel = BY_NAME[cell.operations[node]].kernel
-            if kernel > 1:
-                out = self.convolution(out, f"{here}.0", wide, wide, kernel, groups=wide)
+            operation = BY_NAME[cell.operations[node]]
+            if operation.is_separable:
+                out = self.convolution(out, f"{here}.0", wide, wide, operation.kernel, groups=wide)
                 tensors[node] = self.convolution(out, f"{here}.3", wide, channels)
             else:
                 tensors[node] = self.convolution(out, f"{here}.0", wide, channels)

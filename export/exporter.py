@@ -352,15 +352,26 @@ def _texts(model: "onnx.ModelProto") -> Iterator[object]:
 
 
 def open_session(
-    path: Path | str, threads: int = 0, providers: Sequence[Any] = ("CPUExecutionProvider",)
+    model: Path | str | bytes,
+    threads: int = 0,
+    providers: Sequence[Any] = ("CPUExecutionProvider",),
+    optimised: Path | None = None,
 ) -> "ort.InferenceSession":
-    """An onnxruntime session without log noise. `threads` 0: as many as there are cores."""
+    """An onnxruntime session on a file, or on what would stand in one, without log noise.
+
+    Args:
+        threads: 0 for as many as there are cores.
+        optimised: where to write the graph that really runs.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    return ort.InferenceSession(str(path), options, providers=list(providers))
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    source = model if isinstance(model, bytes) else str(model)
+    return ort.InferenceSession(source, options, providers=list(providers))
 
 
 def run(session: "ort.InferenceSession", inputs: NDArray[Any]) -> NDArray[Any]:

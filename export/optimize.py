@@ -22,6 +22,7 @@ from gemkit.errors import UserError
 from gemkit.files import replacing
 
 from . import memory, rewrites, schedule
+from .exporter import open_session
 from .graph import Graph, read, write
 
 OBJECTIVES = ("latency", "memory")
@@ -336,14 +337,10 @@ class _Bench:
         if id(graph) in self.sessions:
             return self.sessions[id(graph)][1]
         import onnx
-        import onnxruntime
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 3
         path = self.folder / f"{len(self.sessions)}.onnx"
         onnx.save(write(graph), path)
-        session = onnxruntime.InferenceSession(path, options, providers=[self.provider])
+        session = open_session(path, self.threads, [self.provider])
         self.sessions[id(graph)] = (graph, session)  # the graph too, so that its id stays taken
         return session
 

@@ -93,11 +93,6 @@ class Converted:
         """How many times faster than fp32."""
         return self.reference_latency_ms / self.latency_ms
 
-    @property
-    def points_lost(self) -> float:
-        """Percentage points of accuracy lost against fp32."""
-        return 100 * (self.reference_accuracy - self.accuracy)
-
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
         return {
@@ -245,7 +240,7 @@ def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]
     known = {value.name: value for value in model.graph.value_info}
     given = {value.name for value in [*model.graph.input, *model.graph.output]}
     probe.graph.output.extend(known[name] for name in names if name not in given)
-    session = _session(probe)
+    session = open_session(probe.SerializeToString())
     outputs = [output.name for output in session.get_outputs()]
     image = session.get_inputs()[0].name
     size = sum(
@@ -281,16 +276,6 @@ def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]
                 pair = float(low.mean()), float(high.mean())
             ranges[method][name] = pair
     return ranges
-
-
-def _session(model: "onnx.ModelProto") -> Any:
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    return ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
 
 
 def _quantised(model: "onnx.ModelProto", ranges: Ranges, left: Sequence[str]) -> "onnx.ModelProto":
@@ -342,7 +327,7 @@ class _Trial:
     labels: Labels
 
     def outputs(self, model: "onnx.ModelProto") -> NDArray[Any]:
-        return run_batched(_session(model), self.inputs)
+        return run_batched(open_session(model.SerializeToString()), self.inputs)
 
     def loss(self, method: str, left: Sequence[str], wanted: NDArray[Any]) -> tuple[float, float]:
         """Accuracy lost against fp32, then the mean squared difference of the outputs."""
@@ -515,14 +500,11 @@ def cpu_flags() -> frozenset[str]:
 def optimised_operators(path: Path) -> dict[str, int]:
     """Operators of the graph that onnxruntime's CPU provider really runs, with their number."""
     import onnx
-    import onnxruntime as ort
 
     with tempfile.TemporaryDirectory(prefix="gemkit-") as folder:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.optimized_model_filepath = str(Path(folder) / "optimised.onnx")
-        ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        model = onnx.load(options.optimized_model_filepath)
+        optimised = Path(folder) / "optimised.onnx"
+        open_session(path, optimised=optimised)
+        model = onnx.load(optimised)
     found: dict[str, int] = {}
     for node in model.graph.node:
         found[node.op_type] = found.get(node.op_type, 0) + 1

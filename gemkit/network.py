@@ -63,9 +63,9 @@ def _convolution(
 
 def _operation(name: str, channels_in: int, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    kernel = BY_NAME[name].kernel
-    if kernel > 1:
-        layers += _convolution(channels_in, channels_in, kernel, groups=channels_in)
+    operation = BY_NAME[name]
+    if operation.is_separable:
+        layers += _convolution(channels_in, channels_in, operation.kernel, groups=channels_in)
         layers.append(nn.ReLU(inplace=True))
     layers += _convolution(channels_in, channels)
     layers.append(nn.ReLU(inplace=True))

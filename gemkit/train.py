@@ -125,13 +125,10 @@ class Recipe:
         if not (self.flip is None or isinstance(self.flip, bool)):
             raise UserError(f"recipe: flip is {self.flip!r}, it must be true, false or null")
 
-    def with_epochs(self, epochs: int) -> "Recipe":
-        """The same recipe over another number of epochs."""
-        return replace(self, epochs=epochs)
-
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
         """The same recipe with other values where they are not None."""
-        return replace(self, epochs=epochs or self.epochs, batch_size=batch_size or self.batch_size)
+        asked = {"epochs": epochs, "batch_size": batch_size}
+        return replace(self, **{name: value for name, value in asked.items() if value is not None})
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in a run's configuration."""
@@ -248,76 +245,34 @@ def train(
             memory that does not suffice.
     """
     place = _device(device)
-    batch = min(recipe.batch_size, len(x))
-    if batch < 2:
-        raise UserError(f"{len(x)} training images are too few: at least two are needed")
+    batch = _batch_size(recipe, len(x))
     classes = _check_outputs(network, x, y, y_eval)
     layout = _layout(network, place)
     network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
     steps = len(x) // batch
-    rank, ranks = _ranks()
-    if batch % ranks:
-        raise UserError(f"a batch of {batch} images cannot be shared evenly by {ranks} processes")
-    model = network
-    if ranks > 1:
-        # The statistics of batch norm are averaged at the end of every epoch instead.
-        model = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
-    if compile:
-        model = torch.compile(model)  # type: ignore[assignment]
+    model = _shared(network, compile)
     optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
     curve: list[dict[str, float]] = []
     keeper = None
     if checkpoint is not None:
         keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
         curve = keeper.load(optimiser)
-    batches = _Batches(x, y, classes, recipe, mean, std, place, layout)
-    autocast = torch.autocast("cuda", torch.bfloat16) if place.type == "cuda" else nullcontext()
-    done, start = 0, time.perf_counter()
-
-    def report(epoch: int, step: int, loss: float) -> None:
-        if progress is not None:
-            rate = done * batch / max(time.perf_counter() - start, 1e-9)
-            at = (epoch - 1) * steps + step
-            total = steps * recipe.epochs
-            left = (total - at) * batch / rate
-            speed = optimiser.learning_rate
-            progress(Progress(epoch, recipe.epochs, at, total, loss, rate, left, speed))
-
+    training = _Training(
+        model,
+        optimiser,
+        _Batches(x, y, classes, recipe, mean, std, place, layout),
+        recipe,
+        place,
+        batch,
+        steps,
+        progress,
+    )
     with _seeded(place), _drop_path(network, recipe.drop_path), _memory_explained(batch):
         for epoch in range(len(curve) + 1, recipe.epochs + 1):
             torch.manual_seed(_derived(seed, epoch))
             network.train()
-            began, total = time.perf_counter(), torch.zeros((), device=place)
-            mine = batches.epoch(batch, steps, rank, ranks, _derived(seed, epoch, rank))
-            for step, (images, targets) in enumerate(mine, start=1):
-                with autocast:
-                    outputs = model(images)
-                loss = F.cross_entropy(
-                    outputs.float(), targets, label_smoothing=recipe.label_smoothing
-                )
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimiser.step()
-                total += loss.detach()
-                done += 1
-                if step % _CHECKED_EVERY == 0 or step == steps:
-                    mean_loss = _mean_over_ranks(total.clone()).item() / step
-                    if not math.isfinite(mean_loss):
-                        raise TrainingFailed(
-                            f"the loss became {mean_loss} in epoch {epoch}: "
-                            f"the learning rate {recipe.learning_rate} may be too high"
-                        )
-                    report(epoch, step, mean_loss)
-            curve.append(
-                {
-                    "epoch": epoch,
-                    "loss": mean_loss,
-                    "learning_rate": optimiser.learning_rate,
-                    "seconds": time.perf_counter() - began,
-                }
-            )
-            for value in optimiser.statistics() if ranks > 1 else ():
-                _mean_over_ranks(value)
-            if keeper is not None and rank == 0:
+            curve.append(training.epoch(epoch, seed))
+            if keeper is not None and is_first():
                 keeper.save(optimiser, curve)
         optimiser.finish()
         seconds = sum(entry["seconds"] for entry in curve)
@@ -328,6 +283,101 @@ def train(
         raise TrainingFailed("the trained network's outputs are not finite")
     accuracy = float((found.argmax(1) == y_eval).mean())
     return Trained(accuracy, curve, rate, seconds, recipe.epochs, found)
+
+
+def _batch_size(recipe: Recipe, images: int) -> int:
+    """How many images a step takes: the recipe's, or all where there are fewer."""
+    batch = min(recipe.batch_size, images)
+    if batch < 2:
+        raise UserError(f"{images} training images are too few: at least two are needed")
+    _, ranks = _ranks()
+    if batch % ranks:
+        raise UserError(f"a batch of {batch} images cannot be shared evenly by {ranks} processes")
+    return batch
+
+
+def _shared(network: nn.Module, compile: bool) -> nn.Module:
+    """The network as the steps call it: one of several processes', compiled, or as it is."""
+    model = network
+    if _ranks()[1] > 1:
+        # The statistics of batch norm are averaged at the end of every epoch instead.
+        model = nn.parallel.DistributedDataParallel(network, broadcast_buffers=False)
+    if compile:
+        model = torch.compile(model)  # type: ignore[assignment]
+    return model
+
+
+@dataclass
+class _Training:
+    """A training under way.
+
+    Attributes:
+        model: the network as `_shared` gives it.
+        place: the device.
+        batch: images a step.
+        steps: steps an epoch.
+        done: steps since `start`.
+    """
+
+    model: nn.Module
+    optimiser: "_Optimiser"
+    batches: "_Batches"
+    recipe: Recipe
+    place: torch.device
+    batch: int
+    steps: int
+    progress: Callable[[Progress], None] | None
+    done: int = 0
+    start: float = field(default_factory=time.perf_counter)
+
+    def epoch(self, number: int, seed: int) -> dict[str, float]:
+        """One pass over the images; its entry in the curve.
+
+        Raises:
+            TrainingFailed: the loss is not finite any more.
+        """
+        on_gpu = self.place.type == "cuda"
+        autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
+        smoothing = self.recipe.label_smoothing
+        rank, ranks = _ranks()
+        began, total = time.perf_counter(), torch.zeros((), device=self.place)
+        own_seed = _derived(seed, number, rank)
+        mine = self.batches.epoch(self.batch, self.steps, rank, ranks, own_seed)
+        for step, (images, targets) in enumerate(mine, start=1):
+            with autocast:
+                outputs = self.model(images)
+            loss = F.cross_entropy(outputs.float(), targets, label_smoothing=smoothing)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimiser.step()
+            total += loss.detach()
+            self.done += 1
+            if step % _CHECKED_EVERY == 0 or step == self.steps:
+                mean_loss = _mean_over_ranks(total.clone()).item() / step
+                if not math.isfinite(mean_loss):
+                    raise TrainingFailed(
+                        f"the loss became {mean_loss} in epoch {number}: "
+                        f"the learning rate {self.recipe.learning_rate} may be too high"
+                    )
+                self._report(number, step, mean_loss)
+        entry = {
+            "epoch": number,
+            "loss": mean_loss,
+            "learning_rate": self.optimiser.learning_rate,
+            "seconds": time.perf_counter() - began,
+        }
+        for value in self.optimiser.statistics() if ranks > 1 else ():
+            _mean_over_ranks(value)
+        return entry
+
+    def _report(self, epoch: int, step: int, loss: float) -> None:
+        if self.progress is None:
+            return
+        rate = self.done * self.batch / max(time.perf_counter() - self.start, 1e-9)
+        epochs = self.recipe.epochs
+        at, total = (epoch - 1) * self.steps + step, self.steps * epochs
+        left = (total - at) * self.batch / rate
+        speed = self.optimiser.learning_rate
+        self.progress(Progress(epoch, epochs, at, total, loss, rate, left, speed))
 
 
 def logits(

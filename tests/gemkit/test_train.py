@@ -625,7 +625,7 @@ def test_unknown_devices_are_explained(device: str, seed: int) -> None:
 def test_recipes_survive_json() -> None:
     for recipe in RECIPES.values():
         assert Recipe.from_json(recipe.to_json()) == recipe
-    assert RECIPES["proxy"].with_epochs(7).epochs == 7
+    assert RECIPES["proxy"].changed(epochs=7).epochs == 7
 
 
 @pytest.mark.parametrize(
