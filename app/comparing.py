@@ -96,6 +96,7 @@ def compare(
     images: int | None = None,
     networks: Sequence[str] = (),
     run: Path | str | None = None,
+    found: Architecture | None = None,
     trials: int | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -113,6 +114,7 @@ def compare(
         images: train on so many images, the same for all.
         networks: some of `names()`; all by default.
         run: take the found network from this run instead of searching for one.
+        found: take this as the found network, as an earlier comparison names it.
         trials: of the search.
         seed: the first seed.
 
@@ -143,7 +145,6 @@ def compare(
     budget = Budget(macs=int(share * max_macs))
     check_feasible(budget, skeleton)
     schedule = RECIPES[recipe].changed(epochs, batch_size)
-    taken = _of_run(Path(run), dataset, data, max_macs) if run is not None else None
     config = {
         "compare": True,
         "data": data,
@@ -152,6 +153,7 @@ def compare(
         "share": share,
         "recipe": schedule.to_json(),
         "run": None if run is None else str(run),
+        "found": None if found is None else found.to_json(),
         "trials": trials,
         "seed": seed,
         "seeds": seeds if isinstance(seeds, int) else many,
@@ -159,6 +161,8 @@ def compare(
         "device": device,
         "workers": workers,
     }
+    if run is not None:
+        found = _of_run(Path(run), dataset, data, max_macs)
     with Run.start(out, config, resume=True, changeable=_CHANGEABLE) as opened:
         console.print(
             f"data: {dataset.name}, {len(dataset.y_train):,} training and "
@@ -166,9 +170,8 @@ def compare(
         )
         opened.set_setting("data", about(dataset))
         opened.set_setting("skeleton", skeleton.to_json())
-        found = taken
         if FOUND in chosen and found is None:
-            found = _searched(opened, data, budget, trials, workers, device, console)
+            found = _searched(opened, data, dataset, budget, trials, workers, device, console)
         entrants = list(_entrants(opened, many, dataset, max_macs, budget, found, console))
         todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
         _train(opened, todo, Way(data, schedule, device, images), workers, console)
@@ -188,8 +191,8 @@ def compare(
 # ------------------------------------------------------------------------- who takes part
 
 
-def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Trial:
-    """The trial that a run ranks first.
+def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architecture:
+    """The network that a run ranks first.
 
     Raises:
         UserError: it was searched for other images, or for a larger budget.
@@ -202,18 +205,24 @@ def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Trial:
             f"--run {path}: its best network takes {format_count(best.macs)} MACs, more than "
             f"--max-macs {format_count(max_macs)}"
         )
-    return best
+    return _network(best, dataset)
+
+
+def _network(trial: Trial, dataset: Dataset) -> Architecture:
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
+    return Architecture((trial.cell,), skeleton, trial.width)
 
 
 def _searched(
     run: Run,
     data: str,
+    dataset: Dataset,
     budget: Budget,
     trials: int | None,
     workers: int | None,
     device: str,
     console: Console,
-) -> Trial:
+) -> Architecture:
     from .searching import search
 
     with search(
@@ -228,7 +237,7 @@ def _searched(
         console=console,
         hint=False,
     ) as found:
-        return ranked_trials(found)[0]
+        return _network(ranked_trials(found)[0], dataset)
 
 
 def _entrants(
@@ -237,16 +246,15 @@ def _entrants(
     dataset: Dataset,
     max_macs: int,
     budget: Budget,
-    found: Trial | None,
+    found: Architecture | None,
     console: Console,
 ) -> Iterator[Entrant]:
     """What is trained; a network of which no form is small enough is left out and said so."""
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     numbers = {name: [run.seed + place for place in range(seeds[name])] for name in seeds}
     if FOUND in seeds and found is not None:
-        best = Architecture((found.cell,), skeleton, found.width)
-        yield _cells(run, FOUND, [best] * seeds[FOUND], numbers[FOUND])
-        budget = Budget(macs=found.macs)  # random cells of equal cost
+        yield _cells(run, FOUND, [found] * seeds[FOUND], numbers[FOUND])
+        budget = Budget(macs=cost(found).macs)  # random cells of equal cost
     if RANDOM in seeds:
         cells = [_random(skeleton, budget, seed) for seed in numbers[RANDOM]]
         yield _cells(run, RANDOM, cells, numbers[RANDOM])

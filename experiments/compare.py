@@ -7,7 +7,8 @@ at 0.8 times the MACs of the others. The networks that the bars are about come f
 seeds: 1, then 3, then 5 of them; then the others from 2. After each of these four parts
 results/compare.json and docs/results.md are written from all trainings so far. About 3 hours on two
 free cores (reckoned from steps on busy ones); the time left is said at the start of each part.
-Killed at any moment it goes on from the last epoch.
+Killed at any moment it goes on from the last epoch; where its state is gone, the network that was
+found is read from the results instead of being searched for again.
 """
 
 import argparse
@@ -18,7 +19,8 @@ import results_page
 from rich.console import Console
 
 from gemkit.app import comparing
-from gemkit.files import write_json
+from gemkit.architecture import Architecture
+from gemkit.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "compare.json"
@@ -28,6 +30,15 @@ PARTS = (1, 3, 5)
 """Seeds of the networks of FIRST, part by part."""
 OTHERS = 2
 FIRST = ("found", "random", "darts_v2", "pc_darts", "p_darts")
+
+
+def known() -> Architecture | None:
+    """The found network of the results so far."""
+    entries = read_json(RESULTS)["networks"] if RESULTS.is_file() else []
+    for entry in entries:
+        if entry["id"] == comparing.FOUND:
+            return Architecture.from_json(entry["cells"][0], str(RESULTS))
+    return None
 
 
 def main() -> int:
@@ -44,6 +55,7 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True, width=140)
     everyone = dict.fromkeys(comparing.names(), OTHERS) | dict.fromkeys(FIRST, PARTS[-1])
     parts = [*(dict.fromkeys(FIRST, seeds) for seeds in PARTS), everyone]
+    found = None if (given.out / "search").is_dir() else known()
     for place, seeds in enumerate(parts, start=1):
         result = comparing.compare(
             f"npz:{file}",
@@ -52,6 +64,7 @@ def main() -> int:
             images=IMAGES,
             epochs=EPOCHS,
             batch_size=BATCH,
+            found=found,
             trials=TRIALS,
             seeds=seeds,
             networks=tuple(seeds),

@@ -8,14 +8,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from gemkit.app import comparing
-from gemkit.architecture import skeleton_for
+from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
+from gemkit.cell import Cell
 from gemkit.data import limited, load
 from gemkit.errors import UserError
 from gemkit.store import Run
@@ -96,6 +99,28 @@ def test_networks_are_compared_and_kept(
     code, _, err = gemkit(*again)
     assert code == 2
     assert "begun with another configuration" in err
+
+
+def test_the_network_of_an_earlier_comparison_takes_part_again(tmp_path: Path) -> None:
+    skeleton = skeleton_for((1, 8, 8), 10)
+    given = Architecture((Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (1, 2))),), skeleton, 6)
+    ask: dict[str, Any] = {
+        "max_macs": 900_000,
+        "epochs": 1,
+        "images": 120,
+        "workers": 1,
+        "networks": ("found",),
+    }
+    first = comparing.compare("digits", found=given, seeds=1, out=tmp_path / "first", **ask)
+    known = Architecture.from_json(first["networks"][0]["cells"][0])
+    assert known == given
+    again = comparing.compare("digits", found=known, seeds=1, out=tmp_path / "again", **ask)
+    assert again["networks"][0]["accuracies"] == first["networks"][0]["accuracies"]
+    assert again["config"] == first["config"]
+    with pytest.raises(UserError, match="found"):
+        comparing.compare(
+            "digits", found=replace(given, width=7), seeds=1, out=tmp_path / "again", **ask
+        )
 
 
 def test_a_killed_comparison_goes_on_to_the_same_figures(
