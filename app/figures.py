@@ -6,7 +6,7 @@ figures and no window can open. `save` writes one as PNG or SVG.
 
 import io
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Circle, FancyBboxPatch, PathPatch, Polygon
+from matplotlib.patches import Circle, FancyBboxPatch, Patch, PathPatch, Polygon
 from matplotlib.path import Path as Outline
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
@@ -26,7 +26,7 @@ from gemkit.errors import UserError
 from gemkit.files import replacing
 from gemkit.operations import BY_NAME, TABLE
 
-from .layout import RESIDUAL, layout
+from .layout import RESIDUAL, Segment, layout
 
 INK = "#22303c"
 MUTED = "#77838f"
@@ -88,90 +88,19 @@ def _curve(start: tuple[float, float], end: tuple[float, float]) -> Outline:
 def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, float]:
     """Draw a cell into axes whose unit is one inch; returns the width and height taken."""
     placed = layout(cell)
-    output = len(placed.positions) - 1
-    leaves = set(cell.leaves)
-
-    def reach(node: int) -> float:
-        if node in (0, output):
-            return 0.22
-        ring = 0.065 if node in leaves else 0.0
-        return ring + (
-            _RADIUS if ring or BY_NAME[cell.operations[node]].is_separable else 0.86 * _RADIUS
-        )
-
+    reaches = [_reach(cell, node) for node in range(len(placed.positions))]
     for segment in placed.segments:
-        if segment.owner == RESIDUAL:
-            style = {"edgecolor": MUTED, "linestyle": (0, (4, 3)), "linewidth": 1.2}
-        else:
-            colour = COLOURS[cell.operations[segment.owner]]
-            style = {"edgecolor": colour, "linewidth": 1.3, "alpha": 0.55}
-        start, end = segment.start, segment.end
-        if segment.from_node >= 0:
-            start = (start[0] + reach(segment.from_node), start[1])
-        if segment.to_node >= 0:
-            end = (end[0] - reach(segment.to_node) - 0.07, end[1])
-        axes.add_patch(
-            PathPatch(_curve(start, end), facecolor="none", capstyle="round", zorder=1, **style)
-        )
+        axes.add_patch(_line(cell, segment, reaches))
     for node, (x, y) in enumerate(placed.positions):
         if node:
-            tip = x - reach(node)
-            axes.add_patch(
-                Polygon(
-                    [(tip - 0.085, y + 0.05), (tip - 0.085, y - 0.05), (tip, y)],
-                    facecolor=INK,
-                    edgecolor="none",
-                    zorder=2,
-                )
-            )
-        if node in (0, output):
-            box = FancyBboxPatch(
-                (x - 0.2, y - 0.15),
-                0.4,
-                0.3,
-                boxstyle="round,pad=0.02,rounding_size=0.06",
-                facecolor=COLOURS["input"],
-                edgecolor="none",
-                zorder=3,
-            )
-            axes.add_patch(box)
-            text = "in" if node == 0 else "out"
-        else:
-            operation = cell.operations[node]
-            if node in leaves:
-                axes.add_patch(
-                    Circle(
-                        (x, y), _RADIUS + 0.055, facecolor="white", edgecolor=INK, lw=1.4, zorder=2
-                    )
-                )
-            if not BY_NAME[operation].is_separable:
-                side = _RADIUS * 0.86
-                shape: Any = FancyBboxPatch(
-                    (x - side, y - side),
-                    2 * side,
-                    2 * side,
-                    boxstyle="round,pad=0,rounding_size=0.05",
-                    facecolor=COLOURS[operation],
-                    edgecolor="white",
-                    lw=0.8,
-                    zorder=3,
-                )
-            else:
-                shape = Circle(
-                    (x, y),
-                    _RADIUS,
-                    facecolor=COLOURS[operation],
-                    edgecolor="white",
-                    lw=0.8,
-                    zorder=3,
-                )
+            axes.add_patch(_arrow_head(x - reaches[node], y))
+        for shape in _shapes(cell, node, x, y):
             axes.add_patch(shape)
-            text = str(node)
-        if numbers or node in (0, output):
+        if numbers or _is_end(cell, node):
             axes.text(
                 x,
                 y - 0.005,
-                text,
+                _text(cell, node),
                 color="white",
                 fontsize=8,
                 ha="center",
@@ -184,6 +113,80 @@ def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, floa
     axes.set_aspect("equal")
     axes.axis("off")
     return placed.width + 0.8, placed.height + 0.7
+
+
+def _is_end(cell: Cell, node: int) -> bool:
+    """Whether a node of the drawing is the cell's input or, after the last node, its output."""
+    return node in (0, len(cell.operations))
+
+
+def _text(cell: Cell, node: int) -> str:
+    return ("out" if node else "in") if _is_end(cell, node) else str(node)
+
+
+def _reach(cell: Cell, node: int) -> float:
+    """How far a node's shape reaches to the left and right."""
+    if _is_end(cell, node):
+        return 0.22
+    if node in cell.leaves:
+        return 0.065 + _RADIUS
+    return _RADIUS if BY_NAME[cell.operations[node]].is_separable else 0.86 * _RADIUS
+
+
+def _line(cell: Cell, segment: Segment, reaches: Sequence[float]) -> PathPatch:
+    """A part of the way from a node to those that read it."""
+    style: dict[str, Any]
+    if segment.owner == RESIDUAL:
+        style = {"edgecolor": MUTED, "linestyle": (0, (4, 3)), "linewidth": 1.2}
+    else:
+        colour = COLOURS[cell.operations[segment.owner]]
+        style = {"edgecolor": colour, "linewidth": 1.3, "alpha": 0.55}
+    start, end = segment.start, segment.end
+    if segment.from_node >= 0:
+        start = (start[0] + reaches[segment.from_node], start[1])
+    if segment.to_node >= 0:
+        end = (end[0] - reaches[segment.to_node] - 0.07, end[1])
+    return PathPatch(_curve(start, end), facecolor="none", capstyle="round", zorder=1, **style)
+
+
+def _arrow_head(tip: float, y: float) -> Polygon:
+    return Polygon(
+        [(tip - 0.085, y + 0.05), (tip - 0.085, y - 0.05), (tip, y)],
+        facecolor=INK,
+        edgecolor="none",
+        zorder=2,
+    )
+
+
+def _shapes(cell: Cell, node: int, x: float, y: float) -> Iterator[Patch]:
+    """What a node looks like: a disc where it is separable, else a square; leaves wear a ring."""
+    if _is_end(cell, node):
+        yield FancyBboxPatch(
+            (x - 0.2, y - 0.15),
+            0.4,
+            0.3,
+            boxstyle="round,pad=0.02,rounding_size=0.06",
+            facecolor=COLOURS["input"],
+            edgecolor="none",
+            zorder=3,
+        )
+        return
+    if node in cell.leaves:
+        yield Circle((x, y), _RADIUS + 0.055, facecolor="white", edgecolor=INK, lw=1.4, zorder=2)
+    operation = BY_NAME[cell.operations[node]]
+    style: dict[str, Any] = {"facecolor": operation.colour, "edgecolor": "white", "lw": 0.8}
+    if operation.is_separable:
+        yield Circle((x, y), _RADIUS, zorder=3, **style)
+        return
+    side = _RADIUS * 0.86
+    yield FancyBboxPatch(
+        (x - side, y - side),
+        2 * side,
+        2 * side,
+        boxstyle="round,pad=0,rounding_size=0.05",
+        zorder=3,
+        **style,
+    )
 
 
 def _add_cell_legend(figure: Figure) -> None:
@@ -665,16 +668,17 @@ def embedding_figure(
 _SERIES = ("#1f8a70", "#2f74c0", "#e07b39", "#8e5ea2", "#c8352b", "#6b7a2e", "#22303c", "#b08a2e")
 
 
-def regret_figure(curves: Mapping[str, Mapping[str, Sequence[float]]], metric: str) -> Figure:
+def regret_figure(
+    curves: Mapping[str, Mapping[str, Sequence[float | None]]], metric: str
+) -> Figure:
     """Mean regret of strategies by number of queries, with 95 % intervals, on a log scale.
 
     Args:
-        curves: per strategy `queries`, `regret`, `low`, `high`.
+        curves: per strategy `queries`, `regret`, `low`, `high`; None where there is no value.
     """
     figure, axes = _plot(7.4, 4.8)
-    least = min(
-        (value for curve in curves.values() for value in curve["regret"] if value > 0), default=1e-3
-    )
+    known = (value for curve in curves.values() for value in curve["regret"])
+    least = min((value for value in known if value is not None and value > 0), default=1e-3)
     for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
         queries = curve["queries"]
         shown = np.maximum(np.asarray(curve["regret"], dtype=float), least / 2)

@@ -2,11 +2,12 @@
 
 import base64
 import html
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from . import tables
 from .embedding_map import project
 from .jobs import is_elsewhere
 from .tables import percent
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 FIGURES = "figures"
 
@@ -69,64 +73,83 @@ def draw(run: Run) -> dict[str, str]:
     from . import figures
 
     content = run.to_json()
-    budget = run.budget
-    data = run.setting("data", {}).get("name", "")
-    trials, models, baselines = (
-        [entry for entry in content[kind] if entry["accuracy"] is not None]
+    finished = {
+        kind: [entry for entry in content[kind] if entry["accuracy"] is not None]
         for kind in ("trials", "models", "baselines")
-    )
+    }
     drawn: dict[str, str] = {}
-
-    def keep(name: str, figure: Any) -> None:
+    for name, figure in itertools.chain(
+        _progress_figure(content["trials"]),
+        _tradeoff_figures(run, finished),
+        _prediction_figure(finished["trials"]),
+        _embedding_figures(run, content["trials"]),
+        _network_figures(finished),
+    ):
         drawn[name] = f"{FIGURES}/{name}.png"
         figures.save(figure, run.path / drawn[name])
+    for name in ("confusion", "mistakes"):  # drawn by the training, which has the images
+        if (run.path / FIGURES / f"{name}.png").is_file():
+            drawn[name] = f"{FIGURES}/{name}.png"
+    return drawn
 
-    def points(entries: Sequence[Mapping[str, Any]], cost: str) -> list[figures.Point]:
+
+def _progress_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, "Figure"]]:
+    from . import figures
+
+    if trials:
+        accuracies = [trial["accuracy"] for trial in trials]
+        yield "progress", figures.progress_figure(accuracies, [trial["round"] for trial in trials])
+
+
+def _tradeoff_figures(
+    run: Run, finished: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Iterator[tuple[str, "Figure"]]:
+    """Accuracy against MACs and against measured latency."""
+    from . import figures
+
+    data = run.setting("data", {}).get("name", "")
+
+    def points(kind: str, cost: str, scale: float = 1.0) -> list[figures.Point]:
         return [
-            figures.Point(entry["id"], _cost(entry, cost) or 0.0, entry["accuracy"])
-            for entry in entries
-            if _cost(entry, cost) is not None
+            figures.Point(entry["id"], value / scale, entry["accuracy"])
+            for entry in finished[kind]
+            if (value := _cost(entry, cost)) is not None
         ]
 
-    if content["trials"]:
-        keep(
-            "progress",
-            figures.progress_figure(
-                [trial["accuracy"] for trial in content["trials"]],
-                [trial["round"] for trial in content["trials"]],
-            ),
-        )
-    if trials or models:
-        limit = budget.macs
-        by_macs = [
-            [figures.Point(p.name, p.cost / 1e6, p.accuracy) for p in points(kind, "macs")]
-            for kind in (trials, models, baselines)
-        ]
-        keep(
+    if finished["trials"] or finished["models"]:
+        limit = run.budget.macs
+        yield (
             "macs",
             figures.tradeoff_figure(
                 f"Accuracy against MACs: {data}",
                 "million MACs",
-                by_macs[0],
-                by_macs[1],
-                by_macs[2],
+                points("trials", "macs", 1e6),
+                points("models", "macs", 1e6),
+                points("baselines", "macs", 1e6),
                 None if limit is None else (limit / 1e6, f"budget {format_count(limit)} MACs"),
             ),
         )
-    if points(models, "latency_ms"):
+    models = points("models", "latency_ms")
+    if models:
         elsewhere = is_elsewhere(run)  # then the limit and what is predicted are not of here
-        most = None if elsewhere else budget.latency_ms
-        keep(
+        most = None if elsewhere else run.budget.latency_ms
+        yield (
             "latency",
             figures.tradeoff_figure(
                 f"Accuracy against measured latency: {data}",
                 "milliseconds (p50, batch 1, one thread, CPU)",
-                [] if elsewhere else points(trials, "latency_ms"),
-                points(models, "latency_ms"),
-                points(baselines, "latency_ms"),
+                [] if elsewhere else points("trials", "latency_ms"),
+                models,
+                points("baselines", "latency_ms"),
                 None if most is None else (most, f"budget {format_latency(most)}"),
             ),
         )
+
+
+def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, "Figure"]]:
+    """What the predictor said of the trials before they were trained."""
+    from . import figures
+
     predicted = [
         (trial["accuracy"], known["mean"], known["std"])
         for trial in trials
@@ -135,55 +158,66 @@ def draw(run: Run) -> dict[str, str]:
     if len(predicted) >= 3:
         measured, mean, deviation = np.array(predicted).T
         title = "Predicted and measured accuracy of the trials"
-        keep("predicted", figures.predicted_figure(measured, mean, deviation, title))
+        yield "predicted", figures.predicted_figure(measured, mean, deviation, title)
+
+
+def _embedding_figures(
+    run: Run, trials: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[str, "Figure"]]:
+    """The trials in the embedding, by accuracy and by cost."""
+    from . import figures
+
     embedding = _embedding(run)
-    if embedding is not None:
-        values = [
-            np.nan if trial["accuracy"] is None else 100 * trial["accuracy"]
-            for trial in content["trials"]
-        ]
-        keep(
-            "embedding",
-            figures.embedding_figure(
-                project(embedding)[0],
-                values,
-                "The trials in the embedding",
-                "accuracy on the proxy task (%)",
-                best=int(np.nanargmax(values)) if trials else None,
-            ),
-        )
-        macs = [trial["macs"] / 1e6 for trial in content["trials"]]
-        keep(
-            "embedding_cost",
-            figures.embedding_figure(
-                project(embedding)[0],
-                macs,
-                "The same trials by cost",
-                "million MACs",
-                best=int(np.nanargmax(values)) if trials else None,
-            ),
-        )
+    if embedding is None:
+        return
+    places = project(embedding)[0]
+    accuracies = [
+        np.nan if trial["accuracy"] is None else 100 * trial["accuracy"] for trial in trials
+    ]
+    best = None if np.isnan(accuracies).all() else int(np.nanargmax(accuracies))
+    yield (
+        "embedding",
+        figures.embedding_figure(
+            places,
+            accuracies,
+            "The trials in the embedding",
+            "accuracy on the proxy task (%)",
+            best=best,
+        ),
+    )
+    macs = [trial["macs"] / 1e6 for trial in trials]
+    yield (
+        "embedding_cost",
+        figures.embedding_figure(
+            places, macs, "The same trials by cost", "million MACs", best=best
+        ),
+    )
+
+
+def _network_figures(
+    finished: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Iterator[tuple[str, "Figure"]]:
+    """The learning curves of the final trainings, and the cells of the best networks."""
+    from . import figures
+
+    models = finished["models"]
     curves = {
         entry["id"]: entry["extra"]["curve"]
-        for entry in (*models, *baselines)
+        for entry in (*models, *finished["baselines"])
         if (entry["extra"] or {}).get("curve")
     }
     if curves:
-        keep("curves", figures.curves_figure(curves))
-    for name in ("confusion", "mistakes"):  # drawn by the training, which has the images
-        if (run.path / FIGURES / f"{name}.png").is_file():
-            drawn[name] = f"{FIGURES}/{name}.png"
+        yield "curves", figures.curves_figure(curves)
     cells = [
         (
             Cell.from_json(model["cell"]),
             f"{model['id']}: {percent(model['accuracy'])}, {format_count(model['macs'])} MACs, "
             f"{format_count(model['params'])} params",
         )
-        for model in models
-    ][:4]
+        for model in models[:4]
+    ]
     if cells:
-        keep("cells", figures.best_cells_figure(cells))
-    return drawn
+        yield "cells", figures.best_cells_figure(cells)
 
 
 def _cost(entry: Mapping[str, Any], name: str) -> float | None:
