@@ -58,6 +58,8 @@ _MAPPED = 2000
 
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
+Piece = tuple[str, Callable[..., Any], tuple[Any, ...]]
+"""Name, function and arguments of what `Kept` does and remembers."""
 
 
 # --- the encoder of a table ---------------------------------------------------------------------
@@ -276,20 +278,16 @@ def run(
         "queries_to_best", "median_queries_to_best", "found", "kendall_tau", "spearman",
         "coverage"}}, "figures"}. Keys of the `..._after` and correlation dictionaries are numbers
         as text. A seed that does not find the best cell has null; so has a median that falls on
-        such seeds. "figures" holds "curves": {NAME: {"queries": [...], "regret", "low", "high"}}
-        (mean and 95 % bootstrap interval after every query), "correlations": {NAME: {"samples",
-        "kendall_tau", "low", "high"}} and "map": {"x", "y", "value", "title"} (embedding in two
-        dimensions, coloured by the metric), absent when no strategy uses an embedding.
+        such seeds, and a regret while no search has met a cell with a value. "figures" holds
+        "curves": {NAME: {"queries": [...], "regret", "low", "high"}} (mean and 95 % bootstrap
+        interval after every query), "correlations": {NAME: {"samples", "kendall_tau", "low",
+        "high"}} and "map": {"x", "y", "value", "title"} (embedding in two dimensions, coloured by
+        the metric), absent when no strategy uses an embedding.
 
     Raises:
         UserError: as `tables.load`; an unknown metric or strategy; a results file of another run.
     """
-    unknown = [name for name in strategies if name not in STRATEGIES]
-    if unknown or not strategies:
-        given = ", ".join(unknown) or "none"
-        raise UserError(f"unknown strategy {given!r}: choose from {', '.join(STRATEGIES)}")
-    if queries < 1 or seeds < 1:
-        raise UserError(f"queries ({queries}) and seeds ({seeds}) must be at least 1")
+    _check_settings(strategies, queries, seeds)
     embedded = any(needs_embedding(name) for name in strategies)
     table = tables.load(Path(path), unique)
     name_of_metric = table.find(metric)
@@ -306,55 +304,29 @@ def run(
         "unique": unique,
     }
     kept = Kept(results, settings)
-    place = str(path)
+    place = (str(path), unique, metric)
     todo = [
-        (f"search/{name}/{seed}", _searched, (place, unique, metric, name, seed, queries))
-        for seed in range(seeds)
-        for name in strategies
-    ] + [
-        (
-            f"correlation/{name}/{count}/{seed}",
-            _correlated,
-            (place, unique, metric, name, seed, count),
-        )
-        for name in strategies
-        if name == "bo" or needs_embedding(name)
-        for count in samples
-        for seed in range(correlation_seeds)
-        if count + 20 <= len(table)
+        *_searches(place, strategies, seeds, queries),
+        *_correlated_samples(place, strategies, correlation_seeds, samples, len(table)),
     ]
     kept.complete(todo, workers, progress)
-    best = float(np.nanmax(ask.reported))
-    several = name_of_metric in table.runs
     report: dict[str, Any] = {
         "table": Path(path).name,
         "metric": name_of_metric,
         "reported": ask.reported_name,
-        "protocol": (
-            f"a query reveals one of {table.runs[name_of_metric].shape[1]} runs, drawn at random; "
-            f"reported is the mean {ask.reported_name} of the cell chosen by it"
-            if several
-            else "a query reveals the metric; reported is that of the best cell queried"
-        ),
+        "protocol": _protocol(ask, name_of_metric),
         "cells": len(table),
         "merged": table.merged,
         "queries": queries,
         "seeds": seeds,
-        "best": best,
+        "best": float(np.nanmax(ask.reported)),
         "strategies": {},
         "figures": {"curves": {}, "correlations": {}},
     }
     for name in strategies:
         searched = [kept.found[f"search/{name}/{seed}"] for seed in range(seeds)]
         one, curve = summary(table, metric, searched, queries)
-        found = {
-            count: [
-                kept.found.get(f"correlation/{name}/{count}/{s}") for s in range(correlation_seeds)
-            ]
-            for count in samples
-        }
-        correlations = {n: [c for c in cs if c is not None] for n, cs in found.items()}
-        correlations = {n: cs for n, cs in correlations.items() if cs}
+        correlations = _correlations(kept, name, samples, correlation_seeds)
         for key in ("kendall_tau", "spearman", "coverage"):
             one[key] = {
                 str(n): float(np.mean([c[key] for c in cs])) for n, cs in correlations.items()
@@ -362,17 +334,83 @@ def run(
         report["strategies"][name] = one
         report["figures"]["curves"][name] = curve
         if correlations:
-            taus = {n: np.array([c["kendall_tau"] for c in cs]) for n, cs in correlations.items()}
-            ranges = {n: interval(t[:, None]) for n, t in taus.items()}
-            report["figures"]["correlations"][name] = {
-                "samples": list(taus),
-                "kendall_tau": [float(t.mean()) for t in taus.values()],
-                "low": [float(r[0][0]) for r in ranges.values()],
-                "high": [float(r[1][0]) for r in ranges.values()],
-            }
+            report["figures"]["correlations"][name] = _tau_curve(correlations)
     if embedded:
         report["figures"]["map"] = embedding_map(table, metric)
     return report
+
+
+def _check_settings(strategies: Sequence[str], queries: int, seeds: int) -> None:
+    unknown = [name for name in strategies if name not in STRATEGIES]
+    if unknown or not strategies:
+        given = ", ".join(unknown) or "none"
+        raise UserError(f"unknown strategy {given!r}: choose from {', '.join(STRATEGIES)}")
+    if queries < 1 or seeds < 1:
+        raise UserError(f"queries ({queries}) and seeds ({seeds}) must be at least 1")
+
+
+def _searches(
+    place: tuple[str, bool, str], strategies: Sequence[str], seeds: int, queries: int
+) -> Iterator[Piece]:
+    """The searches, seed by seed; `place` is path, unique and metric, as `_searched` takes them."""
+    for seed in range(seeds):
+        for name in strategies:
+            yield f"search/{name}/{seed}", _searched, (*place, name, seed, queries)
+
+
+def _correlated_samples(
+    place: tuple[str, bool, str],
+    strategies: Sequence[str],
+    seeds: int,
+    samples: Sequence[int],
+    cells: int,
+) -> Iterator[Piece]:
+    """Each predictor at each number of samples that leaves enough of the table's cells over."""
+    for name in strategies:
+        if name != "bo" and not needs_embedding(name):
+            continue
+        for count in samples:
+            for seed in range(seeds):
+                if count + 20 <= cells:
+                    yield (
+                        f"correlation/{name}/{count}/{seed}",
+                        _correlated,
+                        (*place, name, seed, count),
+                    )
+
+
+def _protocol(ask: Queries, metric: str) -> str:
+    """What a query shows and how a chosen cell is judged, in words."""
+    if metric not in ask.table.runs:
+        return "a query reveals the metric; reported is that of the best cell queried"
+    return (
+        f"a query reveals one of {ask.table.runs[metric].shape[1]} runs, drawn at random; "
+        f"reported is the mean {ask.reported_name} of the cell chosen by it"
+    )
+
+
+def _correlations(
+    kept: Kept, name: str, samples: Sequence[int], seeds: int
+) -> dict[int, list[dict[str, float]]]:
+    """A strategy's rank correlations by number of samples, where there are any."""
+    found = {
+        count: [kept.found.get(f"correlation/{name}/{count}/{seed}") for seed in range(seeds)]
+        for count in samples
+    }
+    known = {count: [one for one in ones if one is not None] for count, ones in found.items()}
+    return {count: ones for count, ones in known.items() if ones}
+
+
+def _tau_curve(correlations: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
+    """Kendall's tau by number of samples, with 95 % intervals."""
+    taus = {n: np.array([c["kendall_tau"] for c in cs]) for n, cs in correlations.items()}
+    ranges = {n: interval(t[:, None]) for n, t in taus.items()}
+    return {
+        "samples": list(taus),
+        "kendall_tau": [float(t.mean()) for t in taus.values()],
+        "low": [float(r[0][0]) for r in ranges.values()],
+        "high": [float(r[1][0]) for r in ranges.values()],
+    }
 
 
 def summary(
@@ -400,9 +438,9 @@ def summary(
     tenth = list(range(10, queries + 1, 10)) or [queries]
     median = float(np.median([np.inf if q is None else q for q in to_best]))
     figures = {
-        "best_after": {str(q): float(best - mean[q - 1]) for q in tenth},
-        "regret_after": {str(q): float(mean[q - 1]) for q in tenth},
-        "regret_after_interval": {str(q): [float(low[q - 1]), float(high[q - 1])] for q in tenth},
+        "best_after": {str(q): _known(best - mean[q - 1]) for q in tenth},
+        "regret_after": {str(q): _known(mean[q - 1]) for q in tenth},
+        "regret_after_interval": {str(q): [_known(low[q - 1]), _known(high[q - 1])] for q in tenth},
         "queries_to_best": to_best,
         "median_queries_to_best": median if np.isfinite(median) else None,
         "median_queries_to_best_interval": _median_interval(to_best),
@@ -410,25 +448,35 @@ def summary(
     }
     curve = {
         "queries": list(range(1, queries + 1)),
-        "regret": mean.tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
+        "regret": [_known(value) for value in mean],
+        "low": [_known(value) for value in low],
+        "high": [_known(value) for value in high],
     }
     return figures, curve
 
 
+def _known(value: float) -> float | None:
+    """A value as JSON: null where it is nan."""
+    return float(value) if np.isfinite(value) else None
+
+
 def _nanmean(values: FloatArray) -> FloatArray:
-    """Mean along the first axis over what is not nan."""
+    """Mean along the first axis over what is not nan; nan where nothing is."""
     known = np.isfinite(values)
-    return np.asarray(np.where(known, values, 0.0).sum(axis=0) / np.maximum(known.sum(axis=0), 1))
+    count = known.sum(axis=0)
+    mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
+    return np.where(count > 0, mean, np.nan)
 
 
 def interval(values: FloatArray, draws: int = 1000) -> tuple[FloatArray, FloatArray]:
-    """95 % bootstrap interval of the mean along the first axis."""
+    """95 % bootstrap interval of the mean along the first axis; nan where no mean is known."""
     rng = np.random.default_rng(0)
     rows = rng.integers(len(values), size=(draws, len(values)))
     means = np.stack([_nanmean(values[row]) for row in rows])
-    return np.quantile(means, 0.025, axis=0), np.quantile(means, 0.975, axis=0)
+    known = np.isfinite(means).any(axis=0)
+    ends = np.full((2, means.shape[1]), np.nan)
+    ends[:, known] = np.nanquantile(means[:, known], (0.025, 0.975), axis=0)
+    return ends[0], ends[1]
 
 
 def _median_interval(to_best: Sequence[int | None]) -> list[float | None]:
@@ -718,7 +766,7 @@ class Kept:
 
     def complete(
         self,
-        todo: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]],
+        todo: Sequence[Piece],
         workers: int,
         progress: Progress | None,
     ) -> None:
@@ -737,9 +785,7 @@ class Kept:
             write_json(Path(self.path), {"settings": self.settings, "found": self.found})
 
 
-def _carried_out(
-    pieces: Sequence[tuple[str, Callable[..., Any], tuple[Any, ...]]], workers: int
-) -> Iterator[tuple[str, Any]]:
+def _carried_out(pieces: Sequence[Piece], workers: int) -> Iterator[tuple[str, Any]]:
     if workers <= 1 or len(pieces) < 2:
         for name, function, arguments in pieces:
             yield name, function(*arguments)

@@ -4,6 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from gemkit.app import figures
 from gemkit.errors import UserError
 from gemkit.search import ablation
 from gemkit.search.ablation import Kept
@@ -88,6 +89,26 @@ def test_figures_are_those_of_the_queries(table: Path) -> None:
     assert (np.diff(curve["regret"]) <= 0).all()
     both, _ = ablation.summary(opened, "accuracy", [searched[0], searched[0]], 20)
     assert both["median_queries_to_best"] == 1
+
+
+def test_no_regret_where_no_search_has_met_a_value(table: Path, tmp_path: Path) -> None:
+    opened = load(table)
+    values = opened.metric("accuracy")
+    values[[3, 4]] = np.nan
+    best, worst = int(np.nanargmax(values)), int(np.nanargmin(values))
+    searched = [[3, 4, *[worst] * 8], [4, best, *[worst] * 8]]
+    one, curve = ablation.summary(opened, "accuracy", searched, 10)
+    assert curve["regret"][0] is curve["low"][0] is curve["high"][0] is None
+    # From the second query on one search has a value, from the third both.
+    assert curve["regret"][1] == curve["low"][1] == curve["high"][1] == 0
+    gap = values[best] - values[worst]
+    np.testing.assert_allclose(curve["regret"][2:], gap / 2)
+    np.testing.assert_allclose([curve["low"][2], curve["high"][2]], [0, gap])
+    nothing, nowhere = ablation.summary(opened, "accuracy", [[3, 4]], 10)
+    assert nothing["best_after"] == nothing["regret_after"] == {"10": None}
+    assert nothing["regret_after_interval"] == {"10": [None, None]}
+    json.dumps([one, curve, nothing, nowhere], allow_nan=False)
+    figures.save(figures.regret_figure({"a": curve, "b": nowhere}, "accuracy"), tmp_path / "a.png")
 
 
 def test_protocol_of_several_runs(table: Path) -> None:
