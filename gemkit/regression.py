@@ -278,16 +278,8 @@ def fit(
     Costs O(n^3) a step: about 0.05 s for 100 rows, 1 s for 500 on one core.
     Raises ValueError for empty, ragged or non-finite input.
     """
-    from scipy.linalg import cho_factor, solve_triangular
-    from scipy.optimize import minimize
-
     groups = _groups(features)
-    y = np.asarray(targets, dtype=float)
-    names = tuple(groups)
-    if y.ndim != 1 or len(y) != len(groups[names[0]]) or not len(y):
-        raise ValueError("targets must be one number for every row of the features")
-    if not np.isfinite(y).all() or not all(np.isfinite(rows).all() for rows in groups.values()):
-        raise ValueError("features and targets must be finite")
+    y = _checked_targets(targets, groups)
     if warp == "auto":
         fits = [
             fit(
@@ -303,24 +295,58 @@ def fit(
             for choice in WARPS
         ]
         return max(fits, key=lambda process: process.evidence)
-    if isinstance(warp, str):
-        warp = (warp, 0.3)
-    if not isinstance(warp, Warp):
-        warp = Warp.of(y, *warp)
-    log_slope = warp.log_slope(y)
-    y = warp(y)
-    target_mean = float(y.mean())
-    target_scale = float(y.std()) or 1.0
-    y = (y - target_mean) / target_scale
+    wanted = _Targets.of(y, warp)
     columns, traits = columns or {}, traits or {}
-    scalings = [_Scaling.of(groups[name], columns.get(name, "own")) for name in names]
-    rows = [scale(groups[name]) for name, scale in zip(names, scalings, strict=True)]
-    described = []
-    for name, scaling in zip(names, scalings, strict=True):
-        matrix = np.asarray(traits.get(name, np.empty((groups[name].shape[1], 0))), dtype=float)
+    scalings, rows, described = {}, [], []
+    for name, values in groups.items():
+        scalings[name] = scaling = _Scaling.of(values, columns.get(name, "own"))
+        rows.append(scaling(values))
+        matrix = np.asarray(traits.get(name, np.empty((values.shape[1], 0))), dtype=float)
         described.append(matrix[scaling.keep])
-    straight = tuple(name in linear for name in names)
-    problem = _Problem(rows, described, y, straight)
+    problem = _Problem(rows, described, wanted.values, tuple(name in linear for name in groups))
+    return _solved(problem, _most_likely(problem, start, iterations), scalings, wanted)
+
+
+def _checked_targets(targets: ArrayLike, groups: Mapping[str, FloatArray]) -> FloatArray:
+    """One finite number for every row of the features, which are finite too.
+
+    Raises:
+        ValueError: it is not so.
+    """
+    y = np.asarray(targets, dtype=float)
+    if y.ndim != 1 or len(y) != len(next(iter(groups.values()))) or not len(y):
+        raise ValueError("targets must be one number for every row of the features")
+    if not np.isfinite(y).all() or not all(np.isfinite(rows).all() for rows in groups.values()):
+        raise ValueError("features and targets must be finite")
+    return y
+
+
+@dataclass(frozen=True)
+class _Targets:
+    """Targets as the process is fitted to them: warped, of mean 0 and variance 1."""
+
+    values: FloatArray
+    warp: Warp
+    mean: float
+    scale: float
+    log_slope: float
+
+    @staticmethod
+    def of(targets: FloatArray, warp: str | tuple[str, float] | Warp) -> _Targets:
+        if isinstance(warp, str):
+            warp = (warp, 0.3)
+        if not isinstance(warp, Warp):
+            warp = Warp.of(targets, *warp)
+        values = warp(targets)
+        mean = float(values.mean())
+        scale = float(values.std()) or 1.0
+        return _Targets((values - mean) / scale, warp, mean, scale, warp.log_slope(targets))
+
+
+def _most_likely(problem: _Problem, start: FloatArray | None, iterations: int) -> Any:
+    """What the optimiser finds, from `start` if it suits and, if that fails, from the priors."""
+    from scipy.optimize import minimize
+
     if start is not None and len(start) == len(problem.start):
         first = np.clip(start, *np.transpose(problem.bounds))
     else:
@@ -336,29 +362,41 @@ def fit(
         )
         if found.fun < _REFUSED:
             break
+    return found
+
+
+def _solved(
+    problem: _Problem, found: Any, scalings: Mapping[str, _Scaling], wanted: _Targets
+) -> GaussianProcess:
+    """The process with the scales that were found."""
+    from scipy.linalg import cho_factor, solve_triangular
+
+    y, linear = problem.y, problem.linear
     amplitudes, noise, weights = problem.unpack(found.x)
+    rows = [own * weight for own, weight in zip(problem.rows, weights, strict=True)]
     kernel = np.zeros((len(y), len(y)))
-    for g in range(len(names)):
-        scalings[g] = replace(scalings[g], scale=scalings[g].scale / weights[g])
-        rows[g] = rows[g] * weights[g]
-        kernel += amplitudes[g] * _kernel(rows[g], rows[g], straight[g])
+    for g, own in enumerate(rows):
+        kernel += amplitudes[g] * _kernel(own, own, linear[g])
     kernel[np.diag_indices(len(y))] += noise + _JITTER
     factor, _ = cho_factor(kernel, lower=True)
     inverse_factor = solve_triangular(factor, np.eye(len(y)), lower=True)
     return GaussianProcess(
-        names=names,
-        linear=straight,
-        scalings=tuple(scalings),
+        names=tuple(scalings),
+        linear=linear,
+        scalings=tuple(
+            replace(scaling, scale=scaling.scale / weight)
+            for scaling, weight in zip(scalings.values(), weights, strict=True)
+        ),
         rows=tuple(rows),
         amplitudes=amplitudes,
         noise=noise,
         weights=inverse_factor.T @ (inverse_factor @ y),
         inverse_factor=inverse_factor,
-        warp=warp,
-        target_mean=target_mean,
-        target_scale=target_scale,
+        warp=wanted.warp,
+        target_mean=wanted.mean,
+        target_scale=wanted.scale,
         parameters=found.x,
-        evidence=-float(found.fun) + log_slope - len(y) * float(np.log(target_scale)),
+        evidence=-float(found.fun) + wanted.log_slope - len(y) * float(np.log(wanted.scale)),
     )
 
 
