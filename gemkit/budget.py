@@ -158,8 +158,11 @@ class Budget:
         for name, limit in value.items():
             if name not in names:
                 raise UserError(f"{where}: unknown budget {name!r}; use {', '.join(names)}")
-            right = isinstance(limit, str) if name == "precision" else is_number(limit)
-            if not (right or (limit is None and name != "precision")):
+            if name == "precision":
+                right = isinstance(limit, str)
+            else:
+                right = limit is None or is_number(limit)
+            if not right:
                 kind = "a name" if name == "precision" else "a number or null"
                 raise UserError(f"{where}: {name} must be {kind}, not {limit!r}")
         try:
