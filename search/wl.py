@@ -207,7 +207,7 @@ def count(refined: Sequence[Labels]) -> Features:
         )
         rows, columns = np.divmod(pairs, max(kinds, 1))
         own.append(np.bincount(rows, weights=times.astype(float) ** 2, minlength=len(labels)))
-        shared = np.bincount(columns, minlength=kinds) > 1
+        shared = np.bincount(columns) > 1
         kept = shared[columns]
         numbers = (np.cumsum(shared) - 1)[columns[kept]]
         counts.append(

@@ -136,6 +136,43 @@ def test_collisions_of_the_hash_are_found(monkeypatch: pytest.MonkeyPatch, seed:
         wl.refine(*graphs, 3)
 
 
+def test_a_collision_of_only_two_labels_is_found(
+    monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, 20, size=(60, 30))  # too many to be counted side by side
+    graphs = labels, random_graphs(seed, 60)[1]
+    expected = wl.refine(*graphs, 1)
+    strong = wl.mix
+    calls = []
+
+    def colliding(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
+        mixed = strong(value)
+        calls.append(value.shape)
+        if len(calls) == 3:  # the new labels of the first attempt
+            _, places, times = np.unique(mixed, return_index=True, return_counts=True)
+            one, other = places[times == 1][:2]
+            mixed.flat[other] = mixed.flat[one]
+        return mixed
+
+    monkeypatch.setattr(wl, "mix", colliding)
+    for ours, wanted in zip(wl.refine(*graphs, 1), expected, strict=True):
+        pairs = np.unique(np.stack([ours, wanted]).reshape(2, -1), axis=1)
+        assert pairs.shape[1] == len(np.unique(wanted)) == len(np.unique(ours))
+    assert len(calls) == 6
+
+
+def test_many_neighbours_of_one_label_are_no_other_label() -> None:
+    # Of two nodes 0 and 1 alike, one has n neighbours labelled 0, the other one labelled 1.
+    for neighbours in range(1, 25):
+        labels = np.array([[0, 0, 1, *[0] * neighbours]], dtype=np.int8)
+        adjacency = np.zeros((1, labels.size, labels.size), bool)
+        adjacency[0, 0, 3:] = adjacency[0, 1, 2] = True
+        refined = wl.refine(labels, adjacency, 1)[1][0]
+        assert refined[0] != refined[1]
+        assert len(np.unique(refined)) == 4
+
+
 def test_no_graph_gives_no_features() -> None:
     features = wl.features(np.empty((0, 4), np.int8), np.empty((0, 4, 4), bool), 3)
     assert len(features) == 0
