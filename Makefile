@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PYTHON := $(BIN)/python
 
-.PHONY: install demo test torture fuzz lint format docs bench experiments experiments-gpu clean
+.PHONY: install demo test torture fuzz coverage lint format docs bench experiments experiments-gpu release clean
 
 install: $(VENV)/installed ## make .venv with gemkit and what its tests need
 
@@ -31,6 +31,9 @@ torture: install ## 60 kills at random moments, each followed by a look at every
 
 fuzz: install ## 20,000 damaged inputs for every reader
 	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 tests/whole/test_readers.py --inputs 20000
+
+coverage: install ## the suite again, with the share of lines it runs in each module
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 --cov --cov-report=term --cov-fail-under=90
 
 lint: install ## ruff (lint and format) and mypy on the installed package
 	$(BIN)/ruff check .
@@ -78,6 +81,22 @@ experiments: install ## long, resumable runs in order of value; results under re
 
 experiments-gpu: install ## GPU: the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
 	$(BIN)/gemkit compare --data cifar10 --max-macs 40M --share 0.8 --seeds 3 --recipe full --device cuda --out runs/compare-40M
+
+# PYTHON=python3.13 tests another Python, RESOLUTION=lowest-direct the oldest packages that are
+# supported.
+RESOLUTION ?= highest
+RELEASE := build/release
+
+release: install ## wheel and sdist in dist/; the tests of the one pass in a new environment with the other
+	rm -rf dist build/lib $(RELEASE)
+	$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check build uv
+	$(RUN_PYTHON) -m build --outdir dist .
+	mkdir -p $(RELEASE)
+	tar xzf dist/gemkit-*.tar.gz -C $(RELEASE) --strip-components 1
+	$(BIN)/uv venv --quiet --python $(PYTHON) $(RELEASE)/.venv
+	$(BIN)/uv pip install --quiet --python $(RELEASE)/.venv --resolution $(RESOLUTION) --requirements pyproject.toml --extra test
+	$(BIN)/uv pip install --quiet --python $(RELEASE)/.venv --no-deps dist/gemkit-*.whl
+	cd $(RELEASE) && OMP_NUM_THREADS=1 .venv/bin/pytest -q -n 2
 
 clean:
 	rm -rf build dist *.egg-info
