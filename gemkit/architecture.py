@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
 
-from gemkit.cell import Cell
+from gemkit.cell import MAX_NODES, Cell
 from gemkit.errors import UserError
+from gemkit.operations import KERNELS
 
 MIN_WIDTH = 4
 """Fewest channels of the first stage."""
@@ -22,6 +23,8 @@ MAX_WIDTH = 1024
 
 _MOST = 64
 """Largest width factor and number of repeats of a stage."""
+_MOST_MACS = 1 << 62
+"""What no network may reach, so that costs can be reckoned in 64 bits."""
 
 
 def _is_whole(value: object, least: int = 1) -> bool:
@@ -92,6 +95,26 @@ class Skeleton:
                 f"{len(self.stages)} stages after stem strides {list(self.stem_strides)}: "
                 f"a side of {self.total_stride} pixels is always enough"
             )
+        if self._most_macs() >= _MOST_MACS:
+            raise UserError(
+                f"input shape {list(self.input_shape)} with {self.classes} classes is too large "
+                f"for these stages: the widest network would take over {_MOST_MACS:.1e} MACs"
+            )
+
+    def _most_macs(self) -> int:
+        """What no network of this skeleton exceeds: every node reads all before it, at the largest
+        width."""
+        edges, leaves = MAX_NODES * (MAX_NODES + 1) // 2, MAX_NODES
+        stem = [height * width for height, width in self.stem_resolutions]
+        macs = 9 * MAX_WIDTH * (self.input_shape[0] * stem[0] + MAX_WIDTH * sum(stem[1:]))
+        before = 1
+        for stage, (height, width) in zip(self.stages, self.resolutions, strict=True):
+            channels = MAX_WIDTH * max(before, stage.width_factor)
+            depthwise = max(KERNELS) ** 2 * edges * channels
+            pointwise = (edges + leaves + 2) * channels**2  # with the entry and the projection
+            macs += height * width * stage.repeats * (depthwise + pointwise)
+            before = stage.width_factor
+        return macs + MAX_WIDTH * before * self.classes
 
     @property
     def total_stride(self) -> int:

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from gemkit.architecture import MAX_WIDTH, Architecture, Skeleton, Stage, skeleton_for
-from gemkit.cell import Cell
+from gemkit.cell import MAX_NODES, Cell, CellArrays
+from gemkit.cost import CostModel
 from gemkit.errors import UserError
 
 CELL = Cell(("input", "conv1x1", "sep3x3"), ((0, 1), (1, 2)))
@@ -36,6 +37,31 @@ def test_presets(shape: tuple[int, int, int], resolutions: tuple[tuple[int, int]
     assert [stage.width_factor for stage in skeleton.stages] == [1, 2, 4, 8][: len(resolutions)]
 
 
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+@pytest.mark.parametrize("factors", [(1,), (1, 2, 4, 8), (64, 1, 64)])
+def test_costs_of_the_largest_images_stay_within_64_bits(
+    factors: tuple[int, ...], aggregation: str
+) -> None:
+    stages = tuple(Stage(factor, 64) for factor in factors)
+    side = 16
+    while True:  # the largest power of two that is taken
+        try:
+            skeleton = Skeleton((3, 2 * side, 2 * side), 10, (1, 2), stages)
+        except UserError:
+            break
+        side *= 2
+    nodes = range(MAX_NODES + 1)
+    edges = tuple((low, high) for high in nodes for low in range(high))
+    cell = Cell(("input", *("sep3x3",) * MAX_NODES), edges, aggregation)
+    model = CostModel.of(CellArrays.from_cells([cell]), skeleton)
+    square, plain = (int(part[0]) for part in model.macs)
+    macs = int(model.costs(MAX_WIDTH).macs[0])
+    assert macs == (square * MAX_WIDTH + plain) * MAX_WIDTH  # without a limit to whole numbers
+    assert 0 < macs < 1 << 62
+    assert macs > 1 << 52 or aggregation == "sum"  # the limit is not far away
+    assert int(model.costs(MAX_WIDTH).peak_memory_bytes[0]) > 0
+
+
 def test_total_stride() -> None:
     assert skeleton_for((3, 224, 224), 1000).total_stride == 32
     assert skeleton_for((1, 8, 8), 10).total_stride == 2
@@ -53,6 +79,10 @@ def test_total_stride() -> None:
         (lambda: Skeleton((3, 32, 32), 10, (3,), (Stage(1),)), "stem strides"),
         (lambda: Skeleton((3, 32, 32), 10, (1,), ()), "at least one stage"),
         (lambda: Skeleton((3, 7, 7), 10, (2,), (Stage(1),) * 4), "side of 16 pixels is always"),
+        (lambda: Skeleton((3, 10**8, 10**8), 10, (2,), (Stage(1),)), "is too large"),
+        (lambda: Skeleton((1 << 60, 8, 8), 10, (1,), (Stage(1),)), "is too large"),
+        (lambda: Skeleton((3, 8, 8), 1 << 60, (1,), (Stage(1),)), "is too large"),
+        (lambda: skeleton_for((3, 10**6, 10**6), 10), "is too large"),
         (lambda: Stage(0), "width_factor"),
         (lambda: Stage(1, 0), "repeats"),
         (lambda: Stage(True), "width_factor"),
