@@ -98,128 +98,19 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
     from . import latency_table
     from . import live as live_search
 
-    first = shown.first
-    content = shown.content
-    runnable = shown.runnable()
-    ids = [id for _, id in runnable]
-    second = next((id for id in ids if id != first and content.kind(id) == "baselines"), None)
-
-    def selected(event: gr.EventData) -> tuple[Any, ...]:
-        id = str(getattr(event, "id", ""))[:64]
-        keep = gr.skip()
-        if shown.content.network(id) is not None:
-            own = shown.runnable()
-            if id in [one for _, one in own]:
-                keep = gr.update(choices=own, value=id)
-        return shown.facts(id), shown.cell(id), keep
-
-    def try_it(image: Any, one: str | None, other: str | None) -> tuple[Any, ...]:
-        try:
-            left = classify(shown, one, image)
-            right = classify(shown, other, image) if other else (None, "")
-        except UserError as error:
-            return None, f'<span class="gk-warn">{error}</span>', None, ""
-        return (*left, *right)
-
-    explore_call = (
-        "gemkit.explore(element, "
-        + json.dumps({"budget": shown.budget.to_json(), "first": first})
-        + ", (id) => trigger('picked', {id}))"
-    )
     with gr.Blocks(
         title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
         gr.Markdown(shown.introduction(), elem_id="introduction")
         with gr.Tabs():
             with gr.Tab("Explore", id="explore"):
-                with gr.Row():
-                    with gr.Column(scale=6, min_width=320):
-                        points = _custom("gk-explore", explore_call, elem_id="points")
-                    with gr.Column(scale=5, min_width=320):
-                        facts = gr.HTML(
-                            shown.facts(first) if first else _NOTHING,
-                            apply_default_css=False,
-                            elem_id="facts",
-                        )
-                cell = gr.HTML(
-                    shown.cell(first) if first else "",
-                    apply_default_css=False,
-                    elem_id="cell",
-                )
-                _custom("gk-listing", "", elem_id="listing")
+                points, facts, cell = _explore(shown)
             with gr.Tab("Try it", id="try"):
-                if not runnable:
-                    gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE}</p>')
-                with gr.Row():
-                    with gr.Column(scale=2, min_width=280):
-                        image = gr.Image(
-                            type="filepath",
-                            label="an image",
-                            sources=["upload", "webcam", "clipboard"],
-                            height=250,
-                            elem_id="image",
-                        )
-                        # What is sent stays a file until `predict.open_picture` has looked at it.
-                        image.preprocess = _path
-                        examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
-                        if examples:
-                            gr.Examples(
-                                [[str(path)] for path in examples],
-                                [image],
-                                label="images that the networks were not trained on",
-                                elem_id="examples",
-                            )
-                        button = gr.Button("Classify", variant="primary", elem_id="classify")
-                    with gr.Column(scale=2, min_width=250):
-                        left = gr.Dropdown(
-                            runnable,
-                            value=first if first in ids else None,
-                            label="network",
-                            elem_id="left",
-                        )
-                        left_answer = gr.Label(
-                            num_top_classes=5, label="answer", elem_id="left-answer"
-                        )
-                        left_note = gr.Markdown(elem_id="left-note")
-                    with gr.Column(scale=2, min_width=250):
-                        right = gr.Dropdown(
-                            [("none", ""), *runnable],
-                            value=second or "",
-                            label="beside it",
-                            elem_id="right",
-                        )
-                        right_answer = gr.Label(
-                            num_top_classes=5, label="answer", elem_id="right-answer"
-                        )
-                        right_note = gr.Markdown(elem_id="right-note")
+                network = _try_it(shown)
             with gr.Tab("Latency", id="latency"):
                 latency_table.tab(shown, measuring)
             with gr.Tab("In your browser", id="browser"):
-                gr.Markdown(
-                    "How fast are these networks **on your own device**? They are downloaded and "
-                    "run here, in your browser."
-                )
-                settings = {
-                    "runtime": browser.has_runtime(),
-                    "version": browser.VERSION,
-                    "most": browser.MOST_CELLS,
-                    "seconds": 0.15,
-                    "shape": [1, *content.skeleton.input_shape] if content.skeleton else [],
-                    "networks": [
-                        {
-                            "id": id,
-                            "label": label,
-                            "baseline": content.kind(id) == "baselines",
-                            "p50": ((content.network(id) or {})["latency_ms"] or {}).get("p50"),
-                        }
-                        for label, id in runnable
-                    ],
-                }
-                _custom(
-                    "gk-browser",
-                    f"gemkit.browser(element, {json.dumps(settings)})",
-                    elem_id="browser",
-                )
+                _in_the_browser(shown)
             with gr.Tab("Map of cells", id="map"):
                 gr.Markdown(
                     "Each point is a cell that was tried; the graph encoder puts cells that are "
@@ -230,19 +121,142 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
             if live is not None:
                 with gr.Tab("Search live", id="live"):
                     live_search.tab(live, shown.computer)
+
+        def selected(event: gr.EventData) -> tuple[Any, ...]:
+            id = str(getattr(event, "id", ""))[:64]
+            keep = gr.skip()
+            if shown.content.network(id) is not None:
+                own = shown.runnable()
+                if id in [one for _, one in own]:
+                    keep = gr.update(choices=own, value=id)
+            return shown.facts(id), shown.cell(id), keep
+
         points.picked(
-            selected, None, [facts, cell, left], queue=False, show_progress="hidden",
+            selected, None, [facts, cell, network], queue=False, show_progress="hidden",
             api_visibility="private", trigger_mode="multiple",
         )  # fmt: skip
-        button.click(
-            try_it,
-            [image, left, right],
-            [left_answer, left_note, right_answer, right_note],
-            concurrency_limit=_PREDICTIONS_AT_ONCE,
-            api_visibility="private",
-        )
     blocks.queue(max_size=_QUEUE)
     return blocks
+
+
+def _explore(shown: Shown) -> tuple["gradio.HTML", "gradio.HTML", "gradio.HTML"]:
+    """The points to choose from; beside them what is known of the chosen one, and its cell."""
+    import gradio as gr
+
+    first = shown.first
+    call = (
+        "gemkit.explore(element, "
+        + json.dumps({"budget": shown.budget.to_json(), "first": first})
+        + ", (id) => trigger('picked', {id}))"
+    )
+    with gr.Row():
+        with gr.Column(scale=6, min_width=320):
+            points = _custom("gk-explore", call, elem_id="points")
+        with gr.Column(scale=5, min_width=320):
+            facts = gr.HTML(
+                shown.facts(first) if first else _NOTHING, apply_default_css=False, elem_id="facts"
+            )
+    cell = gr.HTML(shown.cell(first) if first else "", apply_default_css=False, elem_id="cell")
+    _custom("gk-listing", "", elem_id="listing")
+    return points, facts, cell
+
+
+def _try_it(shown: Shown) -> "gradio.Dropdown":
+    """An image, and what two networks say it is; gives the choice of the first one."""
+    import gradio as gr
+
+    runnable = shown.runnable()
+    ids = [id for _, id in runnable]
+    first = shown.first if shown.first in ids else None
+    others = (id for id in ids if id != shown.first and shown.content.kind(id) == "baselines")
+    if not runnable:
+        gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE}</p>')
+    with gr.Row():
+        with gr.Column(scale=2, min_width=280):
+            image = _image(shown)
+            button = gr.Button("Classify", variant="primary", elem_id="classify")
+        with gr.Column(scale=2, min_width=250):
+            left = gr.Dropdown(runnable, value=first, label="network", elem_id="left")
+            left_answer = gr.Label(num_top_classes=5, label="answer", elem_id="left-answer")
+            left_note = gr.Markdown(elem_id="left-note")
+        with gr.Column(scale=2, min_width=250):
+            right = gr.Dropdown(
+                [("none", ""), *runnable],
+                value=next(others, ""),
+                label="beside it",
+                elem_id="right",
+            )
+            right_answer = gr.Label(num_top_classes=5, label="answer", elem_id="right-answer")
+            right_note = gr.Markdown(elem_id="right-note")
+
+    def try_it(image: Any, one: str | None, other: str | None) -> tuple[Any, ...]:
+        try:
+            left = classify(shown, one, image)
+            right = classify(shown, other, image) if other else (None, "")
+        except UserError as error:
+            return None, f'<span class="gk-warn">{error}</span>', None, ""
+        return (*left, *right)
+
+    button.click(
+        try_it,
+        [image, left, right],
+        [left_answer, left_note, right_answer, right_note],
+        concurrency_limit=_PREDICTIONS_AT_ONCE,
+        api_visibility="private",
+    )
+    return left
+
+
+def _image(shown: Shown) -> "gradio.Image":
+    """The image to classify, with examples where the run has any."""
+    import gradio as gr
+
+    image = gr.Image(
+        type="filepath",
+        label="an image",
+        sources=["upload", "webcam", "clipboard"],
+        height=250,
+        elem_id="image",
+    )
+    # What is sent stays a file until `predict.open_picture` has looked at it.
+    image.preprocess = _path
+    examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
+    if examples:
+        gr.Examples(
+            [[str(path)] for path in examples],
+            [image],
+            label="images that the networks were not trained on",
+            elem_id="examples",
+        )
+    return image
+
+
+def _in_the_browser(shown: Shown) -> None:
+    import gradio as gr
+
+    content = shown.content
+    gr.Markdown(
+        "How fast are these networks **on your own device**? They are downloaded and "
+        "run here, in your browser."
+    )
+    settings = {
+        "runtime": browser.has_runtime(),
+        "version": browser.VERSION,
+        "most": browser.MOST_CELLS,
+        "seconds": 0.15,
+        "shape": [1, *content.skeleton.input_shape] if content.skeleton else [],
+        "networks": [
+            {
+                "id": id,
+                "label": label,
+                "baseline": content.kind(id) == "baselines",
+                "p50": ((content.network(id) or {})["latency_ms"] or {}).get("p50"),
+            }
+            for label, id in shown.runnable()
+        ],
+    }
+    call = f"gemkit.browser(element, {json.dumps(settings)})"
+    _custom("gk-browser", call, elem_id="browser")
 
 
 _NOTHING = (
