@@ -173,6 +173,15 @@ def test_many_neighbours_of_one_label_are_no_other_label() -> None:
         assert len(np.unique(refined)) == 4
 
 
+def test_only_labels_of_two_graphs_and_more_are_counted(seed: int) -> None:
+    graphs = random_graphs(seed, 30, 8)
+    counts = wl.features(*graphs, 3).counts
+    for labels, found in zip(wl.refine(*graphs, 3), counts, strict=True):
+        times = np.stack([(labels == label).sum(axis=1) for label in range(labels.max() + 1)])
+        shared = times[(times > 0).sum(axis=1) >= 2]
+        assert sorted(found.toarray().T.tolist()) == sorted(shared.tolist())
+
+
 def test_no_graph_gives_no_features() -> None:
     features = wl.features(np.empty((0, 4), np.int8), np.empty((0, 4, 4), bool), 3)
     assert len(features) == 0
