@@ -39,6 +39,7 @@ REWRITES = {
     ),
 }
 SMALL, LARGE = (1, 8, 8), (3, 32, 32)
+CHAIN = Cell(("input", "conv1x1", "sep3x3"), ((0, 1), (1, 2)))
 
 
 def random_architecture(
@@ -242,6 +243,70 @@ def test_siblings_read_by_one_concatenation_become_one_convolution(tmp_path: Pat
     assert count(merged, "Conv") == count(graph, "Conv") - 2 * stages
     assert {len(node.inputs) for node in merged.nodes if node.op == "Concat"} == {2}
     assert_close(outputs(write(merged), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
+
+
+def test_convolutions_of_one_tensor_become_one_and_a_split(tmp_path: Path) -> None:
+    # Nodes 1 to 3 read the input; 4 and 5 read 1 by themselves. The projection has no Relu.
+    edges = ((0, 1), (0, 2), (0, 3), (1, 4), (1, 5))
+    architecture = Architecture(
+        (Cell(("input", *["conv1x1"] * 5), edges),), skeleton_for(SMALL, 10), 5
+    )
+    model = draft(architecture)
+    graph = read(model)
+    merged = rewrites.merge_parallel(graph)
+    stages = len(architecture.skeleton.stages)
+    assert count(merged, "Conv") == count(graph, "Conv") - 3 * stages
+    assert count(merged, "Relu") == count(graph, "Relu") - 3 * stages
+    parts = sorted(len(node.outputs) for node in merged.nodes if node.op == "Split")
+    assert parts == sorted([2, 3] * stages)
+    assert_close(outputs(write(merged), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
+    assert rewrites.merge_parallel(merged) is merged
+
+
+def test_sums_of_three_and_more_are_written_as_one(tmp_path: Path) -> None:
+    nodes = 9
+    edges = tuple((i, j) for j in range(1, nodes + 1) for i in range(j))
+    cell = Cell(("input", *["conv1x1"] * nodes), edges, "sum")
+    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 8))
+    at_once = rewrites.sums_at_once(read(model))
+    stages = len(skeleton_for(SMALL, 10).stages)
+    sizes = sorted(len(node.inputs) for node in at_once.nodes if node.op == "Sum")
+    assert sizes == sorted([*range(3, nodes + 1)] * stages)
+    # Node 2 adds two tensors, and so does the end of the cell.
+    assert count(at_once, "Add") == 2 * stages
+    assert_close(outputs(write(at_once), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
+    assert rewrites.sums_at_once(at_once).nodes == at_once.nodes
+
+
+@pytest.mark.parametrize("opset", [17, 18])
+def test_only_a_mean_over_the_image_that_keeps_its_axes_is_a_pooling(
+    tmp_path: Path, opset: int
+) -> None:
+    model = draft(Architecture((CHAIN,), skeleton_for(SMALL, 10), 4), opset=opset)
+    pooled = rewrites.pool_globally(read(model))
+    assert count(pooled, "GlobalAveragePool") == 1
+    assert count(pooled, "ReduceMean") == 0
+    assert_close(outputs(write(pooled), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
+    assert rewrites.pool_globally(pooled) is pooled
+    for axes, keepdims, pools in (
+        ([2, 3], 1, True),
+        ([-1, -2], 1, True),
+        ([2, 3], 0, False),
+        ([1, 2], 1, False),
+        ([2], 1, False),
+        ([1, 2, 3], 1, False),
+        (None, 1, False),
+    ):
+        given = {} if axes is None else {"axes": axes}
+        node = helper.make_node("ReduceMean", ["x"], ["y"], keepdims=keepdims, **given)
+        ends = [
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 4, 4]),
+            helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+        ]
+        graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+        opsets = [helper.make_opsetid("", 17)]
+        mean = read(helper.make_model(graph, opset_imports=opsets, ir_version=10))
+        assert count(rewrites.pool_globally(mean), "GlobalAveragePool") == pools, (axes, keepdims)
 
 
 # Orders and memory
