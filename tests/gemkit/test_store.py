@@ -204,6 +204,24 @@ def test_the_second_writer_is_refused(run: Run) -> None:
     assert "another process" in sentence(error)
 
 
+@pytest.mark.parametrize("damage", ["a folder", "no tables"])
+def test_a_run_that_cannot_be_opened_is_left_unlocked(tmp_path: Path, damage: str) -> None:
+    path = finished(tmp_path / "run")
+    if damage == "a folder":
+        (path / "search.db").unlink()
+        (path / "search.db").mkdir()
+    else:
+        with sqlite3.connect(path / "search.db") as connection:
+            connection.execute("DROP TABLE settings")
+        connection.close()
+    # The first error is kept, and with it everything that its frames hold.
+    with pytest.raises(UserError, match=r"search\.db") as first:
+        Run.open(path, write=True)
+    with pytest.raises(UserError, match=r"search\.db") as second:
+        Run.open(path, write=True)
+    assert str(first.value) == str(second.value)
+
+
 HOLDER = """
 import sys, time
 from pathlib import Path
@@ -251,6 +269,15 @@ def test_a_run_is_not_begun_over_another(run: Run) -> None:
     with pytest.raises(UserError) as error:
         Run.start(run.path, CONFIG)
     assert "--resume" in sentence(error)
+
+
+def test_a_run_makes_the_folders_above_it_or_says_why_not(tmp_path: Path) -> None:
+    with Run.create(tmp_path / "a" / "b" / "run", CONFIG) as run:
+        assert run.name == "run"
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError) as error:
+        Run.create(tmp_path / "file" / "run", CONFIG)
+    assert f"{tmp_path / 'file' / 'run'} cannot be written" in sentence(error)
 
 
 def test_a_run_is_not_begun_in_a_folder_with_other_things(tmp_path: Path) -> None:
