@@ -70,6 +70,28 @@ def test_a_trial_comes_back_as_it_went_in(run: Run) -> None:
     assert run.trials() == given
 
 
+def test_summaries_are_the_trials_without_their_cells(run: Run) -> None:
+    given = [trial(0, latency_ms=0.25), trial(1), trial(2)]
+    run.add_trials(given)
+    run.trial_done(1, 0.5, 1.0)
+    run.trial_failed(2, "loss is NaN")
+    names = ("index", "id", "round", "state", "accuracy", "macs", "params", "width", "epochs")
+    names += ("peak_memory_bytes", "error", "latency_ms")
+    assert run.trial_summaries() == [
+        {name: getattr(one, name) for name in names}
+        | {"nodes": one.cell.nodes, "edges": len(one.cell.edges)}
+        for one in run.trials()
+    ]
+
+
+def test_trials_are_found_by_their_id(run: Run) -> None:
+    # Two keys that begin alike, and the one that follows them.
+    keys = ["a" * 10 + "0" * 22, "a" * 10 + "f" * 22, "a" * 9 + "b" + "0" * 22, "b" * 32]
+    run.add_trials([trial(index, key=key) for index, key in enumerate(keys)])
+    for id, wanted in (("a" * 10, [0, 1]), ("a" * 9 + "b", [2]), ("a" * 9, []), ("c" * 10, [])):
+        assert [one.index for one in run.trials_named(id)] == wanted
+
+
 def test_states_of_a_trial(run: Run) -> None:
     run.add_trials([trial(0, extra={"a": 1}), trial(1)])
     run.trial_started(0)
@@ -89,6 +111,20 @@ def test_states_of_a_trial(run: Run) -> None:
     again = run.trials()[0]
     assert (again.state, again.epochs, again.accuracy) == ("queued", 8, None)
     assert again.extra["short"]["accuracy"] == 0.75
+    # Only what is done has an accuracy, only what has failed an error.
+    run.trial_done(0, 0.5, 1.0)
+    run.trial_failed(0, "lost")
+    assert (run.trials()[0].accuracy, run.trials()[0].error) == (None, "lost")
+    run.trial_done(0, 0.5, 1.0)
+    assert (run.trials()[0].accuracy, run.trials()[0].error) == (0.5, None)
+    run.trial_restored(1, 3, 0.25)
+    assert (run.trials()[1].state, run.trials()[1].accuracy, run.trials()[1].epochs) == (
+        "done",
+        0.25,
+        3,
+    )
+    run.remove_trial(0)
+    assert [one.index for one in run.trials()] == [1]
 
 
 def test_an_accuracy_that_is_no_number_is_not_stored(run: Run) -> None:
@@ -339,6 +375,17 @@ def test_a_configuration_must_have_budget_and_seed(
         Run.create(tmp_path / "run", config)
     assert named in sentence(error)
     assert not store.is_run(tmp_path / "run")
+
+
+def test_a_configuration_holds_json_alone(run: Run, tmp_path: Path) -> None:
+    run.close()
+    with pytest.raises(ValueError, match="JSON"):
+        Run.create(tmp_path / "other", {**CONFIG, "share": float("nan")})
+    assert not store.is_run(tmp_path / "other")
+    with pytest.raises(ValueError, match="JSON"):
+        Run.start(run.path, {**CONFIG, "share": float("nan")}, resume=True)
+    with Run.create(tmp_path / "other", {**CONFIG, "stages": (1, 2)}) as other:
+        assert other.config["stages"] == [1, 2]  # as it will be read again
 
 
 # -- what is no run, or no longer one
