@@ -414,9 +414,9 @@ def test_a_newer_run_is_refused(tmp_path: Path) -> None:
     connection = sqlite3.connect(path / "search.db")
     connection.execute(f"PRAGMA user_version = {store.FORMAT + 1}")
     connection.close()
-    with pytest.raises(UserError) as error:
+    # The folder's name says "newer" as well.
+    with pytest.raises(UserError, match=r"newer gemkit \(format \d+, this one reads \d+\)"):
         Run.open(path)
-    assert "newer" in sentence(error)
     about = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps({**about, "format": store.FORMAT + 1}))
     with pytest.raises(UserError, match="update gemkit"):
