@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from gemkit.export.latency import LatencyModel
     from gemkit.export.targets import Target
     from gemkit.search.cell_space import CellSpace, Latency
+    from gemkit.search.encoder import GraphEncoder
     from gemkit.search.loop import Plan, Workers
     from gemkit.search.strategies import Strategy
     from gemkit.search.trials import ProxyTask
@@ -121,7 +122,7 @@ def search(
     from gemkit.search import encoder as encoders
     from gemkit.search import strategies
     from gemkit.search.cell_space import CellSpace
-    from gemkit.search.loop import Plan, Workers
+    from gemkit.search.loop import Workers
     from gemkit.search.trials import ProxyTask, threads_per_worker
     from gemkit.train import RECIPES
 
@@ -134,26 +135,10 @@ def search(
     dataset = load(data)
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     device_known = _target(target)
-    asked = budget or Budget()
-    given = asked if device_known is None else device_known.limits(asked)
-    budget = given
-    if not any((asked.macs, asked.params, asked.memory_bytes, given.macs, given.latency_ms)):
-        aim = default_budget(skeleton)
-        params = min(aim.params or 0, given.params or aim.params or 0)
-        budget = replace(given, macs=aim.macs, params=params)
-    check_feasible(budget, skeleton)
-    predictor = None
-    if budget.latency_ms is not None:
-        from gemkit.export.latency import measure_here, smallest
-
-        if device_known is not None:
-            predictor = device_known.predictor(skeleton)
-        if predictor is not None:
-            check_feasible(budget, skeleton, predictor.smallest_safe_ms())
-        else:
-            check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
+    budget, aimed = _limits(budget or Budget(), device_known, skeleton)
+    predictor = _check_feasible(budget, skeleton, device_known)
     check_device(device)
-    graph_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
+    chosen_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
     many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
     epochs = epochs or RECIPES["proxy"].epochs
     config: dict[str, Any] = {
@@ -178,22 +163,11 @@ def search(
         "in_rounds": in_rounds or None,
     }
     with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
-        console.print(
-            f"data: {dataset.name}, {len(dataset.y_train):,} training and {len(dataset.y_test):,} "
-            f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
-            f"{dataset.classes} classes"
-        )
-        console.print(
-            f"budget: {budget.describe()}"
-            + ("" if budget == given else " (what gemkit aims for at this size of image)")
-        )
+        _describe(dataset, budget, aimed, console)
         opened.set_setting("skeleton", skeleton.to_json())
         opened.set_setting("data", about(dataset))
         _note_command(opened, command)
-        if (path / "encoder.safetensors").is_file():  # a run goes on with the encoder it began with
-            graph_encoder = encoders.load_encoder(path / "encoder.safetensors")
-        else:
-            encoders.save_encoder(graph_encoder, path / "encoder.safetensors")
+        graph_encoder = _kept_encoder(path / "encoder.safetensors", chosen_encoder)
         if predictor is not None and device_known is not None:
             _keep_predictor(opened, device_known.name, predictor, console)
         space = CellSpace(
@@ -203,15 +177,7 @@ def search(
             aggregation,
             latency=_latency_model(opened, skeleton, aggregation, console),
         )
-        plan = Plan(
-            trials=config["trials"],
-            per_round=max(2, config["trials"] // 8),
-            epochs=epochs,
-            promoted=promote,
-            promoted_epochs=config["promote_epochs"] or 0,
-            seconds=time_limit,
-            in_rounds=in_rounds,
-        )
+        plan = _plan(config)
         split = proxy_split(dataset, seed)
         propose = strategies.strategy(
             strategy,
@@ -227,15 +193,88 @@ def search(
         best = _search(opened, space, propose, task, plan, many, console)
         opened.set_setting("ranking", [trial.id for trial in best])
     if best:
-        by_score = best[0].accuracy != max(trial.accuracy or 0.0 for trial in best)
-        console.print(
-            f"best of {tables.number(len(best), 'trial')}"
-            f"{f', by accuracy x MACs^{space.exponent:g}' if by_score else ''}: {best[0].id}, "
-            f"{tables.percent(best[0].accuracy)} on {len(split.y_validation):,} validation images"
-        )
+        _name_the_best(best, space.exponent, len(split.y_validation), console)
     if hint:
         console.print(f"next: gemkit train {path}")
     return Run.open(path)
+
+
+def _limits(asked: Budget, target: "Target | None", skeleton: Skeleton) -> tuple[Budget, bool]:
+    """The budget to search within: what is asked for and the target's limits; where neither says
+    how large networks may be, `default_budget`, and whether it was."""
+    given = asked if target is None else target.limits(asked)
+    if any((asked.macs, asked.params, asked.memory_bytes, given.macs, given.latency_ms)):
+        return given, False
+    aim = default_budget(skeleton)
+    params = min(aim.params or 0, given.params or aim.params or 0)
+    return replace(given, macs=aim.macs, params=params), True
+
+
+def _check_feasible(
+    budget: Budget, skeleton: Skeleton, target: "Target | None"
+) -> "LatencyModel | None":
+    """Make sure that some network fits; gives what predicts latency on the target, if it can.
+
+    Raises:
+        UserError: none fits.
+    """
+    check_feasible(budget, skeleton)
+    if budget.latency_ms is None:
+        return None
+    from gemkit.export.latency import measure_here, smallest
+
+    predictor = None if target is None else target.predictor(skeleton)
+    if predictor is not None:
+        check_feasible(budget, skeleton, predictor.smallest_safe_ms())
+    else:
+        check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
+    return predictor
+
+
+def _describe(dataset: Dataset, budget: Budget, aimed: bool, console: Console) -> None:
+    console.print(
+        f"data: {dataset.name}, {len(dataset.y_train):,} training and {len(dataset.y_test):,} "
+        f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
+        f"{dataset.classes} classes"
+    )
+    console.print(
+        f"budget: {budget.describe()}"
+        + (" (what gemkit aims for at this size of image)" if aimed else "")
+    )
+
+
+def _name_the_best(best: list[Trial], exponent: float, images: int, console: Console) -> None:
+    by_score = best[0].accuracy != max(trial.accuracy or 0.0 for trial in best)
+    console.print(
+        f"best of {tables.number(len(best), 'trial')}"
+        f"{f', by accuracy x MACs^{exponent:g}' if by_score else ''}: {best[0].id}, "
+        f"{tables.percent(best[0].accuracy)} on {images:,} validation images"
+    )
+
+
+def _plan(config: dict[str, Any]) -> "Plan":
+    """What a run's configuration says of its course."""
+    from gemkit.search.loop import Plan
+
+    return Plan(
+        trials=config["trials"],
+        per_round=max(2, config["trials"] // 8),
+        epochs=config["epochs"],
+        promoted=config["promote"] or 0,
+        promoted_epochs=config["promote_epochs"] or 0,
+        seconds=config["time_limit"],
+        in_rounds=bool(config["in_rounds"]),
+    )
+
+
+def _kept_encoder(path: Path, chosen: "GraphEncoder") -> "GraphEncoder":
+    """The encoder that a run began with and goes on with; in a new run the chosen one is kept."""
+    from gemkit.search import encoder
+
+    if path.is_file():
+        return encoder.load_encoder(path)
+    encoder.save_encoder(chosen, path)
+    return chosen
 
 
 def _candidates(strategy: str, budget: Budget, images: int) -> dict[str, Any]:

@@ -170,38 +170,14 @@ def main() -> int:
     if given.data == f"npz:{compare.JPEG_COPY}" and not compare.JPEG_COPY.is_file():
         print(f"skipped: there is no {compare.JPEG_COPY} (CIFAR-10 as JPEG files)")
         return 0
-    dataset = images(given.data)
-    budget = Budget(macs=compare.MAX_MACS)
-    settings = {
-        "data": dataset.name,
-        "images": len(dataset.y_train),
-        "test_images": len(dataset.y_test),
-        "budget": budget.to_json(),
-        "proxy": RECIPES["proxy"].to_json(),
-        "full": RECIPE.to_json(),
-    }
-    report: dict[str, Any] = read_json(given.results) if given.results.is_file() else {}
-    if report.get("settings") != settings:
-        if report:
-            print(f"{given.results.name} holds trainings of another kind: begun anew")
-        report = {"settings": settings, "cells": []}
-    space = CellSpace(skeleton_for(dataset.input_shape, dataset.classes), budget)
+    dataset, budget = images(given.data), Budget(macs=compare.MAX_MACS)
+    report = begun(dataset, budget, given.results)
+    networks = drawn(dataset, budget, given.cells)
     entries = {entry["place"]: entry for entry in report["cells"]}
-    networks = {}
-    for place in range(given.cells):
-        # A cell depends on its place alone: more cells can be asked for later.
-        drawn = space.sample(np.random.default_rng((0, place)), 1)
-        networks[place] = space.architecture(drawn, 0)
-        entry = entries.setdefault(
-            place,
-            {
-                "place": place,
-                "cell": networks[place].cells[0].to_json(),
-                "width": networks[place].width,
-                "trainings": {},
-            },
-        )
-        if entry["cell"] != networks[place].cells[0].to_json():
+    for place, network in networks.items():
+        cell = network.cells[0].to_json()
+        new = {"place": place, "cell": cell, "width": network.width, "trainings": {}}
+        if entries.setdefault(place, new)["cell"] != cell:
             print(f"{given.results} holds other cells than are drawn now: remove it to begin anew")
             return 2
     report["cells"] = list(entries.values())
@@ -235,6 +211,39 @@ def main() -> int:
                 flush=True,
             )
     finish(report, given.results)
+    tell(report)
+    return 0
+
+
+def begun(dataset: Dataset, budget: Budget, path: Path) -> dict[str, Any]:
+    """The report to go on with; an empty one where its trainings were of another kind."""
+    settings = {
+        "data": dataset.name,
+        "images": len(dataset.y_train),
+        "test_images": len(dataset.y_test),
+        "budget": budget.to_json(),
+        "proxy": RECIPES["proxy"].to_json(),
+        "full": RECIPE.to_json(),
+    }
+    report: dict[str, Any] = read_json(path) if path.is_file() else {}
+    if report.get("settings") == settings:
+        return report
+    if report:
+        print(f"{path.name} holds trainings of another kind: begun anew")
+    return {"settings": settings, "cells": []}
+
+
+def drawn(dataset: Dataset, budget: Budget, cells: int) -> dict[int, Architecture]:
+    """Random cells by place. A cell depends on its place alone: more can be asked for later."""
+    space = CellSpace(skeleton_for(dataset.input_shape, dataset.classes), budget)
+    return {
+        place: space.architecture(space.sample(np.random.default_rng((0, place)), 1), 0)
+        for place in range(cells)
+    }
+
+
+def tell(report: dict[str, Any]) -> None:
+    """Print what came out."""
     for row in report["compared"]:
         promoted = "" if row["promoted"] is None else f", best {row['promoted']} for {LONG}"
         print(
@@ -243,7 +252,6 @@ def main() -> int:
         )
     for row in report["correlation"]:
         print(f"{row['training']}: Spearman {row['spearman']:.2f} over {row['cells']} cells")
-    return 0
 
 
 def announce(
