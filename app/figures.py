@@ -4,7 +4,6 @@ Every function returns a matplotlib figure made without pyplot, so that nothing 
 figures and no window can open. `save` writes one as PNG or SVG.
 """
 
-import io
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -748,10 +747,3 @@ def save(figure: Figure, path: Path) -> None:
         raise UserError(f"{path}: a picture's name must end in .png or .svg")
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary, format=kind, dpi=150)
-
-
-def png(figure: Figure, dpi: int = 150) -> bytes:
-    """A figure as the bytes of a PNG file."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
-    return buffer.getvalue()

@@ -185,7 +185,7 @@ class _Adapted:
     def __init__(self, name: str, input_shape: InputShape, classes: int) -> None:
         from torchvision import models
 
-        self._name, self._classes, self._image_channels = name, classes, input_shape[0]
+        self._name, self._classes = name, classes
         with torch.random.fork_rng([]):
             self._network: nn.Module = getattr(models, _TORCHVISION[name])(weights=None).eval()
         self._simplify()
