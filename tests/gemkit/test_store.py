@@ -1,5 +1,6 @@
 """The run store: what is written is read again, whole, by one writer, whatever happens."""
 
+import contextlib
 import json
 import random
 import shutil
@@ -195,6 +196,18 @@ def test_readers_see_a_running_search(run: Run) -> None:
         assert reader.seed == 7
 
 
+def test_a_reader_holds_up_no_writer(run: Run) -> None:
+    run.add_trials([trial(0)])
+    with contextlib.closing(sqlite3.connect(run.path / "search.db")) as reader:
+        reader.execute("BEGIN")
+        states = "SELECT state FROM trials"
+        assert reader.execute(states).fetchall() == [("queued",)]
+        run.trial_done(0, 0.5, 1.0)
+        assert reader.execute(states).fetchall() == [("queued",)]  # as when it began
+        reader.execute("COMMIT")
+        assert reader.execute(states).fetchall() == [("done",)]
+
+
 def test_a_reader_cannot_write(run: Run) -> None:
     with Run.open(run.path) as reader, pytest.raises(UserError) as error:
         reader.set_setting("a", 1)
@@ -348,13 +361,20 @@ def test_another_configuration_is_refused_with_the_difference(run: Run) -> None:
         **CONFIG,
         "data": "cifar10",
         "workers": 4,
+        "nodes": 30,
+        "trials": 9,
         "budget": Budget(macs=5_000_000, latency_ms=0.5).to_json(),
     }
     with pytest.raises(UserError) as error:
         Run.start(run.path, changed, resume=True, changeable=["workers"])
     text = sentence(error)
-    assert 'data was "digits", now "cifar10"' in text
-    assert "budget.macs was 3000000, now 5000000" in text
+    differences = (
+        "budget.macs was 3000000, now 5000000",
+        'data was "digits", now "cifar10"',
+        "nodes was null, now 30",
+        "trials was null, now 9",
+    )
+    assert f": {'; '.join(differences)}. " in text
     assert "workers" not in text
     with Run.start(run.path, {**CONFIG, "workers": 2}, resume=True, changeable=["workers"]):
         pass
