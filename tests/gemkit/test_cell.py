@@ -141,21 +141,40 @@ def test_symmetric_cells_have_quick_and_exact_keys() -> None:
     assert chains(list(range(15))).key == chains(list(reversed(range(15)))).key
 
 
+def rings(lengths: list[int]) -> Cell:
+    """Six nodes read in turn by six others, in circles of these lengths."""
+    edges, start = [], 0
+    for length in lengths:
+        for step in range(length):
+            source = 1 + start + step
+            edges += [(0, source), (source, 7 + start + step)]
+            edges.append((source, 7 + start + (step + 1) % length))
+        start += length
+    return Cell(("input", *["conv1x1"] * 12), tuple(edges))
+
+
 def test_equal_degrees_do_not_fool_the_key() -> None:
     """Two 3-cycles of readers against one 6-cycle: colour refinement alone sees no difference."""
 
-    def rings(lengths: list[int]) -> Cell:
-        edges, start = [], 0
-        for length in lengths:
-            for step in range(length):
-                source = 1 + start + step
-                edges += [(0, source), (source, 7 + start + step)]
-                edges.append((source, 7 + start + (step + 1) % length))
-            start += length
-        return Cell(("input", *["conv1x1"] * 12), tuple(edges))
-
     assert rings([3, 3]).key != rings([6]).key
     assert rings([2, 4]).key == rings([4, 2]).key
+
+
+def test_keys_stay_what_they_are() -> None:
+    """Stored trials and delivered networks are named by them."""
+    large = Cell(
+        ("input", *("sep3x3" if i * i % 7 < 3 else "conv1x1" for i in range(1, 31))),
+        tuple(
+            (i, j) for j in range(1, 31) for i in range(j) if i == j - 1 or (i * i + 3 * j) % 5 == 0
+        ),
+        "sum",
+    )
+    one = ("input", "conv1x1"), ((0, 1),)
+    assert Cell(*one).key == "d254422eb508b2a7b2a7e60bea9de3b8"
+    assert Cell(*one, "sum").key == "35c7a137531b58752640312d5579bb4c"
+    assert rings([3, 3]).key == "89824cbff9d8976d399f60e1988b425c"
+    assert large.key == "7943ee4f90ec0ffe2ed842c58896b3ef"
+    assert large.id == "7943ee4f90"
 
 
 @given(st.lists(cells(aggregation="concat"), min_size=1, max_size=12))

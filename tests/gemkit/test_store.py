@@ -223,25 +223,47 @@ def test_a_run_in_a_folder_of_any_name(tmp_path: Path) -> None:
     assert (path / "search.db").is_file()
 
 
+def read_without_writing(path: Path) -> str:
+    """What another process finds in a run whose folder it cannot write to: how many trials."""
+    path.chmod(0o555)
+    path.parent.chmod(0o755)
+    # A folder's mode does not bind root, so root reads as nobody.
+    code = f"""
+import os
+from gemkit.errors import UserError
+from gemkit.store import Run
+if os.geteuid() == 0:
+    os.setuid(65534)
+try:
+    print(len(Run.open({str(path)!r}).trials()))
+except UserError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert not (path / "search.db-shm").exists()
+    path.chmod(0o755)
+    return result.stdout.strip()
+
+
 def test_a_read_only_folder_can_be_read() -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "run"
         with Run.create(path, CONFIG) as run:
             run.add_trials([trial(0)])
-        path.chmod(0o555)
-        Path(folder).chmod(0o755)
-        # A folder's mode does not bind root, so root reads as nobody.
-        code = f"""
-import os
-from gemkit.store import Run
-if os.geteuid() == 0:
-    os.setuid(65534)
-print(len(Run.open({str(path)!r}).trials()))
-"""
-        result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert (result.stdout, result.returncode) == ("1\n", 0), result.stderr
-        assert not (path / "search.db-shm").exists()
-        path.chmod(0o755)
+        assert read_without_writing(path) == "1"
+
+
+def test_a_read_only_folder_with_a_log_is_refused() -> None:
+    """The database alone would lack the newest trials."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "run"
+        with Run.create(Path(folder) / "open", CONFIG) as run:
+            run.add_trials([trial(0)])
+            shutil.copytree(run.path, path, ignore=shutil.ignore_patterns("*-shm"))
+        assert (path / "search.db-wal").stat().st_size
+        said = read_without_writing(path)
+        assert said.startswith(f"{path / 'search.db'} cannot be opened: ")
 
 
 # -- one writer
