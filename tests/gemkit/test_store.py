@@ -545,6 +545,28 @@ def test_a_full_disk_is_said_and_costs_nothing_stored(run: Run) -> None:
     run.trial_done(0, 0.5, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("refusal", "free", "said"),
+    [
+        ("database or disk is full", 10**9, "the disk is full"),
+        ("disk I/O error", 0, "the disk is full"),
+        ("disk I/O error", 10**9, "is damaged: disk I/O error"),
+        ("database disk image is malformed", 0, "is damaged: database disk image is malformed"),
+        ("attempt to write a readonly database", 0, "cannot be opened: attempt to write"),
+        ("unable to open database file", 0, "cannot be opened: unable to open"),
+        ("database is locked", 0, "is locked by another program"),
+    ],
+)
+def test_what_sqlite_refuses_is_told_apart(
+    run: Run, monkeypatch: pytest.MonkeyPatch, refusal: str, free: int, said: str
+) -> None:
+    usage = shutil.disk_usage(run.path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(UserError, match=said) as error, store._explained(run.path):
+        raise sqlite3.OperationalError(refusal)
+    assert str(run.path / "search.db") in sentence(error)
+
+
 def test_a_copied_run_opens(tmp_path: Path) -> None:
     finished(tmp_path / "run")
     shutil.copytree(tmp_path / "run", tmp_path / "copy")
