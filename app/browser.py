@@ -19,9 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gemkit.architecture import Architecture
-from gemkit.data import data_folder
 from gemkit.errors import UserError
-from gemkit.files import write_bytes
+from gemkit.files import data_folder, write_bytes
 from gemkit.store import Trial
 
 from . import tables

@@ -33,7 +33,7 @@ from .progress import bar, default_console
 from .tables import percent
 
 if TYPE_CHECKING:
-    from gemkit.train import Recipe
+    from gemkit.recipe import Recipe
 
 FOUND, RANDOM = "found", "random"
 _SPENT = 0.95
@@ -124,7 +124,7 @@ def compare(
     Raises:
         UserError: an input is unusable; nothing was trained then.
     """
-    from gemkit.train import RECIPES
+    from gemkit.recipe import RECIPES
 
     from .searching import check_device
 

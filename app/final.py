@@ -26,7 +26,7 @@ from .progress import bar
 if TYPE_CHECKING:
     from torch import nn
 
-    from gemkit.train import Recipe
+    from gemkit.recipe import Recipe
 
 Progress = Callable[[str, float], None]
 """(name of the network, share of its training that is done)."""
@@ -263,7 +263,7 @@ def _tell_followers(job: Job, way: Way) -> None:
 
 def _follow() -> None:
     from gemkit.architecture import Architecture
-    from gemkit.train import Recipe
+    from gemkit.recipe import Recipe
 
     while told := _broadcast(None):
         job, way = told["job"], told["way"]

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit.data import fit_image
 from gemkit.errors import UserError
 from gemkit.export import exporter, timing
+from gemkit.pictures import fit_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -119,12 +119,12 @@ def search(
     Raises:
         UserError: an input is unusable or no network fits the budget; nothing was written then.
     """
+    from gemkit.recipe import RECIPES
     from gemkit.search import encoder as encoders
     from gemkit.search import strategies
     from gemkit.search.cell_space import CellSpace
     from gemkit.search.loop import Workers
     from gemkit.search.trials import ProxyTask, threads_per_worker
-    from gemkit.train import RECIPES
 
     console = console or default_console()
     path = Path(out) if out is not None else default_out(data, resume)
@@ -363,7 +363,8 @@ def _announce(
 def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float:
     """Mean over three sampled networks."""
     from gemkit.network import build
-    from gemkit.train import RECIPES, TrainingFailed
+    from gemkit.recipe import RECIPES
+    from gemkit.train import TrainingFailed
 
     from .final import seconds_per_image
 

@@ -98,7 +98,7 @@ def train(
     that are trained already are left alone.
 
     Args:
-        recipe: a name in `gemkit.train.RECIPES`.
+        recipe: a name in `gemkit.recipe.RECIPES`.
         epochs, batch_size: instead of the recipe's.
         data: other data of the same shape and number of classes.
         tensorboard: write event files, to `models/ID/tensorboard` and so on.
@@ -110,7 +110,7 @@ def train(
     Raises:
         UserError: no run, no such id, or data of another shape.
     """
-    from gemkit.train import RECIPES
+    from gemkit.recipe import RECIPES
 
     console = console or default_console()
     if tensorboard:

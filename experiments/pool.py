@@ -35,13 +35,14 @@ from gemkit.cost import cost
 from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.network import build
+from gemkit.recipe import RECIPES
 from gemkit.search.cell_space import CellSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT.parent / "shared" / "data" / "cifar10_jpeg.npz"
 RESULTS = ROOT / "results" / "pool.json"
 SPACE = CellSpace(skeleton_for((3, 16, 16), 10), Budget(macs=5_000_000))
-RECIPE = train.RECIPES["proxy"].changed(2)
+RECIPE = RECIPES["proxy"].changed(2)
 TRAINED, JUDGED = 2000, 3000
 DRAWN = 0.35
 """Share of the cells that are drawn anew instead of mutated."""

@@ -36,8 +36,9 @@ from gemkit.export.exporter import accuracy_of, export_onnx
 from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.network import GEMNet, build, load_network, save_weights
+from gemkit.recipe import RECIPES, Recipe
 from gemkit.search.trials import ProxyTask, run_trial
-from gemkit.train import RECIPES, Progress, Recipe, train
+from gemkit.train import Progress, train
 
 ROOT = Path(__file__).resolve().parents[1]
 DEFAULT = f"npz:{compare.JPEG_COPY}"

@@ -406,7 +406,7 @@ def run_batched(
 def probabilities(model: Path | str, images: Images) -> NDArray[np.float32]:
     """Classify images with a file of gemkit's: uint8 (n, h, w, c) -> (n, classes).
 
-    The images must have the input's size already (`gemkit.data.fit_image`).
+    The images must have the input's size already (`gemkit.pictures.fit_image`).
 
     Raises:
         UserError: the file is none of gemkit's, or the images have another shape.

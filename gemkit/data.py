@@ -2,37 +2,28 @@
 
 A data set is named by a short text: `digits`, `cifar10`, `cifar100`, `imagefolder:PATH`,
 `imagefolder:PATH@SIZE` or `npz:FILE`. Whatever the source, `load` returns the same `Dataset` of
-uint8 images. Nothing here reads a pickle.
-
-Files that are looked for, downloaded or decoded once lie in the data folder: `$GEMKIT_DATA`, or
-`~/.cache/gemkit` where that is not set.
+uint8 images. Nothing here reads a pickle. `gemkit.cifar` gets CIFAR's archives and
+`gemkit.pictures` decodes pictures; what they download or decode once lies in the data folder.
 """
 
-import functools
 import gzip
 import hashlib
 import importlib.util
 import io
 import math
-import os
-import re
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from gemkit import cifar
 from gemkit.errors import UserError
-from gemkit.files import read_arrays, replacing, unreadable, write_bytes
-from gemkit.machine import usable_cores
+from gemkit.files import read_arrays, unreadable
+from gemkit.pictures import Images, StreamedImages, decoded, jpeg_quality
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
 SOURCES = ("digits", "cifar10", "cifar100", "imagefolder:PATH", "npz:FILE")
@@ -42,9 +33,6 @@ MAX_CHANNELS = 16
 _PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
-_CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
-_CACHED_FROM_BYTES = 2**30
-_STREAMED_FROM = 16 * 2**30  # bytes when decoded
 _STATISTICS_OF = 10_000  # images, of a set that is streamed
 _IMAGE_SUFFIXES = {
     ".jpg",
@@ -105,12 +93,6 @@ class Split:
     y_validation: Labels
 
 
-def data_folder() -> Path:
-    """Where data files are looked for and kept."""
-    named = os.environ.get("GEMKIT_DATA")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "gemkit"
-
-
 def load(spec: str) -> Dataset:
     """Read a data set.
 
@@ -128,7 +110,7 @@ def load(spec: str) -> Dataset:
     source, colon, place = spec.partition(":")
     if not colon and source == "digits":
         return _digits()
-    if not colon and source in _CIFAR:
+    if not colon and source in cifar.ARCHIVES:
         return _cifar(source)
     if colon and source in ("npz", "imagefolder"):
         if not place:
@@ -180,29 +162,6 @@ def limited(dataset: Dataset, images: int | None) -> Dataset:
     chosen = dataset.x_train[rows]
     mean, deviation = _statistics(chosen)
     return replace(dataset, x_train=chosen, y_train=dataset.y_train[rows], mean=mean, std=deviation)
-
-
-def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:
-    """Bring one picture to what a network takes: (height, width, channels) uint8.
-
-    Turned as its EXIF orientation says, converted to grey or RGB, resized so that it covers the
-    network's input, and cropped at the centre.
-
-    Args:
-        input_shape: (channels, height, width); channels 1 or 3.
-    """
-    from PIL import Image, ImageOps
-
-    channels, height, width = input_shape
-    if channels not in (1, 3):
-        raise UserError(f"a picture has 1 or 3 channels, the network takes {channels}")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
-    if image.size != (width, height):
-        image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
-    return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
 
 def _stratified(
@@ -310,270 +269,10 @@ def _digits_of_scikit_learn() -> tuple[NDArray[np.float64], Labels]:
 # ----------------------------------------------------------------------------------- CIFAR
 
 
-@dataclass(frozen=True)
-class _Archive:
-    """A binary version of CIFAR: records of label bytes and 3x32x32 pixel bytes."""
-
-    title: str
-    archive: str
-    sha256: str
-    folder: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    names: str
-    label_bytes: int
-    classes: int
-
-    @property
-    def url(self) -> str:
-        return f"https://www.cs.toronto.edu/~kriz/{self.archive}"
-
-
-_CIFAR = {
-    "cifar10": _Archive(
-        "CIFAR-10",
-        "cifar-10-binary.tar.gz",
-        "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
-        "cifar-10-batches-bin",
-        tuple(f"data_batch_{number}.bin" for number in range(1, 6)),
-        ("test_batch.bin",),
-        "batches.meta.txt",
-        label_bytes=1,
-        classes=10,
-    ),
-    "cifar100": _Archive(
-        "CIFAR-100",
-        "cifar-100-binary.tar.gz",
-        "58a81ae192c23a4be8b1804d68e518ed807d710a4eb253b1f2a199162a40d8ec",
-        "cifar-100-binary",
-        ("train.bin",),
-        ("test.bin",),
-        "fine_label_names.txt",
-        label_bytes=2,  # the coarse label comes first, the fine one is used
-        classes=100,
-    ),
-}
-
-
 def _cifar(source: str) -> Dataset:
-    archive = _CIFAR[source]
-    folder = data_folder() / archive.folder
-    needed = (*archive.train, *archive.test, archive.names)
-    if not all((folder / name).is_file() for name in needed):
-        _unpack(source, archive, folder, needed)
-    names = (folder / archive.names).read_text(encoding="utf-8", errors="replace").split()
-    if len(names) != archive.classes:
-        raise UserError(
-            f"{folder / archive.names} holds {len(names)} class names, "
-            f"{archive.title} has {archive.classes}: remove the folder to get it anew"
-        )
-    x_train, y_train = _records([folder / name for name in archive.train], archive)
-    x_test, y_test = _records([folder / name for name in archive.test], archive)
-    return _dataset(archive.title, (x_train, x_test), (y_train, y_test), names)
-
-
-def _records(paths: list[Path], archive: _Archive) -> tuple[Images, Labels]:
-    size = archive.label_bytes + 3 * 32 * 32
-    images, labels = [], []
-    for path in paths:
-        content = np.fromfile(path, dtype=np.uint8)
-        if len(content) == 0 or len(content) % size:
-            raise UserError(
-                f"{path} is no whole file of {archive.title} ({len(content)} bytes are no "
-                f"multiple of {size}): remove it to get it anew"
-            )
-        content = content.reshape(-1, size)
-        label = content[:, archive.label_bytes - 1].astype(np.int64)
-        if label.max() >= archive.classes:
-            row = int(np.argmax(label >= archive.classes))
-            raise UserError(
-                f"{path}, record {row}: label {label[row]} is out of range, "
-                f"{archive.title} has classes 0 to {archive.classes - 1}"
-            )
-        labels.append(label)
-        pixels = content[:, archive.label_bytes :].reshape(-1, 3, 32, 32)
-        images.append(pixels.transpose(0, 2, 3, 1))
-    return np.ascontiguousarray(np.concatenate(images)), np.concatenate(labels)
-
-
-def _unpack(source: str, archive: _Archive, folder: Path, needed: Sequence[str]) -> None:
-    """Take the needed files out of the archive, which is downloaded first if it is not there."""
-    import tarfile
-
-    path = folder.parent / archive.archive
-    if not path.is_file():
-        _download(source, archive, path)
-    else:
-        _verify(path, archive)
-    with tarfile.open(path) as packed:
-        for member in packed:
-            name = Path(member.name).name
-            content = packed.extractfile(member)
-            if name in needed and content is not None:
-                write_bytes(folder / name, content.read())
-
-
-def _verify(path: Path, archive: _Archive) -> None:
-    with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != archive.sha256:
-        raise UserError(
-            f"{path} is damaged or no {archive.title} (its SHA-256 is not {archive.sha256}): "
-            f"remove it and get it from {archive.url}"
-        )
-
-
-def _download(source: str, archive: _Archive, path: Path) -> None:
-    import http.client
-    import urllib.request
-
-    from rich.console import Console
-    from rich.progress import Progress
-
-    try:
-        with (
-            replacing(path) as temporary,
-            urllib.request.urlopen(archive.url, timeout=30) as answer,
-            open(temporary, "wb") as file,
-            Progress(console=Console(stderr=True), transient=True) as progress,
-        ):
-            task = progress.add_task(
-                f"downloading {archive.title}",
-                total=int(answer.headers.get("Content-Length") or 0) or None,
-            )
-            digest = hashlib.sha256()
-            while block := answer.read(2**18):
-                file.write(block)
-                digest.update(block)
-                progress.advance(task, len(block))
-            file.flush()
-            if digest.hexdigest() != archive.sha256:
-                raise OSError("what came has the wrong checksum")
-    except (OSError, http.client.HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
-        raise UserError(
-            f"{source} is not on this machine and cannot be downloaded ({reason}): "
-            f"get {archive.url} elsewhere and put it at {path}"
-        ) from None
-
-
-# ------------------------------------------------------------------------- encoded images
-
-
-def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> None:
-    """Decode one picture into `target[row]`."""
-    from PIL import Image
-
-    height, width, channels = target.shape[1:]
-    try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            if isinstance(content, bytes) and image.size != (width, height):
-                raise ValueError(
-                    f"it is {image.height}x{image.width} pixels, the first is {height}x{width}"
-                )
-            # A JPEG much larger than what is needed can be decoded at a fraction of its size.
-            image.draft("RGB" if channels == 3 else "L", (2 * width, 2 * height))
-            target[row] = fit_image(image, (channels, height, width))
-    except MemoryError:
-        raise
-    except Exception as error:  # Pillow's decoders raise errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(content, bytes) or reason.startswith("cannot identify"):
-            reason = re.sub(r"cannot identify image file.*", "no readable picture", reason)
-        raise UserError(f"{what} cannot be used: {reason}") from None
-
-
-class StreamedImages:
-    """Images that are decoded when they are asked for; reads like an array (n, h, w, c) uint8.
-
-    An index is a row, a slice or an array of rows. Threads decode, one per core.
-    """
-
-    dtype = np.dtype(np.uint8)
-    ndim = 4
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int, int],
-        content: Callable[[int], tuple[bytes | Path, str]],
-    ) -> None:
-        self.shape = shape
-        self.nbytes = self.size = math.prod(shape)
-        self._content = content
-
-    @functools.cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(usable_cores())
-
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, rows: Any) -> Images:
-        chosen = np.arange(len(self))[rows]
-        images = np.empty((chosen.size, *self.shape[1:]), dtype=np.uint8)
-
-        def some(places: NDArray[np.intp]) -> None:
-            for place in places.tolist():
-                row = int(chosen.flat[place])
-                _decode_into(images, place, *self._content(row))
-
-        parts = np.array_split(np.arange(chosen.size), min(chosen.size, 2 * usable_cores()) or 1)
-        for _ in self._pool.map(some, parts):
-            pass
-        return images if chosen.ndim else images[0]
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        images = self[:]
-        return images if dtype is None else images.astype(dtype)
-
-
-def _decoded(
-    key: str,
-    shape: tuple[int, int, int, int],
-    content: Callable[[int], tuple[bytes | Path, str]],
-) -> Images:
-    """Decode many pictures in threads; large sets are kept decoded in the data folder.
-
-    Kept sets are mapped from the disk, so that they need not fit the memory and processes share
-    them. Sets that would take more than 16 GiB decoded are decoded batch by batch instead.
-
-    Args:
-        key: changes whenever the pictures do.
-        shape: (n, height, width, channels).
-        content: row -> (encoded bytes or path, name of the row for people).
-    """
-
-    def fill(target: Images) -> None:
-        def some(rows: range) -> None:
-            for row in rows:
-                _decode_into(target, row, *content(row))
-
-        # Blocks, not a row each: handing over a task costs as much as decoding a small picture.
-        blocks = [range(start, min(start + 256, shape[0])) for start in range(0, shape[0], 256)]
-        with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(some, blocks):
-                pass
-
-    if math.prod(shape) > _STREAMED_FROM:
-        return cast(Images, StreamedImages(shape, content))
-    if shape[0] < _CACHED_FROM and math.prod(shape) < _CACHED_FROM_BYTES:
-        images = np.empty(shape, dtype=np.uint8)
-        fill(images)
-        return images
-    path = data_folder() / "decoded" / f"{key}.npy"
-    try:
-        kept: Images = np.load(path, mmap_mode="r", allow_pickle=False)
-        if kept.shape == shape and kept.dtype == np.uint8:
-            return kept
-    except (OSError, ValueError, EOFError):
-        pass
-    with replacing(path) as temporary:
-        fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
-        fill(fresh)
-        fresh.flush()
-        del fresh
-    loaded: Images = np.load(path, mmap_mode="r", allow_pickle=False)
-    return loaded
+    (x_train, y_train), (x_test, y_test), names = cifar.read(source)
+    title = cifar.ARCHIVES[source].title
+    return _dataset(title, (x_train, x_test), (y_train, y_test), names)
 
 
 # ----------------------------------------------------------------------------- imagefolder
@@ -669,7 +368,7 @@ def _read_files(files: list[Path], size: int) -> Images:
         except OSError as error:  # a link that leads nowhere
             raise unreadable(error, path) from None
         digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return _decoded(
+    return decoded(
         f"folder-{digest.hexdigest()[:24]}",
         (len(files), size, size, 3),
         lambda row: (files[row], str(files[row])),
@@ -829,7 +528,7 @@ def _encoded(
     first, what = picture(0)
     try:
         with Image.open(io.BytesIO(first)) as image:
-            quality = _jpeg_quality(image)
+            quality = jpeg_quality(image)
             if shape is None:
                 shape = (image.height, image.width, 1 if image.mode == "L" else 3)
     except Exception:
@@ -838,30 +537,8 @@ def _encoded(
     key = hashlib.sha256(repr(shape).encode())
     key.update(bounds.tobytes())
     key.update(content.tobytes())
-    images = _decoded(f"npz-{key.hexdigest()[:24]}", (len(bounds) - 1, *shape), picture)
+    images = decoded(f"npz-{key.hexdigest()[:24]}", (len(bounds) - 1, *shape), picture)
     return images, f"decoded from {quality}", shape
-
-
-def _jpeg_quality(image: "Image.Image") -> str:
-    """`JPEG q75` and the like: the quality setting whose standard table the picture carries."""
-    table = getattr(image, "quantization", {}).get(0)
-    if image.format != "JPEG" or not table:
-        return str(image.format)
-    # The first entry of the standard table is 16 and scales with 50 / q below and 2 - q / 50
-    # above q = 50 (Independent JPEG Group); the mean over the whole table tells close ones apart.
-    from PIL import Image
-
-    best, least = 0, float("inf")
-    for quality in range(1, 101):
-        sample = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(sample, "JPEG", quality=quality)
-        sample.seek(0)
-        with Image.open(sample) as standard:
-            tables = getattr(standard, "quantization", {})
-        difference = sum(abs(a - b) for a, b in zip(tables[0], table, strict=True))
-        if difference < least:
-            best, least = quality, difference
-    return f"JPEG q{best}" if least == 0 else f"JPEG of about q{best}"
 
 
 def _npz_name(

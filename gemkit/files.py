@@ -124,6 +124,13 @@ def check_format(found: object, known: int, where: str) -> None:
         )
 
 
+def data_folder() -> Path:
+    """Where data files are looked for, and kept once they are downloaded or decoded:
+    `$GEMKIT_DATA`, or `~/.cache/gemkit` where that is not set."""
+    named = os.environ.get("GEMKIT_DATA")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "gemkit"
+
+
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     """Read all arrays of a .npz file.
 

@@ -9,8 +9,8 @@ every batch and all end with the same weights.
 SGD with Nesterov momentum, a learning rate that warms up and then falls as a cosine, decoupled
 weight decay on weights but not on biases and norms (Loshchilov & Hutter 2019), label smoothing,
 and an exponential moving average of the weights, which is what the network holds at the end.
-Images stay uint8 until a batch is taken; augmentation is a few tensor operations a batch on the
-device. Networks run channels-last everywhere and with bfloat16 on CUDA.
+`gemkit.recipe` says how and `gemkit.batches` makes the batches. Networks run channels-last
+everywhere and with bfloat16 on CUDA.
 
 Every random number of an epoch follows from the seed and the epoch's number, so a training that
 was killed continues from its checkpoint to the same weights (on the CPU, with equal threads).
@@ -22,13 +22,11 @@ import logging
 import math
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,9 +34,10 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gemkit.budget import is_number
+from gemkit.batches import Batches, Normalisation
 from gemkit.errors import UserError
 from gemkit.files import check_format, read_json, write_bytes, write_json
+from gemkit.recipe import Recipe
 
 logger = logging.getLogger("gemkit")
 
@@ -46,120 +45,10 @@ STATE_FORMAT = 1
 """Of the state of a training that was interrupted."""
 _EVALUATION_BATCH = 256
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
-_READERS, _AHEAD = 2, 4  # threads that read batches from disk, and how many batches ahead
-_ON_DEVICE_BYTES = 4 * 2**30  # larger data sets go to the GPU batch by batch
-
-
-SCHEDULES = ("cosine", "one-cycle")
 
 
 class TrainingFailed(Exception):
     """A training that cannot go on, such as one whose loss is no longer finite; says why."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a network is trained.
-
-    Attributes:
-        epochs: passes over the training images.
-        batch_size: images a step.
-        learning_rate: its highest value.
-        warmup: share of the steps over which the learning rate rises.
-        momentum: of SGD (Nesterov).
-        weight_decay: share of a weight lost a step, times the learning rate.
-        label_smoothing: share of the target spread over all classes.
-        ema: length of the moving average of the weights, as a share of all steps; 0 for none.
-        crop: images are shifted by up to this share of their side, reflected at the border.
-        flip: whether images are mirrored left to right at random; None: colour images are.
-        cutout: side of the square that is blanked, as a share of the image's side.
-        mixup: alpha of the Beta distribution images are mixed with (Zhang et al. 2018); 0: never.
-        cutmix: the same for pasting a rectangle of another image (Yun et al. 2019). With both,
-            each batch takes one of them at random.
-        augment: strength, 0 to 1, of two random changes of every image, after RandAugment (Cubuk
-            et al. 2020): brightness, contrast, colour, solarising, posterising, turning, shearing
-            or none; 0: never.
-        schedule: `cosine` (linear warm-up, then half a cosine down to 0) or `one-cycle` (Smith
-            2018: cosines from 1/25 up and down to 1/250,000 of the highest learning rate).
-        drop_path: probability of leaving out a cell in a step, for networks that offer it.
-    """
-
-    epochs: int
-    batch_size: int = 32
-    learning_rate: float = 0.2
-    warmup: float = 0.1
-    momentum: float = 0.9
-    weight_decay: float = 5e-3
-    label_smoothing: float = 0.1
-    ema: float = 0.05
-    crop: float = 0.125
-    flip: bool | None = None
-    cutout: float = 0.0
-    mixup: float = 0.0
-    drop_path: float = 0.0
-    cutmix: float = 0.0
-    augment: float = 0.0
-    schedule: str = "cosine"
-
-    def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"recipe: {name} is {value}, it must be a whole number >= {least}")
-        if not (is_number(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"recipe: learning_rate is {self.learning_rate}, it must be above 0")
-        for name in ("warmup", "momentum", "label_smoothing", "ema", "crop", "cutout", "drop_path"):
-            value = getattr(self, name)
-            if not (is_number(value) and 0 <= value < 1):
-                raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
-        for name in ("weight_decay", "mixup", "cutmix"):
-            value = getattr(self, name)
-            if not (is_number(value) and value >= 0):
-                raise UserError(f"recipe: {name} is {value}, it must not be negative")
-        if not (is_number(self.augment) and 0 <= self.augment <= 1):
-            raise UserError(f"recipe: augment is {self.augment}, it must be in 0 <= augment <= 1")
-        if self.schedule not in SCHEDULES:
-            raise UserError(
-                f"recipe: schedule is {self.schedule!r}, it must be one of {', '.join(SCHEDULES)}"
-            )
-        if not (self.flip is None or isinstance(self.flip, bool)):
-            raise UserError(f"recipe: flip is {self.flip!r}, it must be true, false or null")
-
-    def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
-        """The same recipe with other values where they are not None."""
-        asked = {"epochs": epochs, "batch_size": batch_size}
-        return replace(self, **{name: value for name, value in asked.items() if value is not None})
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, as in a run's configuration."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, value: Any, where: str = "recipe") -> Self:
-        """Read what `to_json` wrote.
-
-        Raises:
-            UserError: `value` is no recipe; the sentence begins with `where`.
-        """
-        names = [field.name for field in fields(cls)]
-        if not isinstance(value, dict) or "epochs" not in value:
-            raise UserError(f"{where}: a recipe is a JSON object with at least epochs")
-        for name in value:
-            if name not in names:
-                raise UserError(f"{where}: unknown setting {name!r}; use {', '.join(names)}")
-        try:
-            return cls(**value)
-        except UserError as error:
-            raise UserError(f"{where}: {error}") from None
-
-
-RECIPES = {
-    "proxy": Recipe(epochs=3),
-    "standard": Recipe(epochs=16),
-    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25, drop_path=0.1),
-}
-"""`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
-`full`: what a network to be published is trained with, hours on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -260,7 +149,7 @@ def train(
     training = _Training(
         model,
         optimiser,
-        _Batches(x, y, classes, recipe, mean, std, place, layout),
+        Batches(x, y, classes, recipe, mean, std, place, layout),
         recipe,
         place,
         batch,
@@ -321,7 +210,7 @@ class _Training:
 
     model: nn.Module
     optimiser: "_Optimiser"
-    batches: "_Batches"
+    batches: Batches
     recipe: Recipe
     place: torch.device
     batch: int
@@ -395,7 +284,7 @@ def logits(
     layout = _layout(network, place)
     network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
     network.eval()
-    normalise = _Normalisation(mean, std, place, layout)
+    normalise = Normalisation(mean, std, place, layout)
     found = []
     with torch.inference_mode():
         for start in range(0, len(x), _EVALUATION_BATCH):
@@ -465,7 +354,7 @@ def _mean_over_ranks(value: Tensor) -> Tensor:
     return value
 
 
-# ----------------------------------------------------------------------------- device, data
+# -------------------------------------------------------------------------- device, outputs
 
 
 def _device(name: str) -> torch.device:
@@ -512,217 +401,6 @@ def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np
             f"the network tells {outputs.shape[1]} classes apart, the labels go up to {largest}"
         )
     return int(outputs.shape[1])
-
-
-class _Normalisation:
-    """uint8 images (n, h, w, c) -> normalised float images (n, c, h, w) in a layout."""
-
-    def __init__(
-        self,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device,
-        layout: torch.memory_format,
-    ) -> None:
-        self._layout = layout
-        self._mean = torch.tensor(mean, dtype=torch.float32, device=device) * 255
-        self._scale = 1 / (torch.tensor(std, dtype=torch.float32, device=device) * 255)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        normal = (images.float() - self._mean) * self._scale
-        # clone, because `contiguous` leaves an image of one channel with its old strides.
-        return normal.permute(0, 3, 1, 2).clone(memory_format=self._layout)
-
-
-class _Batches:
-    """Shuffled, augmented batches; all random numbers are PyTorch's global generator's."""
-
-    def __init__(
-        self,
-        x: NDArray[np.uint8],
-        y: NDArray[np.int64],
-        classes: int,
-        recipe: Recipe,
-        mean: Sequence[float],
-        std: Sequence[float],
-        device: torch.device,
-        layout: torch.memory_format = torch.channels_last,
-    ) -> None:
-        self._recipe, self._device = recipe, device
-        self._normalise = _Normalisation(mean, std, device, layout)
-        self._array = x
-        self._images: Tensor | None = None
-        if device.type == "cuda" and x.nbytes <= _ON_DEVICE_BYTES:
-            self._images = torch.from_numpy(np.array(x)).to(device)
-        self._labels = torch.from_numpy(np.array(y)).to(device)
-        self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
-        self._classes = classes
-
-    def epoch(
-        self, batch: int, steps: int, rank: int = 0, ranks: int = 1, seed: int = 0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """`steps` batches of different images; what does not fill a batch is left out.
-
-        Of several processes each takes every `ranks`-th image of a batch, and augments with
-        random numbers of its own `seed`.
-        """
-        order = torch.randperm(len(self._labels))
-        if ranks > 1:
-            torch.manual_seed(seed)
-        parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
-        for rows, images in self._read(parts):
-            images = self._changed(self._moved(images))
-            yield self._mixed(self._normalise(images), self._labels[rows])
-
-    def _read(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Rows and images of every batch on the device; those from disk are read ahead."""
-        if self._images is not None:
-            for part in parts:
-                rows = part.to(self._device)
-                yield rows, self._images[rows]
-            return
-
-        def pixels(part: Tensor) -> Tensor:
-            return torch.from_numpy(np.asarray(self._array[part.numpy()]))
-
-        if type(self._array) is np.ndarray:
-            for part in parts:
-                yield part.to(self._device), pixels(part).to(self._device)
-            return
-        with ThreadPoolExecutor(_READERS) as readers:
-            coming = deque(readers.submit(pixels, part) for part in parts[:_AHEAD])
-            for place, part in enumerate(parts):
-                images = coming.popleft().result()
-                if place + _AHEAD < len(parts):
-                    coming.append(readers.submit(pixels, parts[place + _AHEAD]))
-                yield part.to(self._device), images.to(self._device)
-
-    def _changed(self, images: Tensor) -> Tensor:
-        """Two random changes of each image, in (n, h, w, c) and 0..255; floats if there are any."""
-        strength = self._recipe.augment
-        if not strength:
-            return images
-        images, count = images.float(), len(images)
-        turned = torch.eye(2, device=self._device).repeat(count, 1, 1)
-        for _ in range(2):
-            kind = torch.randint(len(_CHANGES), (count,), device=self._device)
-            amount = strength * (2 * torch.rand(count, device=self._device) - 1)
-            for index, change in enumerate(_CHANGES):
-                chosen = kind == index
-                if change in _COLOUR_CHANGES:
-                    changed = _COLOUR_CHANGES[change](images, amount[:, None, None, None])
-                    images = torch.where(chosen[:, None, None, None], changed, images)
-                elif change != "none":
-                    step = _turn(change, torch.where(chosen, amount, 0))
-                    turned = torch.bmm(turned, step)
-            images = images.clamp(0, 255)
-        if torch.equal(turned, torch.eye(2, device=self._device).expand_as(turned)):
-            return images
-        grid = F.affine_grid(
-            torch.cat([turned, torch.zeros(count, 2, 1, device=self._device)], 2),
-            [count, images.shape[3], *images.shape[1:3]],
-            align_corners=False,
-        )
-        moved = F.grid_sample(
-            images.permute(0, 3, 1, 2), grid, padding_mode="reflection", align_corners=False
-        )
-        return moved.permute(0, 2, 3, 1)
-
-    def _moved(self, images: Tensor) -> Tensor:
-        """Shift and mirror by choosing, for every image, which rows and columns it shows."""
-        count, height, width = images.shape[:3]
-        down, across = (round(self._recipe.crop * side) for side in (height, width))
-        if not (down or across or self._flip):
-            return images
-        rows = self._shifted(count, height, down)
-        columns = self._shifted(count, width, across)
-        if self._flip:
-            mirrored = torch.rand(count, 1, device=self._device) < 0.5
-            columns = torch.where(mirrored, columns.flip(1), columns)
-        each = torch.arange(count, device=self._device)[:, None, None]
-        return images[each, rows[:, :, None], columns[:, None, :]]
-
-    def _shifted(self, count: int, side: int, most: int) -> Tensor:
-        shift = torch.randint(-most, most + 1, (count, 1), device=self._device)
-        places = (torch.arange(side, device=self._device) + shift).abs()
-        return (side - 1) - ((side - 1) - places).abs()  # reflected at both ends
-
-    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        count, _, height, width = images.shape
-        square = round(self._recipe.cutout * min(height, width))
-        if square:
-            covered = [
-                (torch.arange(side, device=self._device) - corner).abs_() * 2 < square
-                for side, corner in (
-                    (height, torch.randint(height, (count, 1), device=self._device)),
-                    (width, torch.randint(width, (count, 1), device=self._device)),
-                )
-            ]
-            images = images.masked_fill(
-                (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0
-            )
-        mixup, cutmix = self._recipe.mixup, self._recipe.cutmix
-        if mixup and cutmix:
-            mixup, cutmix = (mixup, 0.0) if torch.rand(()) < 0.5 else (0.0, cutmix)
-        alpha = mixup or cutmix
-        if not alpha:
-            return images, labels
-        share = torch.distributions.Beta(alpha, alpha).sample()
-        if mixup:
-            share = share.to(self._device)
-            images = torch.lerp(images.roll(1, 0), images, share)
-        else:
-            side = math.sqrt(1 - share.item())
-            sizes = [round(side * length) for length in (height, width)]
-            top, left = (
-                int(torch.randint(length - size + 1, ()))
-                for length, size in zip((height, width), sizes, strict=True)
-            )
-            images = images.clone()
-            window = (..., slice(top, top + sizes[0]), slice(left, left + sizes[1]))
-            images[window] = images.roll(1, 0)[window]
-            share = 1 - torch.tensor(sizes[0] * sizes[1] / (height * width), device=self._device)
-        targets = F.one_hot(labels, self._classes).float()
-        return images, torch.lerp(targets.roll(1, 0), targets, share)
-
-
-def _grey(images: Tensor) -> Tensor:
-    return images.mean(3, keepdim=True)
-
-
-def _posterised(images: Tensor, amount: Tensor) -> Tensor:
-    step = 2 ** (4 * amount.abs()).round()
-    return (images / step).floor() * step
-
-
-_COLOUR_CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brightness": lambda images, amount: images * (1 + 0.9 * amount),
-    "contrast": lambda images, amount: torch.lerp(
-        _grey(images).mean((1, 2), keepdim=True).expand_as(images), images, 1 + 0.9 * amount
-    ),
-    "colour": lambda images, amount: torch.lerp(
-        _grey(images).expand_as(images), images, 1 + 0.9 * amount
-    ),
-    "solarise": lambda images, amount: torch.where(
-        images >= 256 * (1 - amount.abs()), 255 - images, images
-    ),
-    "posterise": _posterised,
-}
-"""Images (n, h, w, c) in 0..255 and an amount for each in -1..1 -> changed images."""
-_CHANGES = (*_COLOUR_CHANGES, "rotate", "shear x", "shear y", "none")
-
-
-def _turn(change: str, amount: Tensor) -> Tensor:
-    """Matrices (n, 2, 2) of a rotation by up to 30 degrees or a shear by up to 0.3."""
-    one, none = torch.ones_like(amount), torch.zeros_like(amount)
-    if change == "rotate":
-        angle = amount * (math.pi / 6)
-        rows = (angle.cos(), -angle.sin(), angle.sin(), angle.cos())
-    elif change == "shear x":
-        rows = (one, 0.3 * amount, none, one)
-    else:
-        rows = (one, none, 0.3 * amount, one)
-    return torch.stack(rows, 1).reshape(-1, 2, 2)
 
 
 # ------------------------------------------------------------------------------ optimiser

@@ -27,7 +27,7 @@ from gemkit.architecture import Architecture
 from gemkit.machine import usable_cores
 
 if TYPE_CHECKING:
-    from gemkit.train import Recipe
+    from gemkit.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -298,8 +298,8 @@ def test_the_script_itself_refuses_in_one_sentence(tmp_path: Path) -> None:
 
 
 def test_names_offered_are_those_that_exist() -> None:
+    from gemkit.recipe import RECIPES
     from gemkit.search import strategies
-    from gemkit.train import RECIPES
 
     assert set(options.STRATEGIES) == set(strategies.STRATEGIES)
     assert set(options.RECIPES) == set(RECIPES)

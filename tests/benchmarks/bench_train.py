@@ -10,7 +10,8 @@ from rows import Row
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
 from gemkit.network import build
-from gemkit.train import Recipe, train
+from gemkit.recipe import Recipe
+from gemkit.train import train
 
 ROUNDS, STEPS = 5, 4
 CASES = (  # image shape, width, batch size

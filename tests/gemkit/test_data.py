@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from gemkit import data
+from gemkit import cifar, pictures
 from gemkit.data import Dataset, load, proxy_split
 from gemkit.errors import UserError
 
@@ -136,7 +136,7 @@ def test_encoded_images_decode_to_the_same_pixels(tmp_path: Path, arrays: Arrays
 def test_large_sets_are_decoded_once(
     tmp_path: Path, arrays: Arrays, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(data, "_CACHED_FROM", 30)
+    monkeypatch.setattr(pictures, "_CACHED_FROM", 30)
     spec = saved(tmp_path / "png.npz", encoded(arrays, kind="PNG"))
     first = load(spec)
     kept = list((own_data_folder / "decoded").iterdir())
@@ -222,22 +222,22 @@ def test_cifar_is_unpacked_from_its_archive_if_that_is_whole(
     with pytest.raises(UserError, match=r"cifar-10-binary.tar.gz is damaged"):
         load("cifar10")
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    changed = {**vars(data._CIFAR["cifar10"]), "sha256": digest}
-    monkeypatch.setitem(data._CIFAR, "cifar10", data._Archive(**changed))
+    changed = {**vars(cifar.ARCHIVES["cifar10"]), "sha256": digest}
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar10", cifar.Archive(**changed))
     assert np.array_equal(load("cifar10").x_train, expected["x_train"])
 
 
 def test_cifar_that_cannot_be_downloaded_says_where_it_belongs(
     own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    nowhere = {**vars(data._CIFAR["cifar100"])}
+    nowhere = {**vars(cifar.ARCHIVES["cifar100"])}
 
-    class Unreachable(data._Archive):
+    class Unreachable(cifar.Archive):
         @property
         def url(self) -> str:
             return "http://127.0.0.1:9/cifar-100-binary.tar.gz"
 
-    monkeypatch.setitem(data._CIFAR, "cifar100", Unreachable(**nowhere))
+    monkeypatch.setitem(cifar.ARCHIVES, "cifar100", Unreachable(**nowhere))
     with pytest.raises(UserError, match="cannot be downloaded") as caught:
         load("cifar100")
     assert str(own_data_folder / "cifar-100-binary.tar.gz") in str(caught.value)
@@ -285,13 +285,14 @@ def test_image_folder_in_imagenet_layout(held_out: str, tmp_path: Path, seed: in
 def test_images_too_many_to_keep_are_streamed(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, own_data_folder: Path
 ) -> None:
-    from gemkit.train import Recipe, train
+    from gemkit.recipe import Recipe
+    from gemkit.train import train
 
     write_folder(tmp_path / "set", np.random.default_rng(seed), 12)
     kept = load(f"imagefolder:{tmp_path / 'set'}@16")
-    monkeypatch.setattr(data, "_STREAMED_FROM", 1000)
+    monkeypatch.setattr(pictures, "_STREAMED_FROM", 1000)
     streamed = load(f"imagefolder:{tmp_path / 'set'}@16")
-    assert isinstance(streamed.x_train, data.StreamedImages)
+    assert isinstance(streamed.x_train, pictures.StreamedImages)
     assert not own_data_folder.exists()
     assert streamed.x_train.shape == kept.x_train.shape
     assert streamed.x_train.nbytes == kept.x_train.nbytes
@@ -329,15 +330,15 @@ def test_flat_image_folder_keeps_a_fifth_for_the_test(tmp_path: Path, seed: int)
 def test_pictures_are_cropped_at_the_centre_and_turned(tmp_path: Path) -> None:
     wide = np.zeros((10, 30, 3), dtype=np.uint8)
     wide[:, 10:20] = 200
-    assert (data.fit_image(Image.fromarray(wide), (3, 10, 10)) == 200).all()
+    assert (pictures.fit_image(Image.fromarray(wide), (3, 10, 10)) == 200).all()
     picture = Image.fromarray(np.array([[0, 255], [0, 255]], dtype=np.uint8))
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     picture.save(tmp_path / "turned.png", exif=exif)
     with Image.open(tmp_path / "turned.png") as turned:
-        assert data.fit_image(turned, (1, 2, 2))[..., 0].tolist() == [[255, 0], [255, 0]]
+        assert pictures.fit_image(turned, (1, 2, 2))[..., 0].tolist() == [[255, 0], [255, 0]]
     deep = Image.fromarray(np.full((4, 4), 40_000, dtype=np.uint16))
-    assert data.fit_image(deep, (1, 4, 4))[0, 0, 0] == 40_000 >> 8
+    assert pictures.fit_image(deep, (1, 4, 4))[0, 0, 0] == 40_000 >> 8
 
 
 # --------------------------------------------------------------------------------- splits

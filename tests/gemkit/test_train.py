@@ -19,18 +19,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gemkit.batches import Batches, _turn
 from gemkit.data import load
 from gemkit.errors import UserError
+from gemkit.recipe import RECIPES, Recipe
 from gemkit.train import (
-    RECIPES,
     Progress,
-    Recipe,
     Trained,
     TrainingFailed,
-    _Batches,
     _derived,
     _layout,
-    _turn,
     evaluate,
     logits,
     train,
@@ -232,7 +230,7 @@ def test_progress_tells_where_training_stands(seed: int) -> None:
 def batch_of(arrays: Arrays, seed: int, **changes: Any) -> tuple[np.ndarray, np.ndarray]:
     """One batch of all images, brought back into their order, as uint8-like values."""
     recipe = replace(PLAIN, **changes)
-    batches = _Batches(
+    batches = Batches(
         arrays.x,
         arrays.y,
         4,
@@ -678,7 +676,8 @@ def test_a_narrow_regnet_trains_without_a_crash() -> None:
     program = """
 import numpy as np
 from gemkit.baselines import baseline
-from gemkit.train import Recipe, train
+from gemkit.recipe import Recipe
+from gemkit.train import train
 rng = np.random.default_rng(0)
 x, y = rng.integers(0, 256, (256, 32, 32, 3), dtype=np.uint8), rng.integers(0, 10, 256)
 network = baseline("regnet_y_400mf", (3, 32, 32), 10, max_macs=3_000_000)

@@ -9,9 +9,9 @@ import pytest
 from gemkit import data, network
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
+from gemkit.recipe import RECIPES
 from gemkit.search import trials
 from gemkit.search.trials import ProxyTask, local_workers, run_trial, stop, threads_per_worker
-from gemkit.train import RECIPES
 
 SMALL = Architecture(
     (Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (0, 2), (1, 2))),),

@@ -28,9 +28,10 @@ from gemkit.export.kit import read_measurements
 from gemkit.export.latency import load_model, save_model
 from gemkit.export.targets import read_target
 from gemkit.network import load_network, load_weights
+from gemkit.recipe import RECIPES
 from gemkit.search.encoder import load_encoder
 from gemkit.store import Run
-from gemkit.train import RECIPES, Progress, train
+from gemkit.train import Progress, train
 
 FORMATS = sorted(Path(__file__).parent.glob("format-*"))
 MODEL = "run/models/080e649773"

@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from records import framed, small_nasbench101
 
-from gemkit import budget, data, train
+from gemkit import budget, data, pictures, recipe, train
 from gemkit.app import options, predict
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell, read_cell
@@ -179,7 +179,7 @@ def good_cell(path: Path) -> None:
 
 
 def good_recipe(path: Path) -> None:
-    write_json(path, train.RECIPES["full"].to_json())
+    write_json(path, recipe.RECIPES["full"].to_json())
 
 
 def good_architecture(path: Path) -> None:
@@ -398,7 +398,7 @@ def good_picture(path: Path) -> None:
 
 
 def read_picture(path: Path) -> None:
-    data.fit_image(predict.open_picture(path), (3, 8, 8))
+    pictures.fit_image(predict.open_picture(path), (3, 8, 8))
 
 
 def good_records(path: Path) -> None:
@@ -420,7 +420,7 @@ def read_reframed(path: Path) -> None:
 
 READERS = [
     Reader("cell", good_cell, read_cell),
-    Reader("recipe", good_recipe, lambda path: train.Recipe.from_json(read_json(path))),
+    Reader("recipe", good_recipe, lambda path: recipe.Recipe.from_json(read_json(path))),
     Reader("architecture", good_architecture, lambda path: Architecture.from_json(read_json(path))),
     Reader("config.json", good_run, read_run),
     Reader("config.json", good_run, continue_run),

@@ -1,0 +1,232 @@
+"""What a training step is given: images that were shuffled, changed at random and normalised.
+
+Images stay uint8 until a batch is taken; augmentation is a few tensor operations a batch on the
+device. What changes them is told in `gemkit.recipe.Recipe`.
+"""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gemkit.recipe import Recipe
+
+_READERS, _AHEAD = 2, 4  # threads that read batches from disk, and how many batches ahead
+_ON_DEVICE_BYTES = 4 * 2**30  # larger data sets go to the GPU batch by batch
+
+
+class Normalisation:
+    """uint8 images (n, h, w, c) -> normalised float images (n, c, h, w) in a layout."""
+
+    def __init__(
+        self,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        layout: torch.memory_format,
+    ) -> None:
+        self._layout = layout
+        self._mean = torch.tensor(mean, dtype=torch.float32, device=device) * 255
+        self._scale = 1 / (torch.tensor(std, dtype=torch.float32, device=device) * 255)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        normal = (images.float() - self._mean) * self._scale
+        # clone, because `contiguous` leaves an image of one channel with its old strides.
+        return normal.permute(0, 3, 1, 2).clone(memory_format=self._layout)
+
+
+class Batches:
+    """Shuffled, augmented batches; all random numbers are PyTorch's global generator's."""
+
+    def __init__(
+        self,
+        x: NDArray[np.uint8],
+        y: NDArray[np.int64],
+        classes: int,
+        recipe: Recipe,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        self._recipe, self._device = recipe, device
+        self._normalise = Normalisation(mean, std, device, layout)
+        self._array = x
+        self._images: Tensor | None = None
+        if device.type == "cuda" and x.nbytes <= _ON_DEVICE_BYTES:
+            self._images = torch.from_numpy(np.array(x)).to(device)
+        self._labels = torch.from_numpy(np.array(y)).to(device)
+        self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
+        self._classes = classes
+
+    def epoch(
+        self, batch: int, steps: int, rank: int = 0, ranks: int = 1, seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """`steps` batches of different images; what does not fill a batch is left out.
+
+        Of several processes each takes every `ranks`-th image of a batch, and augments with
+        random numbers of its own `seed`.
+        """
+        order = torch.randperm(len(self._labels))
+        if ranks > 1:
+            torch.manual_seed(seed)
+        parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
+        for rows, images in self._read(parts):
+            images = self._changed(self._moved(images))
+            yield self._mixed(self._normalise(images), self._labels[rows])
+
+    def _read(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and images of every batch on the device; those from disk are read ahead."""
+        if self._images is not None:
+            for part in parts:
+                rows = part.to(self._device)
+                yield rows, self._images[rows]
+            return
+
+        def pixels(part: Tensor) -> Tensor:
+            return torch.from_numpy(np.asarray(self._array[part.numpy()]))
+
+        if type(self._array) is np.ndarray:
+            for part in parts:
+                yield part.to(self._device), pixels(part).to(self._device)
+            return
+        with ThreadPoolExecutor(_READERS) as readers:
+            coming = deque(readers.submit(pixels, part) for part in parts[:_AHEAD])
+            for place, part in enumerate(parts):
+                images = coming.popleft().result()
+                if place + _AHEAD < len(parts):
+                    coming.append(readers.submit(pixels, parts[place + _AHEAD]))
+                yield part.to(self._device), images.to(self._device)
+
+    def _changed(self, images: Tensor) -> Tensor:
+        """Two random changes of each image, in (n, h, w, c) and 0..255; floats if there are any."""
+        strength = self._recipe.augment
+        if not strength:
+            return images
+        images, count = images.float(), len(images)
+        turned = torch.eye(2, device=self._device).repeat(count, 1, 1)
+        for _ in range(2):
+            kind = torch.randint(len(_CHANGES), (count,), device=self._device)
+            amount = strength * (2 * torch.rand(count, device=self._device) - 1)
+            for index, change in enumerate(_CHANGES):
+                chosen = kind == index
+                if change in _COLOUR_CHANGES:
+                    changed = _COLOUR_CHANGES[change](images, amount[:, None, None, None])
+                    images = torch.where(chosen[:, None, None, None], changed, images)
+                elif change != "none":
+                    step = _turn(change, torch.where(chosen, amount, 0))
+                    turned = torch.bmm(turned, step)
+            images = images.clamp(0, 255)
+        if torch.equal(turned, torch.eye(2, device=self._device).expand_as(turned)):
+            return images
+        grid = F.affine_grid(
+            torch.cat([turned, torch.zeros(count, 2, 1, device=self._device)], 2),
+            [count, images.shape[3], *images.shape[1:3]],
+            align_corners=False,
+        )
+        moved = F.grid_sample(
+            images.permute(0, 3, 1, 2), grid, padding_mode="reflection", align_corners=False
+        )
+        return moved.permute(0, 2, 3, 1)
+
+    def _moved(self, images: Tensor) -> Tensor:
+        """Shift and mirror by choosing, for every image, which rows and columns it shows."""
+        count, height, width = images.shape[:3]
+        down, across = (round(self._recipe.crop * side) for side in (height, width))
+        if not (down or across or self._flip):
+            return images
+        rows = self._shifted(count, height, down)
+        columns = self._shifted(count, width, across)
+        if self._flip:
+            mirrored = torch.rand(count, 1, device=self._device) < 0.5
+            columns = torch.where(mirrored, columns.flip(1), columns)
+        each = torch.arange(count, device=self._device)[:, None, None]
+        return images[each, rows[:, :, None], columns[:, None, :]]
+
+    def _shifted(self, count: int, side: int, most: int) -> Tensor:
+        shift = torch.randint(-most, most + 1, (count, 1), device=self._device)
+        places = (torch.arange(side, device=self._device) + shift).abs()
+        return (side - 1) - ((side - 1) - places).abs()  # reflected at both ends
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        count, _, height, width = images.shape
+        square = round(self._recipe.cutout * min(height, width))
+        if square:
+            covered = [
+                (torch.arange(side, device=self._device) - corner).abs_() * 2 < square
+                for side, corner in (
+                    (height, torch.randint(height, (count, 1), device=self._device)),
+                    (width, torch.randint(width, (count, 1), device=self._device)),
+                )
+            ]
+            images = images.masked_fill(
+                (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0
+            )
+        mixup, cutmix = self._recipe.mixup, self._recipe.cutmix
+        if mixup and cutmix:
+            mixup, cutmix = (mixup, 0.0) if torch.rand(()) < 0.5 else (0.0, cutmix)
+        alpha = mixup or cutmix
+        if not alpha:
+            return images, labels
+        share = torch.distributions.Beta(alpha, alpha).sample()
+        if mixup:
+            share = share.to(self._device)
+            images = torch.lerp(images.roll(1, 0), images, share)
+        else:
+            side = math.sqrt(1 - share.item())
+            sizes = [round(side * length) for length in (height, width)]
+            top, left = (
+                int(torch.randint(length - size + 1, ()))
+                for length, size in zip((height, width), sizes, strict=True)
+            )
+            images = images.clone()
+            window = (..., slice(top, top + sizes[0]), slice(left, left + sizes[1]))
+            images[window] = images.roll(1, 0)[window]
+            share = 1 - torch.tensor(sizes[0] * sizes[1] / (height * width), device=self._device)
+        targets = F.one_hot(labels, self._classes).float()
+        return images, torch.lerp(targets.roll(1, 0), targets, share)
+
+
+def _grey(images: Tensor) -> Tensor:
+    return images.mean(3, keepdim=True)
+
+
+def _posterised(images: Tensor, amount: Tensor) -> Tensor:
+    step = 2 ** (4 * amount.abs()).round()
+    return (images / step).floor() * step
+
+
+_COLOUR_CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "brightness": lambda images, amount: images * (1 + 0.9 * amount),
+    "contrast": lambda images, amount: torch.lerp(
+        _grey(images).mean((1, 2), keepdim=True).expand_as(images), images, 1 + 0.9 * amount
+    ),
+    "colour": lambda images, amount: torch.lerp(
+        _grey(images).expand_as(images), images, 1 + 0.9 * amount
+    ),
+    "solarise": lambda images, amount: torch.where(
+        images >= 256 * (1 - amount.abs()), 255 - images, images
+    ),
+    "posterise": _posterised,
+}
+"""Images (n, h, w, c) in 0..255 and an amount for each in -1..1 -> changed images."""
+_CHANGES = (*_COLOUR_CHANGES, "rotate", "shear x", "shear y", "none")
+
+
+def _turn(change: str, amount: Tensor) -> Tensor:
+    """Matrices (n, 2, 2) of a rotation by up to 30 degrees or a shear by up to 0.3."""
+    one, none = torch.ones_like(amount), torch.zeros_like(amount)
+    if change == "rotate":
+        angle = amount * (math.pi / 6)
+        rows = (angle.cos(), -angle.sin(), angle.sin(), angle.cos())
+    elif change == "shear x":
+        rows = (one, 0.3 * amount, none, one)
+    else:
+        rows = (one, none, 0.3 * amount, one)
+    return torch.stack(rows, 1).reshape(-1, 2, 2)

@@ -1,0 +1,114 @@
+"""Recipes: how a network is trained; `gemkit.train.train` carries them out."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Self
+
+from gemkit.budget import is_number
+from gemkit.errors import UserError
+
+SCHEDULES = ("cosine", "one-cycle")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Attributes:
+        epochs: passes over the training images.
+        batch_size: images a step.
+        learning_rate: its highest value.
+        warmup: share of the steps over which the learning rate rises.
+        momentum: of SGD (Nesterov).
+        weight_decay: share of a weight lost a step, times the learning rate.
+        label_smoothing: share of the target spread over all classes.
+        ema: length of the moving average of the weights, as a share of all steps; 0 for none.
+        crop: images are shifted by up to this share of their side, reflected at the border.
+        flip: whether images are mirrored left to right at random; None: colour images are.
+        cutout: side of the square that is blanked, as a share of the image's side.
+        mixup: alpha of the Beta distribution images are mixed with (Zhang et al. 2018); 0: never.
+        cutmix: the same for pasting a rectangle of another image (Yun et al. 2019). With both,
+            each batch takes one of them at random.
+        augment: strength, 0 to 1, of two random changes of every image, after RandAugment (Cubuk
+            et al. 2020): brightness, contrast, colour, solarising, posterising, turning, shearing
+            or none; 0: never.
+        schedule: `cosine` (linear warm-up, then half a cosine down to 0) or `one-cycle` (Smith
+            2018: cosines from 1/25 up and down to 1/250,000 of the highest learning rate).
+        drop_path: probability of leaving out a cell in a step, for networks that offer it.
+    """
+
+    epochs: int
+    batch_size: int = 32
+    learning_rate: float = 0.2
+    warmup: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 5e-3
+    label_smoothing: float = 0.1
+    ema: float = 0.05
+    crop: float = 0.125
+    flip: bool | None = None
+    cutout: float = 0.0
+    mixup: float = 0.0
+    drop_path: float = 0.0
+    cutmix: float = 0.0
+    augment: float = 0.0
+    schedule: str = "cosine"
+
+    def __post_init__(self) -> None:
+        for name, least in (("epochs", 1), ("batch_size", 2)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"recipe: {name} is {value}, it must be a whole number >= {least}")
+        if not (is_number(self.learning_rate) and self.learning_rate > 0):
+            raise UserError(f"recipe: learning_rate is {self.learning_rate}, it must be above 0")
+        for name in ("warmup", "momentum", "label_smoothing", "ema", "crop", "cutout", "drop_path"):
+            value = getattr(self, name)
+            if not (is_number(value) and 0 <= value < 1):
+                raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
+        for name in ("weight_decay", "mixup", "cutmix"):
+            value = getattr(self, name)
+            if not (is_number(value) and value >= 0):
+                raise UserError(f"recipe: {name} is {value}, it must not be negative")
+        if not (is_number(self.augment) and 0 <= self.augment <= 1):
+            raise UserError(f"recipe: augment is {self.augment}, it must be in 0 <= augment <= 1")
+        if self.schedule not in SCHEDULES:
+            raise UserError(
+                f"recipe: schedule is {self.schedule!r}, it must be one of {', '.join(SCHEDULES)}"
+            )
+        if not (self.flip is None or isinstance(self.flip, bool)):
+            raise UserError(f"recipe: flip is {self.flip!r}, it must be true, false or null")
+
+    def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
+        """The same recipe with other values where they are not None."""
+        asked = {"epochs": epochs, "batch_size": batch_size}
+        return replace(self, **{name: value for name, value in asked.items() if value is not None})
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, as in a run's configuration."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Any, where: str = "recipe") -> Self:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UserError: `value` is no recipe; the sentence begins with `where`.
+        """
+        names = [field.name for field in fields(cls)]
+        if not isinstance(value, dict) or "epochs" not in value:
+            raise UserError(f"{where}: a recipe is a JSON object with at least epochs")
+        for name in value:
+            if name not in names:
+                raise UserError(f"{where}: unknown setting {name!r}; use {', '.join(names)}")
+        try:
+            return cls(**value)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from None
+
+
+RECIPES = {
+    "proxy": Recipe(epochs=3),
+    "standard": Recipe(epochs=16),
+    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25, drop_path=0.1),
+}
+"""`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
+`full`: what a network to be published is trained with, hours on a CPU."""
