@@ -165,6 +165,17 @@ def test_json_has_the_documented_names(run: Run) -> None:
     assert value["baselines"][0]["id"] == "mobilenet"
 
 
+def test_what_is_no_json_is_not_stored(run: Run) -> None:
+    for extra in ({"mean": float("nan")}, {"mean": float("inf")}):
+        with pytest.raises(ValueError, match="JSON"):
+            run.add_trials([trial(0, extra=extra)])
+        with pytest.raises(ValueError, match="JSON"):
+            run.put_model("a", extra=extra)
+        with pytest.raises(ValueError, match="JSON"):
+            run.set_setting("a", extra)
+    assert (run.trials(), run.models(), run.setting("a")) == ([], [], None)
+
+
 def test_values_of_a_model_are_added(run: Run) -> None:
     run.put_model("b", accuracy=0.5, state="done")
     run.put_model("a", accuracy=0.7)
