@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemkit.cell import MAX_NODES, Cell, CellArrays, read_cell
+from gemkit.cell import ABSENT, MAX_NODES, Cell, CellArrays, read_cell, write_cell
 from gemkit.errors import UserError
 
 
@@ -223,7 +223,10 @@ def test_pruning_drops_what_the_input_does_not_reach() -> None:
         (("conv1x1", "input"), ((0, 1),), "concat", "first operation"),
         (("input", "input"), ((0, 1),), "concat", "only node 0"),
         (("input", "conv1x1"), ((0, 1),), "mean", "unknown aggregation"),
-        (("input", *["conv1x1"] * 31), ((0, 1),), "concat", "too large"),
+        (("input", *["conv1x1"] * 31), ((0, 1),), "concat", "of 31 nodes is too large: at most 30"),
+        (("input", "conv1x1"), ((-1, 1),), "concat", "names node -1"),
+        ((), (), "concat", "first operation"),
+        (("input", "conv1x1", "sep3x3"), ((1, 2),), "concat", "no edge leaves"),
     ],
 )
 def test_what_is_no_cell_is_refused(
@@ -255,8 +258,68 @@ def test_files_that_are_no_cell_are_named(text: str, tmp_path: Path) -> None:
         read_cell(path)
 
 
-def test_cyclic_graphs_are_refused() -> None:
-    graph = nx.DiGraph([("in", "a"), ("a", "b"), ("b", "a")])
-    nx.set_node_attributes(graph, {"in": "input", "a": "conv1x1", "b": "sep3x3"}, "operation")
-    with pytest.raises(UserError, match="cycle"):
+def test_a_graph_of_any_names_and_order() -> None:
+    graph = nx.DiGraph()
+    graph.add_node("last", operation="conv1x1")
+    graph.add_node("in", operation="input")
+    graph.add_node("alone", operation="sep3x3")
+    graph.add_edges_from([("in", "last"), ("alone", "last")])
+    # The input comes first, then each node after what it reads, in the graph's own order.
+    assert Cell.from_networkx(graph) == Cell(
+        ("input", "sep3x3", "conv1x1"), ((0, 2), (1, 2)), "concat"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "operations", "edges", "sentence"),
+    [
+        (nx.DiGraph, "abi", "ia ab ba", "cycle"),
+        (nx.DiGraph, "ai", "ia aa", r"edge \['a', 'a'\] is a self-loop"),
+        (nx.DiGraph, "abi", "ia ab bi", "an edge leads into the cell input"),
+        (nx.DiGraph, "ab", "ab", "exactly one input node; this graph has 0"),
+        (nx.DiGraph, "aij", "ia ja", "exactly one input node; this graph has 2"),
+        (nx.DiGraph, "ai?", "ia", r"node '\?' has no attribute 'operation'"),
+        (nx.Graph, "ai", "ia", "must be a directed graph"),
+        (nx.MultiDiGraph, "ai", "ia", "without parallel edges"),
+    ],
+)
+def test_graphs_that_are_no_cell_are_refused(
+    kind: type[nx.Graph], operations: str, edges: str, sentence: str
+) -> None:
+    graph = kind()
+    for name in operations:
+        known = {} if name == "?" else {"operation": "input" if name in "ij" else "conv1x1"}
+        graph.add_node(name, **known)
+    graph.add_edges_from(edges.split())
+    with pytest.raises(UserError, match=sentence):
         Cell.from_networkx(graph)
+
+
+def test_arrays_of_no_cell_and_of_different_ones() -> None:
+    none = CellArrays.from_cells([])
+    assert (len(none), none.operations.shape, none.adjacency.shape) == (0, (0, 1), (0, 1, 1))
+    assert none.aggregation == "concat"
+    small, large = (
+        Cell(
+            ("input", *["sep3x3"] * nodes), tuple((0, node) for node in range(1, nodes + 1)), "sum"
+        )
+        for nodes in (1, 3)
+    )
+    joined = CellArrays.concatenate([CellArrays.from_cells([one]) for one in (small, large, small)])
+    assert [joined.cell(index) for index in range(3)] == [small, large, small]
+    assert joined.operations[0].tolist() == [0, 2, ABSENT, ABSENT]
+    assert joined[1:].cell(0) == large
+    with pytest.raises(ValueError, match="different aggregations"):
+        CellArrays.from_cells([small, Cell(("input", "conv1x1"), ((0, 1),))])
+
+
+def test_a_cell_file(tmp_path: Path) -> None:
+    cell = Cell(("input", "conv1x1", "sep3x3"), ((0, 1), (0, 2), (1, 2)), "sum")
+    write_cell(tmp_path / "cell.json", cell)
+    assert read_cell(tmp_path / "cell.json") == cell
+    assert json.loads((tmp_path / "cell.json").read_text())["format"] == 1
+    # By hand, without what has a default.
+    (tmp_path / "own.json").write_text(
+        '{"operations": ["input", "conv1x1", "sep3x3"], "edges": [[1, 2], [0, 1]]}'
+    )
+    assert read_cell(tmp_path / "own.json") == Cell(cell.operations, ((0, 1), (1, 2)), "concat")
