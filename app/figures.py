@@ -679,9 +679,11 @@ def regret_figure(
     known = (value for curve in curves.values() for value in curve["regret"])
     least = min((value for value in known if value is not None and value > 0), default=1e-3)
     for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
-        queries = curve["queries"]
-        shown = np.maximum(np.asarray(curve["regret"], dtype=float), least / 2)
-        low, high = (np.maximum(np.asarray(curve[k], float), least / 2) for k in ("low", "high"))
+        queries = np.asarray(curve["queries"], dtype=float)
+        shown, low, high = (
+            np.maximum(np.asarray(curve[part], dtype=float), least / 2)
+            for part in ("regret", "low", "high")
+        )
         axes.fill_between(queries, low, high, color=colour, alpha=0.12, linewidth=0)
         axes.plot(queries, shown, color=colour, linewidth=1.8, label=name)
     axes.set_yscale("log")

@@ -79,7 +79,7 @@ class Recipe:
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
         """The same recipe with other values where they are not None."""
-        asked = {"epochs": epochs, "batch_size": batch_size}
+        asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
         return replace(self, **{name: value for name, value in asked.items() if value is not None})
 
     def to_json(self) -> dict[str, Any]:
