@@ -119,12 +119,12 @@ def latency(
     Raises:
         UserError: the table cannot be read, or has no such latency.
     """
-    from gemkit.search import ablation
+    from gemkit.search import table_latency
 
     from .show import table_of
 
     with bar(console, "fits", seeds) as advance:
-        found = ablation.latency(
+        found = table_latency.latency(
             table,
             name,
             samples=samples,

@@ -19,7 +19,8 @@ from typing import Any
 
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
-from gemkit.search import ablation, tables
+from gemkit.search import ablation, table_latency, tables
+from gemkit.search.kept import Kept
 from gemkit.search.predictor import STRUCTURE, GraphPredictor
 from gemkit.search.strategies import STRATEGIES
 
@@ -65,7 +66,7 @@ def tuning(data: Path, workers: int, runs: Path) -> dict[str, Any]:
     report: dict[str, Any] = {}
     for table, metric in ((NB201, "ep12_cifar10_val"), (SMALL, "val_acc_4ep")):
         path, seeds, queries = str(data / table), 5, 60
-        kept = ablation.Kept(
+        kept = Kept(
             runs.with_name(f"{runs.stem}-{metric}.json"),
             {"table": table, "metric": metric, "queries": queries},
         )
@@ -124,7 +125,7 @@ def encodings(data: Path, workers: int, runs: Path) -> dict[str, Any]:
 def latency(data: Path, workers: int, runs: Path) -> dict[str, Any]:
     """Latency of all cells from 100 of them."""
     return {
-        name: ablation.latency(
+        name: table_latency.latency(
             data / HARDWARE,
             name,
             samples=100,

@@ -34,6 +34,7 @@ from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search import ablation, encoder
+from gemkit.search.kept import Kept
 from gemkit.search.predictor import STRUCTURE, GraphPredictor
 from gemkit.search.strategies import (
     STRATEGIES,
@@ -258,7 +259,7 @@ def main() -> None:
     names = options.names or [*(n for n in STRATEGIES if n != "random"), *VARIANTS]
     content = "".join(f"{entry['key']}{entry['accuracy']}" for entry in entries[:cells])
     settings = {"cells": cells, "queries": queries, "pool": zlib.crc32(content.encode())}
-    kept = ablation.Kept(ROOT / "build" / f"search_quality-{cells}.json", settings)
+    kept = Kept(ROOT / "build" / f"search_quality-{cells}.json", settings)
     todo = [
         (f"{name}/{seed}", searched, (str(options.pool), cells, name, seed, queries))
         for name in names

@@ -1,19 +1,15 @@
 """The ablation: search strategies with and without the embedding on tabular benchmarks.
 
-`run` compares strategies over many seeds, `encodings` what a predictor gets to see, `latency` the
-prediction of a device's latency from few measured cells. All return what `gemkit ablate --json`
-writes, and under "figures" the data of its pictures. What takes long is kept in a results file as
-it comes, so a run that was cut off goes on where it stopped.
+`run` compares strategies over many seeds, `encodings` what a predictor gets to see. Both return
+what `gemkit ablate --json` writes, and `run` under "figures" the data of its pictures. What takes
+long is kept in a results file as it comes (`kept`).
 
 A searcher sees a `TableSpace`, which knows no metric, and the values it has paid for.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -22,12 +18,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit import regression
 from gemkit.errors import UserError
-from gemkit.files import read_json, write_json
 
 from . import tables
 from .features import Roles, reduced
+from .kept import Kept, Piece, Progress
 from .predictor import (
     STRUCTURE,
     GraphPredictor,
@@ -42,12 +37,10 @@ from .strategies import (
     FloatArray,
     Graphs,
     History,
-    IntArray,
     Predictor,
     strategy,
 )
 from .tables import Queries, Table, TableSpace
-from .trials import local_workers, stop
 
 DEFAULT_STRATEGIES = ("nasgem", "bo", "bo+embedding", "evolution", "evolution+embedding", "random")
 SAMPLES = (20, 50, 100, 200)
@@ -55,11 +48,6 @@ SAMPLES = (20, 50, 100, 200)
 _TESTED = 4000
 """Cells on which a predictor is judged, drawn anew for each seed (all, where there are fewer)."""
 _MAPPED = 2000
-
-Progress = Callable[[str, int, int], None]
-"""(what, done, of how many)."""
-Piece = tuple[str, Callable[..., Any], tuple[Any, ...]]
-"""Name, function and arguments of what `Kept` does and remembers."""
 
 
 # --- the encoder of a table ---------------------------------------------------------------------
@@ -611,208 +599,3 @@ ENCODINGS: dict[str, Callable[[Opened], Predictor]] = {
     "structure and WL features, roles learned": _groups(*STRUCTURE, "wl", roles=True),
 }
 """What a predictor sees; the last but one is NASGEM's. "structure" are the groups of STRUCTURE."""
-
-
-# --- latency ------------------------------------------------------------------------------------
-
-
-def latency(
-    path: Path,
-    name: str,
-    *,
-    samples: int = 100,
-    seeds: int = 30,
-    unique: bool = False,
-    workers: int = 1,
-    results: Path | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Predict a device's latency of all cells of a table from `samples` random ones.
-
-    Returns {"table", "latency", "samples", "seeds", "spearman", "within_10_percent",
-    "spearman_interval", "within_10_percent_interval", "coverage", "baselines"}: means over seeds
-    and fractions, on the cells not sampled. "baselines" has {NAME: {"spearman",
-    "within_10_percent"}} for ridge regression on counts, and on counts and positions, and for a
-    Gaussian process on the flat encoding. Raises UserError as `run` does.
-    """
-    table = tables.load(Path(path), unique)
-    full = table.find(name)
-    usable = int(np.isfinite(table.metrics[full]).sum())
-    if not 5 <= samples <= usable - 20:
-        raise UserError(f"--samples {samples} must be between 5 and {usable - 20} for {path}")
-    kept = Kept(
-        results,
-        {"table": Path(path).name, "cells": len(table), "metric": full, "samples": samples},
-    )
-    kept.complete(
-        [
-            (f"latency/{seed}", _latency, (str(path), unique, name, seed, samples))
-            for seed in range(seeds)
-        ],
-        workers,
-        progress,
-    )
-    found = [kept.found[f"latency/{seed}"] for seed in range(seeds)]
-
-    def over_seeds(model: str, key: str) -> FloatArray:
-        return np.array([one[model][key] for one in found])
-
-    report: dict[str, Any] = {
-        "table": Path(path).name,
-        "latency": full,
-        "samples": samples,
-        "seeds": seeds,
-    }
-    for key in ("spearman", "within_10_percent", "coverage"):
-        values = over_seeds("ours", key)
-        low, high = interval(values[:, None])
-        report[key] = float(values.mean())
-        report[f"{key}_interval"] = [float(low[0]), float(high[0])]
-    report["baselines"] = {
-        model: {
-            key: float(over_seeds(model, key).mean()) for key in ("spearman", "within_10_percent")
-        }
-        for model in found[0]
-        if model != "ours"
-    }
-    return report
-
-
-def latency_predictor(memo: Any = None) -> GraphPredictor:
-    """The predictor of latencies of labelled graphs: costs of the operations executed add up, at
-    each place its own."""
-    from .predictor import compute
-
-    groups = ("used", "positions")
-    return GraphPredictor(groups, None, memo or compute, linear=groups, warp="none")
-
-
-def _latency(
-    path: str, unique: bool, name: str, seed: int, samples: int
-) -> dict[str, dict[str, float]]:
-    from scipy.stats import spearmanr
-
-    at = opened(path, unique, False)
-    values = at.table.metric(name)
-    rows = np.random.default_rng([seed, 7]).permutation(np.flatnonzero(np.isfinite(values)))
-    train, test = rows[:samples], rows[samples:]
-
-    def judged(predicted: FloatArray) -> dict[str, float]:
-        error = np.abs(predicted - values[test]) / np.abs(values[test])
-        return {
-            "spearman": float(spearmanr(predicted, values[test])[0]),
-            "within_10_percent": float(np.mean(error <= 0.1)),
-        }
-
-    prediction = latency_predictor(at.space.memo)(
-        at.space.candidates(train), values[train]
-    ).predict(at.space.candidates(test))
-    ours = judged(prediction.mean)
-    offset = np.abs(prediction.scale(values[test]) - prediction.latent)
-    ours["coverage"] = float(np.mean(offset <= 1.645 * prediction.spread))
-    labels = at.table.graphs.labels
-    counts = np.stack([(labels == c).sum(axis=1) for c in range(at.space.labels)], axis=1)
-    places = (labels[:, :, None] == np.arange(at.space.labels)).reshape(len(labels), -1)
-    upper = np.triu_indices(labels.shape[1], 1)
-    edges = at.table.graphs.adjacency[:, upper[0], upper[1]]
-    positions = np.concatenate([counts, places, edges], axis=1)
-    flat = regression.fit(positions[train], values[train], columns={"features": "common"})
-    return {
-        "ours": ours,
-        "ridge on counts": judged(_ridge(counts, values, train, test)),
-        "ridge on counts and positions": judged(_ridge(positions, values, train, test)),
-        "Gaussian process on the flat encoding": judged(flat.predict(positions[test])[0]),
-    }
-
-
-def _ridge(
-    features: NDArray[Any], values: FloatArray, train: IntArray, test: IntArray
-) -> FloatArray:
-    """Ridge regression, its penalty chosen by leave-one-out error."""
-    x = features[train].astype(float)
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale == 0] = 1.0
-    x, y = (x - mean) / scale, values[train] - values[train].mean()
-    left, size, right = np.linalg.svd(x, full_matrices=False)
-    best, chosen = np.inf, np.zeros(x.shape[1])
-    for penalty in 10.0 ** np.arange(-3, 4):
-        shrunk = size**2 / (size**2 + penalty)
-        fitted = left @ (shrunk * (left.T @ y))
-        leverage = (left**2) @ shrunk + 1.0 / len(y)
-        error = float((((y - fitted) / np.maximum(1.0 - leverage, 1e-6)) ** 2).sum())
-        if error < best:
-            best = error
-            chosen = right.T @ (size / (size**2 + penalty) * (left.T @ y))
-    new = (features[test].astype(float) - mean) / scale
-    return np.asarray(new @ chosen + values[train].mean())
-
-
-# --- results that survive -----------------------------------------------------------------------
-
-
-class Kept:
-    """Finished pieces by name, in a JSON file if one is given."""
-
-    def __init__(self, path: Path | None, settings: Mapping[str, Any]) -> None:
-        self.path, self.settings = path, dict(settings)
-        self.found: dict[str, Any] = {}
-        if path is not None and Path(path).is_file():
-            stored = read_json(Path(path))
-            if not isinstance(stored, dict) or stored.get("settings") != self.settings:
-                raise UserError(f"{path} holds the results of another run: choose another file")
-            if not isinstance(stored.get("found"), dict):
-                raise UserError(f"{path} is damaged: remove it to begin again")
-            self.found = stored["found"]
-
-    def complete(
-        self,
-        todo: Sequence[Piece],
-        workers: int,
-        progress: Progress | None,
-    ) -> None:
-        """Do what is not found yet."""
-        left = [piece for piece in todo if piece[0] not in self.found]
-        done = len(todo) - len(left)
-        for name, value in _carried_out(left, workers):
-            self.found[name] = value
-            done += 1
-            self._store()
-            if progress:
-                progress(name, done, len(todo))
-
-    def _store(self) -> None:
-        if self.path is not None:
-            write_json(Path(self.path), {"settings": self.settings, "found": self.found})
-
-
-def _carried_out(pieces: Sequence[Piece], workers: int) -> Iterator[tuple[str, Any]]:
-    if workers <= 1 or len(pieces) < 2:
-        for name, function, arguments in pieces:
-            yield name, function(*arguments)
-        return
-    with _single_threaded():
-        pool = local_workers(workers)
-        try:
-            futures: dict[Future[Any], str] = {
-                pool.submit(function, *arguments): name for name, function, arguments in pieces
-            }
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            stop(pool)
-
-
-@contextmanager
-def _single_threaded() -> Iterator[None]:
-    """Processes started inside compute on one thread each."""
-    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(dict.fromkeys(names, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

@@ -96,7 +96,7 @@ def _reading() -> Row:
 
 
 def _predicting() -> list[Row]:
-    from gemkit.search import ablation
+    from gemkit.search import ablation, table_latency
     from gemkit.search.predictor import flat_predictor, nasgem_predictor
 
     at = ablation.opened(str(SHARED / "nasbench201_cifar10.npz"), False, True)
@@ -117,7 +117,7 @@ def _predicting() -> list[Row]:
             ("flat", flat_predictor(at.space.memo)),
         )
     }
-    device = ablation.latency(
+    device = table_latency.latency(
         SHARED / "hw_nas_bench_cifar10.npz", "raspi4_latency", samples=100, seeds=5
     )
     ridge = device["baselines"]["ridge on counts and positions"]

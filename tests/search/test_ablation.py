@@ -6,8 +6,8 @@ import pytest
 
 from gemkit.app import figures
 from gemkit.errors import UserError
-from gemkit.search import ablation
-from gemkit.search.ablation import Kept
+from gemkit.search import ablation, table_latency
+from gemkit.search.kept import Kept
 from gemkit.search.tables import Table, load
 
 NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
@@ -183,7 +183,7 @@ def test_processes_give_the_same(table: Path) -> None:
 
 
 def test_latency_report(table: Path) -> None:
-    report = ablation.latency(table, "latency", samples=40, seeds=2)
+    report = table_latency.latency(table, "latency", samples=40, seeds=2)
     assert report["latency"] == "latency"
     assert report["spearman"] > 0.95
     assert report["within_10_percent"] > 0.9
@@ -193,7 +193,7 @@ def test_latency_report(table: Path) -> None:
         "Gaussian process on the flat encoding",
     }
     with pytest.raises(UserError, match="must be between 5 and 280"):
-        ablation.latency(table, "latency", samples=290)
+        table_latency.latency(table, "latency", samples=290)
 
 
 def test_wrong_questions_are_refused(table: Path) -> None:
