@@ -167,6 +167,76 @@ def test_padding_stops_before_what_it_does_not_know() -> None:
     assert rewrites.pad_channels(graph, 8) is graph
 
 
+def model_of(
+    nodes: list[onnx.NodeProto],
+    weights: dict[str, np.ndarray],
+    out: str,
+    channels: int = 1,
+    shape: list[str | int] | None = None,
+) -> onnx.ModelProto:
+    """A model that reads pictures `x` of 5x5 pixels and writes `out`."""
+    ends = [
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", channels, 5, 5]),
+        helper.make_tensor_value_info(out, TensorProto.FLOAT, shape),
+    ]
+    constants = [numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=10)
+
+
+@pytest.mark.parametrize("flat", ["Flatten", "Reshape", "Squeeze"])
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_padding_ends_in_the_linear_layer(
+    seed: int, tmp_path: Path, transposed: bool, bias: bool, flat: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    sizes = {"w": (6, 2, 3, 3), "b": (6,), "v": (5, 6) if transposed else (6, 5), "c": (5,)}
+    weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
+    weights |= {"Reshape": np.array([-1, 6]), "Squeeze": np.array([2, 3])}
+    nodes = [
+        helper.make_node("Conv", ["x", "w", *(["b"] if bias else [])], ["y"], pads=[1] * 4),
+        helper.make_node("Relu", ["y"], ["r"]),
+        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node(flat, ["p", *([] if flat == "Flatten" else [flat])], ["f"]),
+        helper.make_node(
+            "Gemm", ["f", "v", *(["c"] if bias else [])], ["z"],
+            **({"transB": 1} if transposed else {}),
+        ),
+    ]  # fmt: skip
+    model = model_of(nodes, weights, "z", channels=2, shape=["n", 5])
+    padded = rewrites.pad_channels(read(model), 4)
+    assert [padded.channels(name) for name in ("y", "r", "p", "z")] == [8, 8, 8, 5]
+    assert padded.constants["w_padded"].shape == (8, 2, 3, 3)
+    assert_close(outputs(write(padded), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
+
+
+def test_channels_that_a_reader_would_see_are_not_padded() -> None:
+    weights = {
+        "w": np.ones((3, 1, 1, 1), np.float32),
+        "d": np.ones((3, 1, 3, 3), np.float32),
+        "g": np.ones((6, 1, 1, 1), np.float32),  # two outputs for each channel
+    }
+    conv = helper.make_node("Conv", ["x", "w"], ["y"])
+    for reader in (
+        helper.make_node("Relu", ["y"], ["z"]),
+        helper.make_node("Conv", ["y", "d"], ["z"], group=3),
+        helper.make_node("Conv", ["y", "g"], ["z"], group=3),
+        helper.make_node("Softmax", ["y"], ["z"], axis=1),
+        helper.make_node("ReduceMean", ["y"], ["z"], axes=[1]),
+        helper.make_node("Concat", ["y", "y"], ["z"], axis=2),
+        helper.make_node("Flatten", ["y"], ["z"]),
+    ):
+        used = {name: value for name, value in weights.items() if name in ("w", *reader.input)}
+        # Behind the reader another step, so that it does not itself write the model's output.
+        end = helper.make_node("Neg", ["z"], ["end"])
+        for nodes, out in (([conv, reader], "z"), ([conv, reader, end], "end")):
+            graph = read(model_of(nodes, used, out))
+            assert rewrites.pad_channels(graph, 4) is graph, (reader.op_type, out)
+    graph = read(model_of([conv], {"w": weights["w"]}, "y"))
+    assert rewrites.pad_channels(graph, 4) is graph
+
+
 def test_the_sums_of_a_complete_cell_become_running_totals() -> None:
     nodes = 9
     edges = tuple((i, j) for j in range(1, nodes + 1) for i in range(j))
