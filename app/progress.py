@@ -1,6 +1,7 @@
 """What a person sees while a step runs: sentences, and a bar where there is a terminal."""
 
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,10 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
+from . import tables
+
+_A_MINUTE = 60.0
 
 Advance = Callable[..., None]
 """Called with `completed=N`, `note=...` or `total=N` to move a bar."""
@@ -45,10 +50,22 @@ def counter(console: Console) -> Progress:
     )
 
 
+def now_and_then(console: Console) -> Callable[[str], None]:
+    """Prints what it is given where there is no terminal for a bar, but once a minute at most."""
+    last = [time.monotonic()]
+
+    def tell(text: str) -> None:
+        if not console.is_terminal and time.monotonic() - last[0] >= _A_MINUTE:
+            last[0] = time.monotonic()
+            console.print(f"  {text}")
+
+    return tell
+
+
 @contextmanager
 def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
-    """A progress bar with the time left; without a terminal it prints nothing."""
-    progress = counter(console)
+    """A progress bar with the time left; without a terminal a line a minute."""
+    progress, tell = counter(console), now_and_then(console)
     with progress:
         task = progress.add_task(text, total=total, note="")
 
@@ -58,5 +75,8 @@ def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
             progress.update(task, completed=completed, total=total)
             if note is not None:
                 progress.update(task, note=note)
+            if completed is not None:
+                whole = progress.tasks[0].total or 1
+                tell(f"{text}: {tables.percent(completed / whole, 0)}")
 
         yield advance

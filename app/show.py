@@ -45,10 +45,11 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
         budget = run.budget
     trials, networks = content["trials"], [*content["models"], *content["baselines"]]
     done = sum(trial["state"] == "done" for trial in trials)
+    asked = max(content["run"]["config"].get("trials") or 0, len(trials))
     console.print(
         *headed(folder),
         f"{data.get('name', content['run']['config'].get('data'))}, "
-        f"{budget.describe()}; {done} of {tables.number(len(trials), 'trial')} done, "
+        f"{budget.describe()}; {done} of {tables.number(asked, 'trial')} done, "
         f"seed {content['run']['seed']}",
     )
     if networks:
@@ -193,12 +194,12 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
         console.print(*headed(entry["id"]), "a known network, to compare with; no one cell")
         console.print(table_of("cost", ("", "value"), cost_rows(entry)))
         return entry
-    from . import figures
+    from . import cell_figures, figures
 
     cell = Cell.from_json(entry["cell"])
     path = out or Path(folder) / "figures" / f"{entry['id']}.png"
     subtitle = describe(entry, cell)
-    figures.save(figures.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
+    figures.save(cell_figures.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
     console.print(*headed(entry["id"]), subtitle)
     console.print(table_of("cost", ("", "value"), cost_rows(entry)))
     console.print("nodes (what each reads; * feeds the output)")

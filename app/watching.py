@@ -11,7 +11,7 @@ from rich.text import Text
 from gemkit.store import Trial
 
 from . import tables
-from .progress import counter
+from .progress import counter, now_and_then
 
 _ROWS, _HEIGHT, _WIDTH = 6, 7, 60
 
@@ -21,14 +21,14 @@ Watch = Callable[[Trial], None]
 
 @contextmanager
 def watched(console: Console, trials: Sequence[Trial], total: int) -> Iterator[Watch]:
-    """Show a search while it runs; without a terminal only a sentence for each improvement.
+    """Show a search while it runs; without a terminal a sentence for each improvement.
 
     Args:
         trials: what the run holds already.
         total: how many trainings there will be.
     """
     known = {trial.index: trial for trial in trials}
-    progress = counter(console)
+    progress, tell = counter(console), now_and_then(console)
     done = sum(trial.state in ("done", "failed") for trial in trials)
     bar = progress.add_task("trials", total=total, completed=done, note="")
 
@@ -50,6 +50,7 @@ def watched(console: Console, trials: Sequence[Trial], total: int) -> Iterator[W
                 f"({tables.number(trial.cell.nodes, 'node')}, width {trial.width}, "
                 f"{tables.count(trial.macs)} MACs)"
             )
+        tell(f"{progress.tasks[0].completed:.0f} of {tables.number(total, 'trial')} ended")
 
     if not console.is_terminal:
         yield watch

@@ -110,6 +110,11 @@ def read_measurements(
     Raises:
         UserError: the file is damaged, incomplete, does not match its manifest, or mixes devices.
     """
+    if zipfile.is_zipfile(path):
+        raise UserError(
+            f"{path} is a kit: unpack it on the device, start measure.py there, and give the "
+            "measurements.json that it writes"
+        )
     value = read_json(Path(path))
     if not isinstance(value, dict) or value.get("kind") != "gemkit measurements":
         raise UserError(f"{path} holds no measurements of a kit: give the file measure.py wrote")

@@ -150,7 +150,10 @@ def target(name: str) -> Target:
         if _NAME.fullmatch(name) and path.is_file():
             return read_target(path, own)
     known = ", ".join(one.name for one in targets())
-    raise UserError(f"there is no target {name!r}: those known are {known}")
+    raise UserError(
+        f"there is no target {name!r}: those known are {known}; gemkit latency kit makes one "
+        "of a device"
+    )
 
 
 def read_target(path: Path, own: bool = True) -> Target:

@@ -11,6 +11,7 @@ import hashlib
 import importlib.util
 import io
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,6 +117,9 @@ def load(spec: str) -> Dataset:
         if not place:
             raise UserError(f"{spec!r} names no path: write {source}:PATH")
         return _npz(Path(place)) if source == "npz" else _image_folder(place)
+    if os.path.exists(spec):
+        kind = "imagefolder" if os.path.isdir(spec) else "npz"
+        raise UserError(f"what kind of data {spec!r} is, is not said: write {kind}:{spec}")
     raise UserError(f"unknown data {spec!r}: use one of {', '.join(SOURCES)}")
 
 

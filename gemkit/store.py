@@ -37,6 +37,7 @@ STATES = ("queued", "running", "done", "failed")
 _CONFIG = "config.json"
 _DATABASE = "search.db"
 _LOCK = ".lock"
+_NAMED = 5  # runs in a sentence
 _SIDE_FILES = 128_000
 """Bytes that SQLite may need beside the database, for its log and the index of that."""
 _OF_AN_UNBORN_RUN = re.compile(
@@ -565,7 +566,7 @@ def now() -> str:
 
 def _read_about(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise UserError(f"{path} is no folder: name the folder of a run")
+        raise UserError(f"{path} is no folder: name the folder of a run{_runs_beside(path)}")
     file = path / _CONFIG
     if not file.exists():
         raise UserError(f"{path} holds no run: it has no {_CONFIG}")
@@ -574,6 +575,15 @@ def _read_about(path: Path) -> dict[str, Any]:
     if not (path / _DATABASE).exists():
         raise UserError(f"{path} is incomplete: it has no {_DATABASE}")
     return dict(about)
+
+
+def _runs_beside(path: Path) -> str:
+    """The runs in the folder where one was looked for, as the end of a sentence."""
+    try:
+        there = sorted(str(one) for one in path.parent.iterdir() if is_run(one))
+    except (OSError, ValueError):
+        return ""
+    return f", one of {', '.join(there[:_NAMED])}" if there else ""
 
 
 def _check_about(about: Any, file: Path) -> None:

@@ -3,8 +3,10 @@
 import io
 from typing import Any
 
+import pytest
 from rich.console import Console
 
+from gemkit.app import progress
 from gemkit.app.watching import best_table, curve, watched
 from gemkit.cell import Cell
 from gemkit.store import Trial
@@ -66,6 +68,18 @@ def test_improvements_are_said_where_there_is_no_terminal() -> None:
     assert len(said) == 2
     assert "50.00 %, the best so far" in said[0]
     assert "failed: the loss is not finite" in said[1]
+
+
+def test_how_far_it_is_is_said_from_time_to_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter(range(0, 1000, 40))  # seconds between two things to tell
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    console = Console(file=io.StringIO(), width=120)
+    with watched(console, [], 6) as watch:
+        watch(trial(0, 0.5))
+        for index in range(1, 6):
+            watch(trial(index, 0.4))
+    said = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert said[1:] == ["  2 of 6 trials ended", "  4 of 6 trials ended", "  6 of 6 trials ended"]
 
 
 def test_a_terminal_sees_the_table() -> None:

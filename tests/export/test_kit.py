@@ -131,6 +131,10 @@ def test_measurements_that_do_not_match(kit: Path, tmp_path: Path) -> None:
         with pytest.raises(UserError, match=sentence):
             fit_measurements(path)
 
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("gemkit-kit/measure.py", "")
+    with pytest.raises(UserError, match=r"is a kit: unpack it .* measurements.json"):
+        fit_measurements(path)
     refused(lambda v: v.update(kind="x"), "holds no measurements of a kit")
     refused(lambda v: v.update(format=2), "newer gemkit")
     refused(lambda v: v.pop("device"), "is damaged")

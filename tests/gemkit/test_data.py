@@ -557,6 +557,14 @@ def test_bad_names_are_explained(spec: str, message: str) -> None:
         load(spec)
 
 
+def test_a_path_alone_is_told_its_kind(tmp_path: Path) -> None:
+    (tmp_path / "images.npz").touch()
+    with pytest.raises(UserError, match=f"write imagefolder:{tmp_path}"):
+        load(str(tmp_path))
+    with pytest.raises(UserError, match=f"write npz:{tmp_path / 'images.npz'}"):
+        load(str(tmp_path / "images.npz"))
+
+
 def test_bad_image_folders_are_explained(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
     root = tmp_path / "set"

@@ -346,6 +346,15 @@ def test_the_lock_dies_with_its_process_and_running_trials_are_queued_again(
 # -- beginning and resuming
 
 
+def test_a_run_that_is_not_there_is_told_its_neighbours(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=f"is no folder: name the folder of a run, one of {run.path}$"
+    ):
+        Run.open(run.path.with_name("rum"))
+    with pytest.raises(UserError, match=r"name the folder of a run$"):
+        Run.open(tmp_path / "nowhere" / "run")
+
+
 def test_a_run_is_not_begun_over_another(run: Run) -> None:
     run.close()
     with pytest.raises(UserError) as error:
