@@ -14,9 +14,9 @@ $(VENV)/installed: pyproject.toml
 	@command -v git >/dev/null || { echo "gemkit needs git, which is not installed" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "gemkit needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) -V 2>&1): name a newer one with: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { echo "this Python has no venv module: install it (on Debian and Ubuntu: apt install python3-venv)" >&2; exit 2; }
-	@echo "installing gemkit and its packages into $(VENV) (a few minutes, about 6 GB)"
+	@echo "installing gemkit and its packages into $(VENV) (a few minutes, about 7 GB)"
 	$(PYTHON) -m venv --clear $(VENV)
-	$(RUN_PYTHON) -m pip install --quiet --disable-pip-version-check --progress-bar on -e '.[test]'
+	$(RUN_PYTHON) -m pip install --disable-pip-version-check --progress-bar on -e '.[test]'
 	@touch $@
 	@echo "installed; next: make demo"
 
@@ -96,7 +96,7 @@ release: install ## wheel and sdist in dist/; the tests of the one pass in a new
 	$(BIN)/uv venv --quiet --python $(PYTHON) $(RELEASE)/.venv
 	$(BIN)/uv pip install --quiet --python $(RELEASE)/.venv --resolution $(RESOLUTION) --requirements pyproject.toml --extra test
 	$(BIN)/uv pip install --quiet --python $(RELEASE)/.venv --no-deps dist/gemkit-*.whl
-	cd $(RELEASE) && OMP_NUM_THREADS=1 .venv/bin/pytest -q -n 2
+	cd $(RELEASE) && PYTHONSAFEPATH=1 OMP_NUM_THREADS=1 .venv/bin/pytest -q -n 2
 
 clean:
 	rm -rf build dist *.egg-info

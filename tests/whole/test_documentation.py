@@ -39,7 +39,7 @@ import records
 from PIL import Image
 
 from gemkit.app import cli, page, pipeline
-from gemkit.export import optimize, timing
+from gemkit.export import exporter, optimize, timing
 from gemkit.search.loop import Workers
 from gemkit.store import Run
 
@@ -287,6 +287,12 @@ def photographs(folder: Path, seed: int) -> None:
 
 
 # ---- README
+
+
+def test_two_commands_give_a_network(reader: Reader) -> None:
+    reader.follow("README.md", "gemkit")
+    assert reader.done == ["gemkit export zoo:gemnet-tiny --out tiny.onnx"]
+    assert exporter.read_info(Path("tiny.onnx")).class_names[0] == "airplane"
 
 
 def test_a_visitor_sees_the_demo(reader: Reader, visited: list[str]) -> None:
