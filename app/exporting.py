@@ -375,9 +375,10 @@ def _export_one(
 
 
 def _draw(job: Job, entry: Mapping[str, Any]) -> None:
-    from . import figures, show
+    from . import cell_figures, figures, show
 
     assert job.architecture is not None
     cell = job.architecture.cells[0]
-    figure = figures.cell_figure(cell, f"Cell {job.name}", show.describe(dict(entry), cell))
+    text = show.describe(dict(entry), cell)
+    figure = cell_figures.cell_figure(cell, f"Cell {job.name}", text)
     figures.save(figure, job.folder / "cell.png")

@@ -198,7 +198,7 @@ def _network_figures(
     finished: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Iterator[tuple[str, "Figure"]]:
     """The learning curves of the final trainings, and the cells of the best networks."""
-    from . import figures
+    from . import cell_figures, figures
 
     models = finished["models"]
     curves = {
@@ -217,7 +217,7 @@ def _network_figures(
         for model in models[:4]
     ]
     if cells:
-        yield "cells", figures.best_cells_figure(cells)
+        yield "cells", cell_figures.best_cells_figure(cells)
 
 
 def _cost(entry: Mapping[str, Any], name: str) -> float | None:

@@ -13,7 +13,18 @@ import onnxruntime
 import pytest
 from rich.console import Console
 
-from gemkit.app import ablate, cli, figures, layout, pipeline, predict, report, tables, training
+from gemkit.app import (
+    ablate,
+    cell_figures,
+    cli,
+    figures,
+    layout,
+    pipeline,
+    predict,
+    report,
+    tables,
+    training,
+)
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -263,7 +274,7 @@ def test_pictures_are_written_whole_or_refused(
     tmp_path: Path, random_cell: MakeCell, seed: int
 ) -> None:
     cell = random_cell(np.random.default_rng(seed), 30, 0.2)
-    figure = figures.cell_figure(cell, "title", "subtitle")
+    figure = cell_figures.cell_figure(cell, "title", "subtitle")
     for name in ("cell.png", "cell.svg"):
         figures.save(figure, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 1000
