@@ -57,6 +57,12 @@ def _weights(graph: Graph, node: Node) -> tuple[Array, Array]:
     return weights, np.zeros(len(weights), weights.dtype)
 
 
+def _bias_name(node: Node) -> str:
+    """The name of a convolution's bias; where it has none, of one that it may be given."""
+    given = node.inputs[2] if len(node.inputs) > 2 else ""
+    return given or f"{node.output}_bias"
+
+
 def _is_sum(graph: Graph, node: Node) -> bool:
     """Whether a node adds activations of one shape."""
     if node.op not in ("Add", "Sum") or len(node.inputs) < 2:
@@ -194,7 +200,7 @@ class _Padder:
             inputs=(
                 node.inputs[0],
                 self._new(node.inputs[1], padded),
-                self._new(node.inputs[2] if len(node.inputs) > 2 else node.output, padded_bias),
+                self._new(_bias_name(node), padded_bias),
             ),
             attributes={**node.attributes, "group": groups},
         )
@@ -479,7 +485,7 @@ def _part(
     else:
         constants[names[0]] = weights[:, part]
         if place == 1:
-            names.append(node.inputs[2] if len(node.inputs) > 2 else f"{written[0]}_bias")
+            names.append(_bias_name(node))
             constants[names[1]] = bias
     return replace(node, inputs=(operand, *names), outputs=written, attributes=attributes)
 

@@ -186,28 +186,29 @@ def model_of(
 
 @pytest.mark.parametrize("flat", ["Flatten", "Reshape", "Squeeze"])
 @pytest.mark.parametrize("transposed", [False, True])
-@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("bias", [[], [""], ["b"]])  # without, left out by its name, with
 def test_padding_ends_in_the_linear_layer(
-    seed: int, tmp_path: Path, transposed: bool, bias: bool, flat: str
+    seed: int, tmp_path: Path, transposed: bool, bias: list[str], flat: str
 ) -> None:
     rng = np.random.default_rng(seed)
-    sizes = {"w": (6, 2, 3, 3), "b": (6,), "v": (5, 6) if transposed else (6, 5), "c": (5,)}
+    sizes = {"w": (6, 2, 3, 3), "b": (6,), "u": (9, 6, 1, 1), "a": (9,), "c": (5,)}
+    sizes["v"] = (5, 9) if transposed else (9, 5)
     weights = {name: rng.normal(size=size).astype(np.float32) for name, size in sizes.items()}
-    weights |= {"Reshape": np.array([-1, 6]), "Squeeze": np.array([2, 3])}
+    weights |= {"Reshape": np.array([-1, 9]), "Squeeze": np.array([2, 3])}
     nodes = [
-        helper.make_node("Conv", ["x", "w", *(["b"] if bias else [])], ["y"], pads=[1] * 4),
+        helper.make_node("Conv", ["x", "w", *bias], ["y"], pads=[1] * 4),
         helper.make_node("Relu", ["y"], ["r"]),
-        helper.make_node("GlobalAveragePool", ["r"], ["p"]),
+        helper.make_node("Conv", ["r", "u", *("a" if name else "" for name in bias)], ["q"]),
+        helper.make_node("GlobalAveragePool", ["q"], ["p"]),
         helper.make_node(flat, ["p", *([] if flat == "Flatten" else [flat])], ["f"]),
         helper.make_node(
-            "Gemm", ["f", "v", *(["c"] if bias else [])], ["z"],
+            "Gemm", ["f", "v", *(["c"] if bias == ["b"] else [])], ["z"],
             **({"transB": 1} if transposed else {}),
         ),
     ]  # fmt: skip
     model = model_of(nodes, weights, "z", channels=2, shape=["n", 5])
     padded = rewrites.pad_channels(read(model), 4)
-    assert [padded.channels(name) for name in ("y", "r", "p", "z")] == [8, 8, 8, 5]
-    assert padded.constants["w_padded"].shape == (8, 2, 3, 3)
+    assert [padded.channels(name) for name in ("y", "r", "q", "p", "z")] == [8, 8, 12, 12, 5]
     assert_close(outputs(write(padded), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
 
 
@@ -299,6 +300,33 @@ def test_splitting_leaves_no_concatenation(seed: int) -> None:
     assert count(rewrites.split_concats(graph), "Concat") == 0
     for node in rewrites.split_concats(graph, largest=3).nodes:
         assert node.op != "Concat" or len(node.inputs) > 3
+
+
+@pytest.mark.parametrize("bias", [[], [""], ["b"]])
+@pytest.mark.parametrize("name", ["split all", "merge siblings", "merge parallel"])
+def test_convolutions_with_and_without_bias(
+    seed: int, tmp_path: Path, name: str, bias: list[str]
+) -> None:
+    rng = np.random.default_rng(seed)
+    biases = [[f"{one}{index}" for one in bias if one] or bias for index in range(4)]
+    nodes = [
+        helper.make_node("Conv", ["x", "w0", *biases[0]], ["y0"]),
+        helper.make_node("Conv", ["x", "w1", *biases[1]], ["y1"]),
+        helper.make_node("Concat", ["y0", "y1"], ["j"], axis=1),
+        helper.make_node("Conv", ["j", "w2", *biases[2]], ["y2"]),
+        helper.make_node("Conv", ["j", "w3", *biases[3]], ["y3"]),
+        helper.make_node("Concat", ["y2", "y3"], ["z"], axis=1),
+    ]
+    weights = {}
+    for index, (wrote, read_) in enumerate(((2, 1), (3, 1), (4, 5), (6, 5))):
+        weights[f"w{index}"] = rng.normal(size=(wrote, read_, 1, 1)).astype(np.float32)
+        if bias == ["b"]:
+            weights[f"b{index}"] = rng.normal(size=wrote).astype(np.float32)
+    model = model_of(nodes, weights, "z", shape=["n", 10, 5, 5])
+    rewritten = REWRITES[name](read(model))
+    assert rewritten.nodes != read(model).nodes
+    found = outputs(write(rewritten), tmp_path / "a.onnx", seed)
+    assert_close(found, outputs(model, tmp_path / "b.onnx", seed))
 
 
 def test_siblings_read_by_one_concatenation_become_one_convolution(tmp_path: Path) -> None:
