@@ -122,7 +122,7 @@ def test_measurements_are_stored_and_written(run_folder: Path) -> None:
 def test_the_cell_file_is_the_stored_cell(run_folder: Path) -> None:
     for model in _content(run_folder)["models"]:
         written = json.loads((run_folder / "models" / model["id"] / "cell.json").read_text())
-        assert written == model["cell"]
+        assert written == {"format": 1, **model["cell"]}
         assert Cell.from_json(written).id == model["id"]
 
 
