@@ -10,7 +10,7 @@ same augmentation, so that differences within a seed are compared, not means ove
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +19,8 @@ from rich.console import Console
 
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget, check_feasible, format_count
-from gemkit.cost import cost, count_with_fvcore
+from gemkit.cell import CellArrays
+from gemkit.cost import cost, count_with_fvcore, largest_widths
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 from gemkit.files import write_json, write_text
@@ -35,7 +36,7 @@ from .tables import percent
 if TYPE_CHECKING:
     from gemkit.recipe import Recipe
 
-FOUND, RANDOM = "found", "random"
+FOUND, NARROW, RANDOM = "found", "narrow", "random"
 _SPENT = 0.95
 _CHANGEABLE = ("workers", "seeds", "networks")
 """What may differ when a comparison goes on: every training is what it is without the others."""
@@ -58,7 +59,7 @@ class Entrant:
     """One network that takes part.
 
     Attributes:
-        name: `found`, `random` or a baseline's name.
+        name: `found`, `narrow`, `random` or a baseline's name.
         jobs: one for each seed, in the order of the seeds; those of `random` are different cells.
         macs, params: of the first job's network.
     """
@@ -73,7 +74,7 @@ def names() -> tuple[str, ...]:
     """All that can be compared."""
     from gemkit.baselines import BASELINES
 
-    return (FOUND, RANDOM, *BASELINES)
+    return (FOUND, NARROW, RANDOM, *BASELINES)
 
 
 def default_out(data: str) -> Path:
@@ -109,7 +110,9 @@ def compare(
         max_macs: each network is as wide as this allows.
         out: folder of the comparison; what is finished there is kept.
         seeds: trainings of every network; by its name where they differ.
-        share: the found network and the random cells get this share of `max_macs`.
+        share: the found network and the random cells get this share of `max_macs`; `narrow` is
+            the found network with at most this share of the MACs of each network of differentiable
+            search, whose own widths are coarse.
         recipe, epochs, batch_size: as in `train`, the same for all.
         images: train on so many images, the same for all.
         networks: some of `names()`; all by default.
@@ -258,8 +261,9 @@ def _entrants(
     if RANDOM in seeds:
         cells = [_random(skeleton, budget, seed) for seed in numbers[RANDOM]]
         yield _cells(run, RANDOM, cells, numbers[RANDOM])
+    least: int | None = None
     for name in seeds:
-        if name in (FOUND, RANDOM):
+        if name in (FOUND, NARROW, RANDOM):
             continue
         jobs = tuple(
             Job(_row(name, s), None, {"max_macs": max_macs}, s, _folder(run, name, s), name)
@@ -270,7 +274,16 @@ def _entrants(
         except UserError as error:
             console.print(f"  left out: {error}")
             continue
-        yield Entrant(name, jobs, *count_with_fvcore(network, dataset.input_shape))
+        macs, params = count_with_fvcore(network, dataset.input_shape)
+        if _kind(name) == "differentiable":
+            least = min(macs, least or macs)
+        yield Entrant(name, jobs, macs, params)
+    if NARROW in seeds and found is not None and least is not None:
+        limit = Budget(macs=int(run.config["share"] * least))
+        (width,) = largest_widths(CellArrays.from_cells(found.cells), skeleton, limit)
+        if width:
+            narrow = replace(found, width=int(width))
+            yield _cells(run, NARROW, [narrow] * seeds[NARROW], numbers[NARROW])
 
 
 def _seeds(counts: Sequence[int]) -> str:
@@ -484,7 +497,6 @@ def _result(
         }
         for entrant in entrants
     }
-    found = accuracies.get(FOUND, {})
     networks = []
     for entrant in entrants:
         own = accuracies[entrant.name]
@@ -502,6 +514,7 @@ def _result(
             "accuracy": None,
             "interval": None,
             "found_better_by": None,
+            "narrow_better_by": None,
             "errors": [row["error"] for row in of_it if row["error"]],
             "seconds": sum(row["seconds"] or 0.0 for row in of_it),
             "cells": [
@@ -513,14 +526,9 @@ def _result(
             entry["accuracy"] = mean
             if low is not None and high is not None:
                 entry["interval"] = [max(low, 0.0), min(high, 1.0)]
-        common = [seed for seed in own if seed in found]
-        if common and entrant.name != FOUND:
-            mean, low, high = mean_interval([found[seed] - own[seed] for seed in common])
-            entry["found_better_by"] = {
-                "mean": mean,
-                "interval": None if low is None else [low, high],
-                "seeds": common,
-            }
+        if entrant.name not in (FOUND, NARROW):
+            for ours in (FOUND, NARROW):
+                entry[f"{ours}_better_by"] = _better(accuracies.get(ours, {}), own)
         networks.append(entry)
     return {
         "data": dataset.name,
@@ -537,10 +545,19 @@ def _result(
     }
 
 
+def _better(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[str, Any] | None:
+    """By how much one network is better than another, seed by seed; None without common seeds."""
+    common = [seed for seed in theirs if seed in ours]
+    if not common:
+        return None
+    mean, low, high = mean_interval([ours[seed] - theirs[seed] for seed in common])
+    return {"mean": mean, "interval": None if low is None else [low, high], "seeds": common}
+
+
 def _kind(name: str) -> str:
     from gemkit.baselines import DIFFERENTIABLE, TORCHVISION
 
-    if name in (FOUND, RANDOM):
+    if name in (FOUND, NARROW, RANDOM):
         return name
     if name in TORCHVISION:
         return "torchvision"
@@ -608,7 +625,7 @@ def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
                 point = figures.Point(
                     entry["id"], value / scale, entry["accuracy"], (high - low) / 2
                 )
-                shown[entry["id"] == FOUND].append(point)
+                shown[entry["id"] in (FOUND, NARROW)].append(point)
         if shown[True] or shown[False]:
             epochs = tables.number(result["recipe"]["epochs"], "epoch")
             title = f"{result['data']}, {epochs}, one recipe"
@@ -642,17 +659,19 @@ def summary(result: Mapping[str, Any]) -> str:
         f"{tables.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, "
         f"judged on {result['test']:,} test images."
     )
-    for entry in result["networks"]:
-        better = entry["found_better_by"]
-        if better is None or entry["kind"] not in ("random", "differentiable"):
+    for own in result["networks"]:
+        if own["id"] not in (FOUND, NARROW):
             continue
-        own = next(one for one in result["networks"] if one["id"] == FOUND)
-        text += (
-            f" Against {entry['id']}: {points(better['mean'])} points"
-            + (f" ({_between(better['interval'], True)})" if better["interval"] else "")
-            + f" with {own['macs'] / entry['macs']:.2f} times the MACs and "
-            f"{own['params'] / entry['params']:.2f} times the parameters."
-        )
+        for entry in result["networks"]:
+            better = entry.get(f"{own['id']}_better_by")
+            if better is None or entry["kind"] not in ("random", "differentiable"):
+                continue
+            text += (
+                f" {own['id'].capitalize()} against {entry['id']}: {points(better['mean'])} points"
+                + (f" ({_between(better['interval'], True)})" if better["interval"] else "")
+                + f" with {own['macs'] / entry['macs']:.2f} times the MACs and "
+                f"{own['params'] / entry['params']:.2f} times the parameters."
+            )
     return text
 
 
@@ -667,6 +686,11 @@ def notes(result: Mapping[str, Any]) -> str:
         text += (
             " `random` is another cell of thirty nodes for each seed, as wide as the found "
             "network's MACs allow; costs are those of the first."
+        )
+    if any(entry["id"] == NARROW for entry in result["networks"]):
+        text += (
+            f" `narrow` is the found network with at most {result['share']:g} times the MACs of "
+            "each network of differentiable search."
         )
     return text + (
         " MACs are multiply-accumulates of convolutions and linear layers. Peak memory and latency "

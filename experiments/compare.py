@@ -30,7 +30,7 @@ MAX_MACS, SHARE, IMAGES, EPOCHS, BATCH, TRIALS = 3_000_000, 0.8, 10_000, 8, 64, 
 PARTS = (1, 3, 5)
 """Seeds of the networks of FIRST, one part after the other."""
 OTHERS = 2
-FIRST, SLOW = ("found", "random", "darts_v2", "pc_darts"), "p_darts"
+FIRST, SLOW = ("found", "narrow", "random", "darts_v2", "pc_darts"), "p_darts"
 
 
 def known() -> Architecture | None:

@@ -8,6 +8,7 @@ was tried where a bar does not hold; what has not been measured says so.
 
 import sys
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -378,12 +379,13 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
 def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The bars of the design that this comparison speaks about."""
     networks = {entry["id"]: entry for entry in result["networks"]}
-    found = networks["found"]
     rows = []
-    for entry in networks.values():
-        better = entry["found_better_by"]
-        if better is None or entry["kind"] not in ("differentiable", "random"):
+    for entry, ours in product(networks.values(), (comparing.FOUND, comparing.NARROW)):
+        better = entry.get(f"{ours}_better_by")
+        wanted = ("differentiable", "random") if ours == comparing.FOUND else ("differentiable",)
+        if better is None or entry["kind"] not in wanted:
             continue
+        found = networks[ours]
         text = f"{comparing.points(better['mean'])} points"
         if better["interval"]:
             text += " ({} to {})".format(*(comparing.points(end) for end in better["interval"]))
@@ -392,7 +394,7 @@ def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
             holds = bool(better["interval"] and better["interval"][0] > 0)
         else:
             low, high = (comparing.points(end) for end in GOAL)
-            bar = f"{low} to {high} points against {entry['id']}, at least 11 % fewer MACs"
+            bar = f"{ours}: {low} to {high} points against {entry['id']}, at least 11 % fewer MACs"
             fewer = 1 - found["macs"] / entry["macs"]
             text += (
                 f", {100 * fewer:.0f} % fewer MACs, "

@@ -10,15 +10,18 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from gemkit.app import comparing
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
+from gemkit.cost import cost
 from gemkit.data import limited, load
 from gemkit.errors import UserError
 from gemkit.store import Run
@@ -219,6 +222,30 @@ def test_a_run_of_other_images_or_a_search_as_out_is_refused(
     code, _, err = gemkit(*words, "--out", str(made_run))
     assert code == 2
     assert "holds a search, no comparison" in err
+
+
+def test_narrow_takes_its_share_of_the_smallest_differentiable_network(tmp_path: Path) -> None:
+    digits = load("digits")
+    skeleton = skeleton_for(digits.input_shape, digits.classes)
+    found = Architecture((Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (1, 2))),), skeleton, 40)
+    run: Any = SimpleNamespace(seed=0, path=tmp_path, config={"share": 0.8})
+    budget, console = Budget(macs=2_000_000), Console(quiet=True)
+
+    def entrants(*names: str) -> dict[str, comparing.Entrant]:
+        seeds = dict.fromkeys(names, 2)
+        made = comparing._entrants(run, seeds, digits, 2_000_000, budget, found, console)
+        return {one.name: one for one in made}
+
+    made = entrants("found", "narrow", "darts_v2", "pc_darts", "mobilenet_v3_small")
+    least = min(made["darts_v2"].macs, made["pc_darts"].macs)
+    narrow = made["narrow"]
+    (network, again) = (job.architecture for job in narrow.jobs)
+    assert network is not None
+    assert network == again
+    assert network.cells == found.cells
+    assert cost(network).macs == narrow.macs <= 0.8 * least
+    assert cost(replace(network, width=network.width + 1)).macs > 0.8 * least
+    assert set(entrants("found", "narrow", "mobilenet_v3_small")) == {"found", "mobilenet_v3_small"}
 
 
 def test_intervals_are_students(seed: int) -> None:
