@@ -45,10 +45,11 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
         budget = run.budget
     trials, networks = content["trials"], [*content["models"], *content["baselines"]]
     done = sum(trial["state"] == "done" for trial in trials)
+    asked = max(content["run"]["config"].get("trials") or 0, len(trials))
     console.print(
         *headed(folder),
         f"{data.get('name', content['run']['config'].get('data'))}, "
-        f"{budget.describe()}; {done} of {tables.number(len(trials), 'trial')} done, "
+        f"{budget.describe()}; {done} of {tables.number(asked, 'trial')} done, "
         f"seed {content['run']['seed']}",
     )
     if networks:
