@@ -191,15 +191,8 @@ def skeleton_for(input_shape: tuple[int, int, int], classes: int) -> Skeleton:
     Raises:
         UserError: the image is too small, or there are fewer than two classes.
     """
-    if len(input_shape) == 3 and all(map(_is_whole, input_shape)):
-        side = min(input_shape[1:])
-        if side < 2:
-            raise UserError(
-                f"images of {input_shape[1]}x{input_shape[2]} pixels are too small: "
-                "both sides must have at least 2 pixels"
-            )
-    else:
-        side = 2  # Skeleton says what is wrong
+    is_shape = len(input_shape) == 3 and all(map(_is_whole, input_shape))
+    side = min(input_shape[1:]) if is_shape else 2  # Skeleton says what is wrong
     stem, stages = ((1,), 2) if side <= 12 else ((1, 2), 3) if side <= 96 else ((2, 2), 4)
     return Skeleton(input_shape, classes, stem, tuple(Stage(2**stage) for stage in range(stages)))
 

@@ -70,9 +70,10 @@ def test_total_stride() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: skeleton_for((1, 1, 8), 10), "too small"),
+        (lambda: skeleton_for((1, 1, 8), 10), "1x8 pixels are too small.* a side of 2 pixels is"),
         (lambda: skeleton_for((0, 8, 8), 10), "input shape"),
         (lambda: skeleton_for((8, 8), 10), "input shape"),  # type: ignore[arg-type]
+        (lambda: skeleton_for((8,), 10), "input shape"),  # type: ignore[arg-type]
         (lambda: skeleton_for((1, 8, 8), 1), "at least 2"),
         (lambda: Skeleton((3, 32.0, 32), 10, (1,), (Stage(1),)), "whole numbers"),  # type: ignore[arg-type]
         (lambda: Skeleton((3, 32, 32), 10, (), (Stage(1),)), "stem strides"),
@@ -136,6 +137,12 @@ def test_id() -> None:
     several = Architecture((CELL, other, CELL), SKELETON, 8)
     assert len(several.id) == 10
     assert several.id != Architecture((other, CELL, CELL), SKELETON, 8).id
+
+
+def test_one_cell_stands_for_all_stages() -> None:
+    other = Cell(("input", "sep3x3"), ((0, 1),))
+    assert Architecture((CELL,), SKELETON, 8).stage_cells == (CELL, CELL, CELL)
+    assert Architecture((CELL, other, CELL), SKELETON, 8).stage_cells == (CELL, other, CELL)
 
 
 def test_cells_are_pruned() -> None:
