@@ -164,6 +164,8 @@ class Shown:
 
     Attributes:
         folder: the run's folder.
+        asked: the folder as commands name it; no more than its name where a visitor would learn
+            of this computer's folders.
         budget: its limits.
         about: its configuration, machine and versions.
         computer: what visitors call the machine that runs the page.
@@ -171,6 +173,7 @@ class Shown:
 
     def __init__(self, run: Run) -> None:
         self.folder = run.path.resolve()
+        self.asked = self.folder.name if run.path.is_absolute() else str(run.path)
         self.budget: Budget = run.budget
         self.about = run.about
         self.computer = "this computer"
@@ -263,7 +266,7 @@ class Shown:
         if not content.trials:
             lines.append(
                 "This run has no candidate yet. The page shows them as they appear; "
-                f"a search goes on with `gemkit search --out {self.folder.name} --resume`."
+                f"a search goes on with `gemkit search --out {self.asked} --resume`."
             )
         else:
             text = (
@@ -323,14 +326,14 @@ class Shown:
         if entry["state"] == "failed":
             return f"Not delivered: {entry['error']}."
         if entry["onnx"] is None:
-            return f"No ONNX file yet: gemkit export {self.folder.name} {id}"
+            return f"No ONNX file yet: gemkit export {self.asked} {id}"
         if self.onnx(id) is None:
-            return f"Its file {entry['onnx']} is missing: gemkit export {self.folder.name} {id}"
+            return f"Its file {entry['onnx']} is missing: gemkit export {self.asked} {id}"
         path = self.folder / entry["onnx"]
         if _is_damaged(path, path.stat().st_mtime_ns):
             return (
                 f"Its file {entry['onnx']} is damaged: delete it, then "
-                f"gemkit export {self.folder.name} {id}"
+                f"gemkit export {self.asked} {id}"
             )
         return None
 

@@ -128,7 +128,7 @@ def tab(shown: "Shown", measuring: bool) -> None:
     if not found:
         gr.HTML(
             '<p class="gk-empty">Nothing has been measured yet. The command is: gemkit bench '
-            f"{escape(shown.name)}</p>"
+            f"{escape(shown.asked)}</p>"
         )
     names = ("provider", "precision", "threads", "batch")
     start = {"provider": "all", "precision": "all", "threads": "1", "batch": "1"}

@@ -226,7 +226,7 @@ class LiveSearch:
         told = {
             "running": "searching",
             "cancelled": "cancelled; it can be resumed",
-            "finished": f"finished: the run is {shown.name}; next: gemkit train {shown.name}",
+            "finished": f"finished: the run is {shown.name}; next: gemkit train {shown.asked}",
             "failed": "it ended early",
         }[state]
         head = (

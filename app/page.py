@@ -7,6 +7,7 @@ decides what goes over the network.
 
 import functools
 import json
+from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +102,11 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
     with gr.Blocks(
         title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
-        gr.Markdown(shown.introduction(), elem_id="introduction")
+        introduction = gr.Markdown(shown.introduction(), elem_id="introduction")
+        blocks.load(  # of a search that goes on there is more to say than when the server started
+            shown.introduction, None, introduction, queue=False, show_progress="hidden",
+            api_visibility="private",
+        )  # fmt: skip
         with gr.Tabs():
             with gr.Tab("Explore", id="explore"):
                 points, facts, cell = _explore(shown)
@@ -170,11 +175,13 @@ def _try_it(shown: Shown) -> "gradio.Dropdown":
     first = shown.first if shown.first in ids else None
     others = (id for id in ids if id != shown.first and shown.content.kind(id) == "baselines")
     if not runnable:
-        gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE}</p>')
+        gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE.format(run=escape(shown.asked))}</p>')
     with gr.Row():
         with gr.Column(scale=2, min_width=280):
             image = _image(shown)
-            button = gr.Button("Classify", variant="primary", elem_id="classify")
+            button = gr.Button(
+                "Classify", variant="primary", elem_id="classify", interactive=bool(runnable)
+            )
         with gr.Column(scale=2, min_width=250):
             left = gr.Dropdown(runnable, value=first, label="network", elem_id="left")
             left_answer = gr.Label(num_top_classes=5, label="answer", elem_id="left-answer")
@@ -264,7 +271,7 @@ _NOTHING = (
 )
 _NOT_RUNNABLE = (
     "No network of this run has an ONNX file yet, so there is nothing to run. "
-    "The steps to one are: gemkit train, then gemkit export."
+    "The steps to one are: gemkit train {run}, then gemkit export {run}."
 )
 
 

@@ -246,6 +246,20 @@ def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Pat
     shown.close()
 
 
+def test_commands_name_the_run_as_it_was_asked_for(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(folder, "runs/mine")
+    for path, named in ((Path("runs/mine"), "runs/mine"), (tmp_path / "runs/mine", "mine")):
+        shown = explore.Shown.open(path)
+        id = str(shown.content.models[0]["id"])
+        Path("runs/mine/models", id, "model.onnx").unlink(missing_ok=True)
+        assert f"gemkit export {named} {id}" in shown.facts(id)
+        assert str(tmp_path) not in shown.facts(id)
+        shown.close()
+
+
 def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
     shown: explore.Shown, folder: Path, tmp_path: Path
 ) -> None:
