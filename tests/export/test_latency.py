@@ -18,7 +18,6 @@ from gemkit.export.latency import (
     LatencyModel,
     Measured,
     combined,
-    features,
     fit_latency,
     levelled,
     load_model,
@@ -27,6 +26,7 @@ from gemkit.export.latency import (
     save_model,
     smallest,
 )
+from gemkit.export.latency_features import features
 
 SKELETON = Skeleton((3, 16, 20), 10, (1, 2), (Stage(1, 2), Stage(2)))
 

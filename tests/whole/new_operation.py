@@ -16,7 +16,7 @@ from gemkit.cell import AGGREGATIONS, OPERATIONS, Cell, CellArrays
 from gemkit.cost import cost, execution_steps, peak_memory, verify
 from gemkit.export.draft import draft
 from gemkit.export.exporter import export_onnx
-from gemkit.export.latency import features
+from gemkit.export.latency_features import features
 from gemkit.network import build
 from gemkit.operations import TABLE
 from gemkit.search import sampling
