@@ -160,6 +160,39 @@ def test_equal_degrees_do_not_fool_the_key() -> None:
     assert rings([2, 4]).key == rings([4, 2]).key
 
 
+def test_symmetric_cells_share_a_key_in_every_numbering(seed: int) -> None:
+    """Several choices one after the other are needed to tell the nodes of these apart."""
+    rng = np.random.default_rng(seed)
+    keys = set()
+    for lengths in ([6], [3, 3], [2, 4], [2, 2, 2]):
+        cell = rings(lengths)
+        found = {renumbered(cell, rng).key for _ in range(12)}
+        assert found == {cell.key}
+        keys |= found
+    assert len(keys) == 4
+
+
+def test_regular_cells_share_a_key_in_every_numbering(seed: int) -> None:
+    """Eight nodes are read by three others each: alike to colour refinement, seldom symmetric."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(4):
+        turns = np.add.outer(np.arange(8), np.sort(rng.permutation(8)[:3])) % 8
+        turns = rng.permutation(8)[turns]
+        for _ in range(20):  # exchange the ends of two edges, now and then
+            (a, b), (i, j) = rng.integers(8, size=2), rng.integers(3, size=2)
+            if turns[a, i] not in turns[b] and turns[b, j] not in turns[a]:
+                turns[a, i], turns[b, j] = turns[b, j], turns[a, i]
+        edges = [(0, node) for node in range(1, 9)]
+        edges += [(1 + source, 9 + int(target)) for source in range(8) for target in turns[source]]
+        cell = Cell(("input", *["conv1x1"] * 16), tuple(edges))
+        assert {renumbered(cell, rng).key for _ in range(12)} == {cell.key}
+        found.append(cell)
+    for first in found:
+        for second in found:
+            assert (first.key == second.key) == isomorphic(first, second)
+
+
 def test_keys_stay_what_they_are() -> None:
     """Stored trials and delivered networks are named by them."""
     large = Cell(
@@ -173,6 +206,7 @@ def test_keys_stay_what_they_are() -> None:
     assert Cell(*one).key == "d254422eb508b2a7b2a7e60bea9de3b8"
     assert Cell(*one, "sum").key == "35c7a137531b58752640312d5579bb4c"
     assert rings([3, 3]).key == "89824cbff9d8976d399f60e1988b425c"
+    assert rings([2, 4]).key == "d5a19cff642f126e2e6828f8eb0e5ebc"
     assert large.key == "7943ee4f90ec0ffe2ed842c58896b3ef"
     assert large.id == "7943ee4f90"
 
