@@ -67,7 +67,8 @@ def strategies(
             out / "map.png",
         )
     _print_strategies(found, console)
-    console.print(f"figures: {', '.join(str(path) for path in sorted(out.glob('*.png')))}")
+    shown = [out / "results.json", *sorted(out.glob("*.png"))]
+    console.print(f"results and figures: {', '.join(map(str, shown))}")
     return found
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.core import ParameterSource
 
 from gemkit import __version__
 from gemkit.budget import Budget
@@ -126,9 +127,14 @@ def _budget(options: dict[str, Any], precision: str) -> Budget:
 
 
 def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `pipeline.search` from the options of the command line."""
+    """Keyword arguments of `pipeline.search` from the options of the command line.
+
+    With `--resume` what was not given is as the run was begun.
+    """
     from .pipeline import default_out
 
+    if options["resume"]:
+        _as_begun(options)
     precision = options.pop("precision")
     if options["target"] is not None:
         from .deploying import precision_for
@@ -138,6 +144,43 @@ def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
     if options["out"] is None:
         options["out"] = default_out(options["data"], options["resume"])
     return {**options, "budget": budget}
+
+
+_LIMITS = {
+    "max_macs": "macs",
+    "max_params": "params",
+    "max_latency": "latency_ms",
+    "max_memory": "memory_bytes",
+    "precision": "precision",
+}
+_KEPT = (
+    "data", "target", "nodes", "aggregation", "trials", "strategy", "encoder", "device", "seed",
+    "promote", "promote_epochs", "in_rounds",
+)  # fmt: skip
+
+
+def _as_begun(options: dict[str, Any]) -> None:
+    """Put the options that a run was begun with in the place of those not given now."""
+    from gemkit.recipe import RECIPES
+    from gemkit.store import Run, is_run
+
+    from .pipeline import default_out
+
+    path = options["out"] or default_out(options["data"], resume=True)
+    if not is_run(path):
+        return
+    with Run.open(path) as run:
+        begun = run.config
+    sources = click.get_current_context().get_parameter_source
+    given = {name for name in options if sources(name) is not ParameterSource.DEFAULT}
+    for name in set(_KEPT) - given:
+        if begun.get(name) is not None:
+            options[name] = begun[name]
+    if not given & {*_LIMITS, "target"}:
+        limits = Budget.from_json(begun["budget"])
+        options |= {name: getattr(limits, field) for name, field in _LIMITS.items()}
+    if "epochs" not in given and begun.get("epochs") != RECIPES["proxy"].epochs:
+        options["epochs"] = begun.get("epochs")
 
 
 @cli.command()

@@ -433,7 +433,9 @@ def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: C
     measured = run.setting("measured", {})
     if not trained or set(trained) <= set(measured):
         return
-    console.print(f"measuring {tables.number(len(trained), 'ONNX file')} side by side, in rounds")
+    console.print(
+        f"exporting {tables.number(len(trained), 'ONNX file')}, then measuring them side by side"
+    )
     paths: dict[str, Path] = {}
     with bar(console, "measuring", 100) as advance:
         for name, job in trained.items():

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gemkit.cell import FORMAT
+
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _TOLD = {
     "model.onnx": "ONNX, fp32: all that a device needs",
@@ -104,4 +106,4 @@ def packed(id: str, files: Sequence[Download]) -> bytes:
 
 def cell_file(cell: Mapping[str, Any]) -> bytes:
     """A cell as a file, for candidates that have no folder of their own."""
-    return (json.dumps(cell) + "\n").encode()
+    return (json.dumps({"format": FORMAT, **cell}) + "\n").encode()

@@ -46,7 +46,7 @@ class Content:
         data: name, note and numbers of images of the data.
         device: the device that latencies are predicted for; None where they are of the machine
             that measured the networks.
-        writing: whether trials are waiting or running.
+        writing: whether a process is writing to the run.
         version: grows with every change.
     """
 
@@ -179,7 +179,7 @@ class Shown:
         self.computer = "this computer"
         self._run = run
         self._lock = threading.Lock()
-        self._seen = -1
+        self._seen: tuple[int, bool] | None = None
         self._looked = -_LOOK_EVERY
         self._content: Content | None = None
         self._place = functools.lru_cache(maxsize=1024)(self._find_place)
@@ -210,7 +210,7 @@ class Shown:
         if content is not None and time.monotonic() - self._looked < _LOOK_EVERY:
             return content
         with self._lock:
-            seen = self._run.change_count()
+            seen = (self._run.change_count(), self._run.is_being_written())
             if self._content is None or seen != self._seen:
                 self._content, self._seen = self._read(), seen
             self._looked = time.monotonic()
@@ -226,7 +226,7 @@ class Shown:
             self._run.setting("data", {}),
             None if skeleton is None else Skeleton.from_json(skeleton, f"{self.folder}: skeleton"),
             target_name(self._run) if is_elsewhere(self._run) else None,
-            any(trial["state"] in ("queued", "running") for trial in trials),
+            self._run.is_being_written(),
             1 if self._content is None else self._content.version + 1,
         )
 

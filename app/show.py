@@ -43,6 +43,9 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
         content = run.to_json()
         data = run.setting("data", {})
         budget = run.budget
+        interrupted = not run.is_being_written() and any(
+            trial["state"] in ("queued", "running") for trial in content["trials"]
+        )
     trials, networks = content["trials"], [*content["models"], *content["baselines"]]
     done = sum(trial["state"] == "done" for trial in trials)
     asked = max(content["run"]["config"].get("trials") or 0, len(trials))
@@ -68,6 +71,10 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
         )
         if len(shown) < len(trials):
             console.print(f"{len(trials) - len(shown)} more: --all")
+    if interrupted:
+        console.print(
+            f"the search was interrupted; it goes on with: gemkit run --out {folder} --resume"
+        )
     if networks or trials:
         best = (networks or tables.best_trials(trials))[0]["id"]
         console.print(f"next: gemkit show {folder} {best}   or   gemkit app {folder}")

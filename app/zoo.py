@@ -271,6 +271,9 @@ def export(
     about = path.with_suffix(".card.md")
     _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
     console.print(f"card: {about}")
+    console.print(
+        f"next: gemkit bench {path}   or   gemkit predict {PREFIX}{known['name']} PICTURE"
+    )
     return [{**known, "onnx": str(path), "files": made}]
 
 

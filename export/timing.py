@@ -494,7 +494,8 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
         )
     if not waiting:
         print(f"all {len(done)} networks are measured already")
-    print(f"give {out} to: gemkit latency fit {os.path.basename(out)} --name NAME")
+    print(f"written to {out}; next, where gemkit is:")
+    print(f"gemkit latency fit {os.path.basename(out)} --name NAME")
 
 
 def _numbers(text: str) -> Iterator[int]:

@@ -15,6 +15,7 @@ import math
 import re
 import shutil
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -38,6 +39,7 @@ _CONFIG = "config.json"
 _DATABASE = "search.db"
 _LOCK = ".lock"
 _NAMED = 5  # runs in a sentence
+_ATTEMPTS, _A_MOMENT = 5, 0.02  # to lock a run; seconds between them
 _SIDE_FILES = 128_000
 """Bytes that SQLite may need beside the database, for its log and the index of that."""
 _OF_AN_UNBORN_RUN = re.compile(
@@ -346,6 +348,10 @@ class Run:
         rest = "WHERE key >= ? AND key < ? AND id = ?"
         return [self._trial(row) for row in self._rows("trials", rest, (id, f"{id}g", id))]
 
+    def is_being_written(self) -> bool:
+        """Whether some process has the run open for writing at this moment."""
+        return _is_locked(self.path)
+
     def change_count(self) -> int:
         """A number that is another one after another process has changed the database."""
         with _explained(self.path):
@@ -618,14 +624,30 @@ def _take_lock(path: Path) -> IO[str]:
         lock = open(path / _LOCK, "a")  # noqa: SIM115  (held as long as the run is open)
     except OSError as error:
         raise explain(error, path) from None
+    for _ in range(_ATTEMPTS):  # who only looks whether there is a writer holds it for a moment
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            time.sleep(_A_MOMENT)
+        else:
+            return lock
+    lock.close()
+    raise UserError(
+        f"another process is writing to {path}: wait for it to end or choose another --out"
+    )
+
+
+def _is_locked(path: Path) -> bool:
+    import fcntl
+
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise UserError(
-            f"another process is writing to {path}: wait for it to end or choose another --out"
-        ) from None
-    return lock
+        with open(path / _LOCK) as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # no writer has been there, or the file system knows no locks
+        return False
+    return False
 
 
 def _connect(path: Path, write: bool) -> sqlite3.Connection:

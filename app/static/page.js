@@ -402,7 +402,8 @@
       });
       const networks = kept.filter((i) => c.kind[i]).length;
       told.textContent = `${kept.length.toLocaleString("en")} of ${all.toLocaleString("en")} are within these limits` + (networks ? `, ${networks} of them trained fully` : "")
-        + (shared.table.writing ? `; the search goes on (${Object.entries(shared.table.states).map(([s, n]) => `${n} ${s}`).join(", ")})` : "");
+        + (shared.table.states.queued || shared.table.states.running
+          ? `; the search ${shared.table.writing ? "goes on" : "was interrupted"} (${Object.entries(shared.table.states).map(([s, n]) => `${n} ${s}`).join(", ")})` : "");
       const heads = ["id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "round"];
       const names = { id: "network", kind: "what", latency: "p50" };
       const header = make("tr", {}, ...heads.map((field) => {

@@ -1,5 +1,6 @@
 """What becomes of the options of a search."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -57,3 +58,38 @@ def test_short_trials_get_few_candidates() -> None:
     assert count("bo+embedding", 20_000_000, 3 * 3750) == 15_000
     assert count("nasgem", 300_000_000, 10**6) == 20_000
     assert count("evolution+embedding", 3_000_000, 1000) == 0
+
+
+def test_resume_needs_no_option_again(
+    monkeypatch: pytest.MonkeyPatch, gemkit: Callable[..., tuple[int, str, str]]
+) -> None:
+    plans: list[loop.Plan] = []
+
+    def search(*arguments: Any) -> list[Any]:
+        plans.append(arguments[4])
+        return []
+
+    monkeypatch.setattr(loop, "search", search)
+    words = (
+        "search --out begun --max-macs 200k --max-memory 100kB --nodes 7 --seed 5 --epochs 2 "
+        "--trials 3 --strategy random --aggregation sum --promote 1 --in-rounds --workers 1"
+    )
+    assert gemkit(*words.split())[0] == 0
+    config = Run.open("begun").config
+    assert config["nodes"] == 7
+    code, _, errors = gemkit("search", "--out", "begun", "--resume", "--workers", "1")
+    assert code == 0, errors
+    assert plans[0] == plans[1]
+    assert Run.open("begun").config == config
+    for changed in ("--nodes 8", "--max-macs 300k", "--epochs 4"):
+        code, _, errors = gemkit("search", "--out", "begun", "--resume", *changed.split())
+        assert code == 2
+        assert "was begun with another configuration" in errors
+
+
+def test_resume_begins_where_there_is_nothing(
+    monkeypatch: pytest.MonkeyPatch, gemkit: Callable[..., tuple[int, str, str]]
+) -> None:
+    monkeypatch.setattr(loop, "search", lambda *_: [])
+    assert gemkit("search", "--out", "fresh", "--nodes", "7", "--resume")[0] == 0
+    assert Run.open("fresh").config["nodes"] == 7

@@ -330,11 +330,13 @@ def test_the_lock_dies_with_its_process_and_running_trials_are_queued_again(
     with pytest.raises(UserError, match="another process"):
         Run.start(path, CONFIG, resume=True)
     with Run.open(path) as reader:
+        assert reader.is_being_written()
         assert [one.state for one in reader.trials()] == ["done", "running"]
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
     with Run.open(path) as reader:
+        assert not reader.is_being_written()
         assert [one.state for one in reader.trials()] == ["done", "running"]
     with Run.start(path, CONFIG, resume=True) as run:
         assert [one.state for one in run.trials()] == ["done", "queued"]
