@@ -342,7 +342,7 @@ class CostModel:
         macs: coefficients of the squared and of the plain width, int64 arrays (n,).
         params: the same of the trainable parameters, beside one per class.
         memory: values alive inside the cells, per unit of width, int64 (n,).
-        lines: (slope, constant) of the values alive at all other steps.
+        lines: (slope, constant) of the values alive at the other steps that can need most.
         classes: number of classes.
     """
 
@@ -463,11 +463,8 @@ def _skeleton_lines(skeleton: Skeleton) -> tuple[tuple[int, int], ...]:
     areas = [height * width for height, width in skeleton.stem_resolutions]
     lines = [(areas[0], channels * height * width)]
     lines += [(first + second, 0) for first, second in pairwise(areas)]
-    pixels = [height * width for height, width in skeleton.resolutions]
-    for stage, (first, second) in zip(skeleton.stages, pairwise(pixels), strict=False):
-        lines.append((stage.width_factor * (first + second), 0))
-    last = skeleton.stages[-1].width_factor
-    return (*lines, (last * (pixels[-1] + 1), 0), (last, skeleton.classes))
+    # A pooling needs no more than the end of the cell before it: two tensors of the larger size.
+    return (*lines, (skeleton.stages[-1].width_factor, skeleton.classes))
 
 
 def cost(architecture: Architecture, precision: str = "fp32") -> Cost:

@@ -246,6 +246,18 @@ def test_a_cost_is_its_own_budget(draw_architecture: Draw) -> None:
         assert largest_widths(cells, skeleton, Budget(memory_bytes=memory - 4))[0] < width
 
 
+def test_the_largest_root_is_exact(rng: np.random.Generator) -> None:
+    """At limits that a width meets exactly, where a rounded root may lie on either side."""
+    for _ in range(3000):
+        size = 10 ** rng.uniform(0, 11)
+        square, plain = int(rng.integers(1, size + 2)), int(rng.integers(0, size * 10))
+        width = int(rng.integers(1, MAX_WIDTH))
+        room = (square * width + plain) * width
+        one = np.array([square]), np.array([plain])
+        assert module._largest_root(*one, room) == [width]
+        assert module._largest_root(*one, room - 1) == [width - 1]
+
+
 def test_widths_end_somewhere(draw_cell: DrawCell) -> None:
     cells = CellArrays.from_cells([draw_cell(30, "concat"), ONE])
     for budget in (Budget(), Budget(latency_ms=1.0), Budget(10**30, 10**40, None, 10**35)):
@@ -283,6 +295,7 @@ def test_verify_notices_another_network(draw_cell: DrawCell) -> None:
     network = build(architecture).train()
     verify(architecture, network)
     assert network.training
+    verify(architecture, build(architecture).double())
     with pytest.raises(RuntimeError, match="MACs"):
         verify(architecture, build(Architecture((ONE,), DIGITS, 5)))
     network.classifier.weight.requires_grad = False
