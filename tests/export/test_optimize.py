@@ -439,10 +439,17 @@ def brute_force(graph: Graph, accumulate: bool) -> int:
     return least
 
 
+@pytest.mark.parametrize("guessed", [False, True])
 @pytest.mark.parametrize("accumulate", [False, True])
 @pytest.mark.parametrize("aggregation", ["concat", "sum"])
-def test_the_best_order_is_the_best_of_all(seed: int, aggregation: str, accumulate: bool) -> None:
+def test_the_best_order_is_the_best_of_all(
+    seed: int, monkeypatch: pytest.MonkeyPatch, aggregation: str, accumulate: bool, guessed: bool
+) -> None:
     rng = np.random.default_rng(seed)
+    if not guessed:  # the search begins at the order given
+        monkeypatch.setattr(
+            schedule._Problem, "_beam", lambda self, done, part, *_: (part, 1 << 60)
+        )
     for _ in range(6):
         graph = small_graph(rng, aggregation)
         best = schedule.best_order(graph, accumulate=accumulate)
@@ -501,6 +508,51 @@ def test_reordering_changes_no_bit(seed: int, tmp_path: Path, aggregation: str) 
             strict=True,
         ):
             np.testing.assert_array_equal(found, wanted)
+
+
+def test_steps_that_all_others_wait_for_or_need_divide_an_order() -> None:
+    # A chain; two branches between two steps; two chains that never meet.
+    assert schedule.cut([0, 0b1, 0b10]) == [(0, [0]), (0b1, [1]), (0b11, [2])]
+    assert schedule.cut([0, 0b1, 0b1, 0b110]) == [(0, [0]), (0b1, [1, 2, 3])]
+    assert schedule.cut([0, 0, 0b1, 0b10]) == [(0, [0, 1, 2, 3])]
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_the_parts_of_an_order_make_up_the_whole(
+    seed: int, monkeypatch: pytest.MonkeyPatch, aggregation: str
+) -> None:
+    rng = np.random.default_rng(seed)
+    graph = read(draft(random_architecture(rng, aggregation, LARGE)))
+    parts = schedule.parts(graph)
+    assert len(parts) > 3
+    assert [unit for part in parts for unit in part.units] == schedule.units(graph)
+    assert max(part.peak for part in parts) == schedule.peak(graph)
+    assert [part.before for part in parts[1:]] == [part.units[-1].size for part in parts[:-1]]
+    monkeypatch.setattr(schedule._Problem, "_beam", lambda *_: ([], 1 << 60))
+    problem = schedule._Problem(schedule.units(graph), graph)
+    guesses = [problem.guess(done, part, 0) for done, part in problem.parts()]
+    assert max(peak for _, peak in guesses) == schedule.peak(graph)
+
+
+def test_memory_of_sums_and_rectifiers_by_hand() -> None:
+    tensor = 5 * 5 * 4
+    weights = {"w": np.ones((1, 1, 1, 1), np.float32), "v": np.ones((1, 1, 1, 1), np.float32)}
+    relu = helper.make_node("Relu", ["x"], ["y"])
+    # A rectifier takes the place of what it reads, unless that is needed again.
+    assert schedule.peak(read(model_of([relu], {}, "y"))) == tensor
+    both = [relu, helper.make_node("Add", ["y", "x"], ["z"])]
+    assert schedule.peak(read(model_of(both, {}, "z"))) == 2 * tensor
+    # Of two convolutions only the later one adds to what the other wrote: not both at once.
+    two = [
+        helper.make_node("Conv", ["x", "w"], ["c"]),
+        helper.make_node("Conv", ["x", "v"], ["d"]),
+        helper.make_node("Add", ["c", "d"], ["z"]),
+    ]
+    graph = read(model_of(two, weights, "z"))
+    steps = [[node.output for node in unit.nodes] for unit in schedule.units(graph, True)]
+    assert steps == [["c"], ["d", "z"]]
+    assert schedule.peak(graph) == 3 * tensor
+    assert schedule.peak(graph, accumulate=True) == 2 * tensor
 
 
 def test_without_time_the_best_order_still_has_a_true_bound(seed: int) -> None:
