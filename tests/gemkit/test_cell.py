@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gemkit.cell import ABSENT, MAX_NODES, Cell, CellArrays, read_cell, write_cell
+from gemkit.cell import ABSENT, MAX_NODES, OPERATIONS, Cell, CellArrays, read_cell, write_cell
 from gemkit.errors import UserError
+from gemkit.operations import KERNELS, TABLE, codes_of
 
 
 @st.composite
@@ -345,6 +346,16 @@ def test_arrays_of_no_cell_and_of_different_ones() -> None:
     assert joined[1:].cell(0) == large
     with pytest.raises(ValueError, match="different aggregations"):
         CellArrays.from_cells([small, Cell(("input", "conv1x1"), ((0, 1),))])
+
+
+def test_the_table_of_operations() -> None:
+    given = [(one.name, one.kernel, one.is_separable) for one in TABLE[:2]]
+    assert given == [("conv1x1", 1, False), ("sep3x3", 3, True)]
+    assert all(one.kernel % 2 for one in TABLE)
+    assert KERNELS == tuple(sorted({one.kernel for one in TABLE} - {1}))
+    for kernel in (1, *KERNELS):
+        names = [OPERATIONS[code] for code in codes_of(kernel)]
+        assert names == [one.name for one in TABLE if one.kernel == kernel]
 
 
 def test_a_cell_file(tmp_path: Path) -> None:
