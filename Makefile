@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PYTHON := $(BIN)/python
 
-.PHONY: install demo test torture fuzz coverage lint format docs bench experiments experiments-gpu release clean
+.PHONY: install demo test torture fuzz coverage mutants lint format docs bench experiments experiments-gpu release clean
 
 install: $(VENV)/installed ## make .venv with gemkit and what its tests need
 
@@ -34,6 +34,9 @@ fuzz: install ## 20,000 damaged inputs for every reader
 
 coverage: install ## the suite again, with the share of lines it runs in each module
 	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 --cov --cov-report=term --cov-fail-under=90
+
+mutants: install ## which small faults in the core do its tests not see? MODULES="gemkit/cost.py", COUNT=100 of each
+	OMP_NUM_THREADS=1 $(RUN_PYTHON) tests/mutate.py $(MODULES) --count $(or $(COUNT),100)
 
 lint: install ## ruff (lint and format) and mypy on the installed package
 	$(BIN)/ruff check .
