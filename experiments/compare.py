@@ -13,7 +13,9 @@ found is read from the results instead of being searched for again.
 
 import argparse
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import results_page
 from rich.console import Console
@@ -32,10 +34,14 @@ OTHERS = 2
 FIRST = ("found", "narrow", "random", "darts_v2", "pc_darts", "p_darts")
 
 
-def known() -> Architecture | None:
+def trainings(result: Mapping[str, Any]) -> int:
+    """How many trainings a comparison tells of."""
+    return sum(len(entry["accuracies"]) for entry in result.get("networks", ()))
+
+
+def known(earlier: Mapping[str, Any]) -> Architecture | None:
     """The found network of the results so far."""
-    entries = read_json(RESULTS)["networks"] if RESULTS.is_file() else []
-    for entry in entries:
+    for entry in earlier.get("networks", ()):
         if entry["id"] == comparing.FOUND:
             return Architecture.from_json(entry["cells"][0], str(RESULTS))
     return None
@@ -55,7 +61,8 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True, width=140)
     everyone = dict.fromkeys(comparing.names(), OTHERS) | dict.fromkeys(FIRST, PARTS[-1])
     parts = [*(dict.fromkeys(FIRST, seeds) for seeds in PARTS), everyone]
-    found = None if (given.out / "search").is_dir() else known()
+    earlier = read_json(RESULTS) if RESULTS.is_file() else {}
+    found = None if (given.out / "search").is_dir() else known(earlier)
     for place, seeds in enumerate(parts, start=1):
         result = comparing.compare(
             f"npz:{file}",
@@ -73,6 +80,8 @@ def main() -> int:
             device="cpu",
             console=console,
         )
+        if trainings(result) < trainings(earlier):
+            continue  # done before, and more than this
         # Nothing of this machine's folders goes into the results.
         result["config"]["data"] = f"npz:{file.name}"
         write_json(RESULTS, result)
