@@ -122,7 +122,8 @@ def rescaled(
         console.print(f"  {name}: {tables.percent(known[name])} on the proxy task")
     winner = max(networks, key=lambda network: known[f"{network.id}-{network.width}"] or 0.0)
     text = (
-        f"No search of its own: the best {len(networks)} cells of gemnet-tiny's search were made "
+        f"No search of its own: the best {len(networks)} cells of a search as for gemnet-tiny "
+        "(its command and seed; another processor takes another course) were made "
         f"as wide as {budget.describe()} allows and trained for {RECIPES['proxy'].epochs} epochs "
         f"on {proxy_images(spec)} of the training images each; this is the best of them."
     )
