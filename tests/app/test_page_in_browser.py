@@ -324,7 +324,8 @@ def test_the_browser_answers_as_the_server_and_measures(
 
 def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> None:
     _go(tab, "Search live")
-    for name, value in (("trials", 10), ("nodes", 6), ("macs", 100), ("epochs", 1)):
+    many = 30  # on a fast machine some end before the button is found
+    for name, value in (("trials", many), ("nodes", 6), ("macs", 100), ("epochs", 1)):
         tab.locator(f"#live-{name} input").fill(str(value))
     tab.locator("#live-start").click()
     # A process starts with seconds of imports: on a busy machine with minutes.
@@ -335,12 +336,12 @@ def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> 
     tab.wait_for_selector("#live-state[data-state=cancelled]")
     with Run.open(folder.with_name("shown-live")) as run:
         before = {trial.id: trial.accuracy for trial in run.trials() if trial.state == "done"}
-    assert 1 <= len(before) < 10
+    assert 1 <= len(before) < many
     tab.locator("#live-resume").click()
     tab.wait_for_selector("#live-state[data-state=finished]", timeout=400_000)
     with Run.open(folder.with_name("shown-live")) as run:
         after = {trial.id: trial.accuracy for trial in run.trials()}
-    assert len(after) == 10
+    assert len(after) == many
     assert before.items() <= after.items()
     assert tab.locator("#live-view circle").count() >= 8
 
