@@ -271,8 +271,9 @@ def _page_bars(found: dict[str, Any]) -> Iterator[Bar]:
     )
 
 
-def _bench(rows: list[dict[str, Any]]) -> list[report.Block]:
+def _bench(found: dict[str, Any]) -> list[report.Block]:
     """The table of `make bench` as it was when it was last kept."""
+    about = {**found["machine"], **found["versions"]}
     words = {True: "yes", False: "no", None: ""}
 
     def figure(value: float | None) -> str:
@@ -280,6 +281,11 @@ def _bench(rows: list[dict[str, Any]]) -> list[report.Block]:
 
     return [
         report.Heading("Beside references, in one run"),
+        report.Paragraph(
+            "One run with nothing beside, of "
+            + ", ".join(f"{name} {value}" for name, value in about.items() if value)
+            + "."
+        ),
         report.Table(
             ("what", "ours", "reference", "unit", "ratio", "bar", "holds", "note"),
             [
@@ -291,7 +297,7 @@ def _bench(rows: list[dict[str, Any]]) -> list[report.Block]:
                     words[row["holds"]],
                     row["note"],
                 )
-                for row in rows
+                for row in found["rows"]
             ],
         ),
         report.Code("make bench"),

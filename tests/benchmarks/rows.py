@@ -18,6 +18,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gemkit.machine import describe_machine, versions
+
 FOLDER = Path(__file__).resolve().parent
 ROOT = FOLDER.parents[1]
 RESULTS, KEPT = ROOT / "build" / "bench.json", ROOT / "results" / "bench.json"
@@ -82,7 +84,12 @@ def _figure(value: float | None) -> str:
 def write(found: list[Row], path: Path) -> None:
     """Keep the rows known so far."""
     path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps([row.to_json() for row in found], indent=2) + "\n")
+    value = {
+        "machine": describe_machine(),
+        "versions": versions(),
+        "rows": [row.to_json() for row in found],
+    }
+    path.write_text(json.dumps(value, indent=2) + "\n")
 
 
 def main(topics: list[str], keep: bool) -> int:
