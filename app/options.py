@@ -141,7 +141,10 @@ workers_option = click.option(
     help="Processes that train at the same time.  [default: one per core]",
 )
 resume_option = click.option(
-    "--resume", is_flag=True, help="Continue what is in --out; begin where there is nothing."
+    "--resume",
+    is_flag=True,
+    help="Continue what is in --out, with the options it was begun with; begin where there is "
+    "nothing.",
 )
 
 limit_options = options(
