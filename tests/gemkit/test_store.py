@@ -240,7 +240,7 @@ def read_without_writing(path: Path) -> str:
     path.parent.chmod(0o755)
     # A folder's mode does not bind root, so root reads as nobody.
     code = f"""
-import os
+import os, urllib.parse  # what is imported late may lie where only root can read
 from gemkit.errors import UserError
 from gemkit.store import Run
 if os.geteuid() == 0:

@@ -9,6 +9,7 @@ end the results are those of a run that nobody disturbed.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -186,9 +187,14 @@ def test_page(trained: Path, tmp_path: Path, kills: int, seed: int) -> None:
     gemkit = Gemkit(tmp_path, seed)
     before = trials_of(run)
     for _ in range(kills):
-        process = gemkit.start("app", "run", "--port", "0")
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.communicate(timeout=gemkit.rng.uniform(0.5, 15))
-        kill(process)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        process = gemkit.start("app", "run", "--port", port)
+        try:
+            output, _ = process.communicate(timeout=gemkit.rng.uniform(0.5, 15))
+            pytest.fail(f"the page ended by itself: {output}")
+        except subprocess.TimeoutExpired:
+            kill(process)
         assert trials_of(run) == before
         files_are_whole(run)
