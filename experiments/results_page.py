@@ -277,7 +277,9 @@ def _bench(found: dict[str, Any]) -> list[report.Block]:
     words = {True: "yes", False: "no", None: ""}
 
     def figure(value: float | None) -> str:
-        return "" if value is None else f"{value:,.4g}"
+        if value is None:
+            return ""
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
     return [
         report.Heading("Beside references, in one run"),
