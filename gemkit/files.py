@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import secrets
 from collections.abc import Iterator
@@ -91,7 +92,8 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or no JSON; the sentence names it.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        text = Path(path).read_text(encoding="utf-8")
+        return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
@@ -101,6 +103,14 @@ def read_json(path: Path) -> Any:
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path} is no valid JSON{place}") from None
+
+
+def _finite(text: str) -> float:
+    """A number of a JSON file; NaN and infinity, which Python would read, are none in JSON."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number of JSON")
+    return value
 
 
 def check_format(found: object, known: int, where: str) -> None:

@@ -362,7 +362,8 @@ def load_encoder(path: Path) -> GraphEncoder:
         encoder = GraphEncoder(EncoderConfig(**about["config"]))
         encoder.load_state_dict(state)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise UserError(f"{path} is a damaged encoder file: {error}") from None
+        why = " ".join(str(error).split())  # PyTorch's has lines
+        raise UserError(f"{path} is a damaged encoder file: {why}") from None
     return encoder.eval()
 
 

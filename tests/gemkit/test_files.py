@@ -50,6 +50,14 @@ def test_threads_that_write_at_once_leave_the_umask_alone(
         umask(given)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_what_is_no_number_is_refused(tmp_path: Path, number: str) -> None:
+    path = tmp_path / "value.json"
+    path.write_text(f'{{"value": {number}}}')
+    with pytest.raises(UserError, match="is no valid JSON"):
+        read_json(path)
+
+
 def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"b": [1, None]})
     assert read_json(tmp_path / "a.json") == {"b": [1, None]}
