@@ -31,6 +31,7 @@ from gemkit.files import check_format, write_bytes
 from . import sampling, similarity
 
 FORMAT = 1
+_MOST = 1024  # labels, rounds or sizes of an encoder; a damaged file must not ask for a million
 """Version of the file; another is refused."""
 SHIPPED = Path(__file__).with_name("encoder.safetensors")
 """The trained encoder of the default space."""
@@ -53,6 +54,12 @@ class EncoderConfig:
     rounds: int = 2
     dimension: int = 128
     similarity: str = similarity.DEFAULT
+
+    def __post_init__(self) -> None:
+        for name in ("labels", "hidden", "rounds", "dimension"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or not 1 <= value <= _MOST:
+                raise ValueError(f"{name} is {value!r}, possible is 1 to {_MOST}")
 
 
 class GraphEncoder(nn.Module):

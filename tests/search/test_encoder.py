@@ -212,6 +212,9 @@ def test_bad_files_are_refused_in_a_sentence(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(UserError, match="no readable safetensors file"):
         encoders.load_encoder(path)
+    for size in (0, 10**9, 2.5):
+        with pytest.raises(ValueError, match="rounds is"):
+            encoders.EncoderConfig(rounds=size)  # type: ignore[arg-type]
     about = {"format": encoders.FORMAT, "config": {"hidden": 8}}
     metadata = {"gemkit_encoder": json.dumps(about)}
     save_file({"weight": torch.zeros(3)}, path, metadata)
