@@ -115,15 +115,19 @@ def _again(out: Path | None = None) -> str:
     return shlex.join(words)
 
 
+_LIMITS = {
+    "max_macs": "macs",
+    "max_params": "params",
+    "max_latency": "latency_ms",
+    "max_memory": "memory_bytes",
+}
+"""Options and the fields of a budget that they set."""
+
+
 def _budget(options: dict[str, Any], precision: str) -> Budget:
     """The limits among the options, which are taken out of them."""
-    return Budget(
-        macs=options.pop("max_macs"),
-        params=options.pop("max_params"),
-        latency_ms=options.pop("max_latency"),
-        memory_bytes=options.pop("max_memory"),
-        precision=precision,
-    )
+    limits = {field: options.pop(name) for name, field in _LIMITS.items()}
+    return Budget(**limits, precision=precision)
 
 
 def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
@@ -146,13 +150,6 @@ def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
     return {**options, "budget": budget}
 
 
-_LIMITS = {
-    "max_macs": "macs",
-    "max_params": "params",
-    "max_latency": "latency_ms",
-    "max_memory": "memory_bytes",
-    "precision": "precision",
-}
 _KEPT = (
     "data", "target", "nodes", "aggregation", "trials", "strategy", "encoder", "device", "seed",
     "promote", "promote_epochs", "in_rounds",
@@ -176,9 +173,10 @@ def _as_begun(options: dict[str, Any]) -> None:
     for name in set(_KEPT) - given:
         if begun.get(name) is not None:
             options[name] = begun[name]
-    if not given & {*_LIMITS, "target"}:
+    if not given & {*_LIMITS, "precision", "target"}:
         limits = Budget.from_json(begun["budget"])
         options |= {name: getattr(limits, field) for name, field in _LIMITS.items()}
+        options["precision"] = limits.precision
     if "epochs" not in given and begun.get("epochs") != RECIPES["proxy"].epochs:
         options["epochs"] = begun.get("epochs")
 

@@ -10,12 +10,11 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from gemkit.cell import FORMAT
+from gemkit.cell import Cell, file_content
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
 _TOLD = {
@@ -104,6 +103,6 @@ def packed(id: str, files: Sequence[Download]) -> bytes:
     return buffer.getvalue()
 
 
-def cell_file(cell: Mapping[str, Any]) -> bytes:
+def cell_file(cell: Cell) -> bytes:
     """A cell as a file, for candidates that have no folder of their own."""
-    return (json.dumps({"format": FORMAT, **cell}) + "\n").encode()
+    return (json.dumps(file_content(cell)) + "\n").encode()

@@ -212,11 +212,11 @@ class Shown:
         with self._lock:
             seen = (self._run.change_count(), self._run.is_being_written())
             if self._content is None or seen != self._seen:
-                self._content, self._seen = self._read(), seen
+                self._content, self._seen = self._read(writing=seen[1]), seen
             self._looked = time.monotonic()
             return self._content
 
-    def _read(self) -> Content:
+    def _read(self, writing: bool) -> Content:
         trials = tuple(self._run.trial_summaries())
         skeleton = self._run.setting("skeleton")
         return Content(
@@ -226,7 +226,7 @@ class Shown:
             self._run.setting("data", {}),
             None if skeleton is None else Skeleton.from_json(skeleton, f"{self.folder}: skeleton"),
             target_name(self._run) if is_elsewhere(self._run) else None,
-            self._run.is_being_written(),
+            writing,
             1 if self._content is None else self._content.version + 1,
         )
 

@@ -235,7 +235,7 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
         place = shown.place(name.removesuffix(".json"))
         if place is None or not name.endswith(".json"):
             raise nothing
-        content = downloads.cell_file(place.cell.to_json())
+        content = downloads.cell_file(place.cell)
         return Response(content, 200, attached(f"cell-{name}"), "application/json")
 
     @app.get("/run/kit.json")

@@ -284,7 +284,12 @@ def read_cell(path: Path) -> Cell:
 
 def write_cell(path: Path, cell: Cell) -> None:
     """Write a cell file, whole or not at all."""
-    write_json(path, {"format": FORMAT, **cell.to_json()})
+    write_json(path, file_content(cell))
+
+
+def file_content(cell: Cell) -> dict[str, Any]:
+    """What a cell file holds."""
+    return {"format": FORMAT, **cell.to_json()}
 
 
 @dataclass(frozen=True)
