@@ -97,7 +97,7 @@ def compare(
     images: int | None = None,
     networks: Sequence[str] = (),
     run: Path | str | None = None,
-    found: Architecture | None = None,
+    earlier: Mapping[str, Any] | None = None,
     trials: int | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -117,7 +117,8 @@ def compare(
         images: train on so many images, the same for all.
         networks: some of `names()`; all by default.
         run: take the found network from this run instead of searching for one.
-        found: take this as the found network, as an earlier comparison names it.
+        earlier: what an earlier comparison returned whose folder is gone: its found network takes
+            part, and what it trained in the same way is not trained again.
         trials: of the search.
         seed: the first seed.
 
@@ -148,6 +149,8 @@ def compare(
     budget = Budget(macs=int(share * max_macs))
     check_feasible(budget, skeleton)
     schedule = RECIPES[recipe].changed(epochs, batch_size)
+    searched = is_run(out / "search")
+    found = None if earlier is None or searched else _found_in(earlier)
     config = {
         "compare": True,
         "data": data,
@@ -176,6 +179,8 @@ def compare(
         if FOUND in chosen and found is None:
             found = _searched(opened, data, dataset, budget, trials, workers, device, console)
         entrants = list(_entrants(opened, many, dataset, max_macs, budget, found, console))
+        if earlier is not None:
+            _take_over(opened, entrants, earlier, dataset, schedule)
         todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
         _train(opened, todo, Way(data, schedule, device, images), workers, console)
         _measure(opened, entrants, dataset, console)
@@ -209,6 +214,48 @@ def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architect
             f"--max-macs {format_count(max_macs)}"
         )
     return _network(best, dataset)
+
+
+def _found_in(result: Mapping[str, Any]) -> Architecture | None:
+    """The found network of an earlier comparison."""
+    for entry in result["networks"]:
+        if entry["id"] == FOUND:
+            return Architecture.from_json(entry["cells"][0], "an earlier comparison")
+    return None
+
+
+def _take_over(
+    run: Run,
+    entrants: Sequence[Entrant],
+    earlier: Mapping[str, Any],
+    dataset: Dataset,
+    recipe: "Recipe",
+) -> None:
+    """Store what an earlier comparison trained in the same way; its weights are not needed."""
+    same = {
+        "data": dataset.name,
+        "train": len(dataset.y_train),
+        "test": len(dataset.y_test),
+        "max_macs": run.budget.macs,
+        "recipe": recipe.to_json(),
+    }
+    if any(earlier[name] != value for name, value in same.items()):
+        return
+    stored = {row["id"] for row in run.baselines()}
+    entries = {entry["id"]: entry for entry in earlier["networks"]}
+    for entrant in entrants:
+        entry = entries.get(entrant.name)
+        if entry is None or (entry["macs"], entry["params"]) != (entrant.macs, entrant.params):
+            continue
+        # A network that is no cell has none to be compared.
+        cells = entry["cells"] or [None] * len(entrant.jobs)
+        for job, cell in zip(entrant.jobs, cells, strict=False):
+            accuracy = entry["accuracies"].get(str(job.seed))
+            own = None if job.architecture is None else job.architecture.to_json()
+            if accuracy is not None and cell == own and job.name not in stored:
+                seconds = entry["seconds"] / len(entry["accuracies"])
+                _keep(run, job, Outcome(accuracy, seconds, recipe.epochs, [], 0.0, None))
+                run.set_setting("taken_over", run.setting("taken_over", 0) + 1)
 
 
 def _network(trial: Trial, dataset: Dataset) -> Architecture:
@@ -417,7 +464,8 @@ def _keep(run: Run, job: Job, outcome: Outcome) -> None:
 def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: Console) -> None:
     """Latency and peak memory of each network's ONNX file, all in one session.
 
-    All are measured again when one was not, so that their latencies were taken side by side.
+    All are measured again when one was not, so that their latencies were taken side by side. A
+    network whose trainings were taken over is written untrained: as fast, and as large.
     """
     from gemkit.export import graph, schedule
     from gemkit.export.benchmark import benchmark
@@ -441,7 +489,7 @@ def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: C
         for name, job in trained.items():
             paths[name] = run.path / "onnx" / f"{name}.onnx"
             export_onnx(
-                restored(job, dataset),
+                restored(job, dataset) if job.weights.is_file() else job.build(dataset),
                 paths[name],
                 input_shape=dataset.input_shape,
                 class_names=dataset.class_names,
@@ -539,6 +587,7 @@ def _result(
         "max_macs": run.budget.macs,
         "share": run.config["share"],
         "seeds": sorted({job.seed for entrant in entrants for job in entrant.jobs}),
+        "taken_over": run.setting("taken_over", 0),
         "recipe": recipe.to_json(),
         "config": run.config,
         "machine": run.about["machine"],
@@ -705,7 +754,15 @@ def made(result: Mapping[str, Any]) -> str:
     recipe = ", ".join(f"{name} {value}" for name, value in result["recipe"].items())
     machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
+    trainings = sum(len(entry["accuracies"]) for entry in result["networks"])
+    taken_over = (
+        f" {result['taken_over']} of {tables.number(trainings, 'training')} were taken over from "
+        "an earlier comparison with the same recipe, data and networks."
+        if result.get("taken_over")
+        else ""
+    )
     return (
         f"One recipe for every network: {recipe}. Seeds: "
         f"{', '.join(map(str, result['seeds']))}. Machine: {machine}. Versions: {versions}."
+        + taken_over
     )

@@ -3,12 +3,12 @@
     OMP_NUM_THREADS=1 python experiments/compare.py --workers 2 [--data FOLDER] [--out runs/compare]
 
 Trains every network of `gemkit compare` on 10,000 images of the CIFAR-10 JPEG copy, ours searched
-at 0.8 times the MACs of the others. The networks that the bars are about come first and from more
-seeds: 1, then 3, then 5; then all the rest, from 2. After each of these four parts
+at 0.8 times the MACs of the others. The networks that the bars are about come first, from 1 seed
+and then 3; then all the rest from 2; then the first from 5. After each of these four parts
 results/compare.json and docs/results.md are written from all trainings so far. About 3 hours on two
-free cores (reckoned from steps on busy ones); the time left is said at the start of each part.
-Killed at any moment it goes on from the last epoch; where its state is gone, the network that was
-found is read from the results instead of being searched for again.
+free cores; the time left is said at the start of each part. Killed at any moment it goes on from
+the last epoch; where its state is gone, the found network and the trainings that
+results/compare.json tells of are taken over.
 """
 
 import argparse
@@ -21,30 +21,20 @@ import results_page
 from rich.console import Console
 
 from gemkit.app import comparing
-from gemkit.architecture import Architecture
 from gemkit.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "compare.json"
 JPEG_COPY = ROOT.parent / "shared" / "data" / "cifar10_jpeg.npz"
 MAX_MACS, SHARE, IMAGES, EPOCHS, BATCH, TRIALS = 3_000_000, 0.8, 10_000, 8, 64, 32
-PARTS = (1, 3, 5)
-"""Seeds of the networks of FIRST, one part after the other."""
-OTHERS = 2
 FIRST = ("found", "narrow", "random", "darts_v2", "pc_darts", "p_darts")
+PARTS = ((1, 0), (3, 0), (3, 2), (5, 2))
+"""Seeds of the networks of FIRST and of all others, one part after the other."""
 
 
 def trainings(result: Mapping[str, Any]) -> int:
     """How many trainings a comparison tells of."""
     return sum(len(entry["accuracies"]) for entry in result.get("networks", ()))
-
-
-def known(earlier: Mapping[str, Any]) -> Architecture | None:
-    """The found network of the results so far."""
-    for entry in earlier.get("networks", ()):
-        if entry["id"] == comparing.FOUND:
-            return Architecture.from_json(entry["cells"][0], str(RESULTS))
-    return None
 
 
 def main() -> int:
@@ -59,11 +49,10 @@ def main() -> int:
         print(f"skipped: there is no {file} (CIFAR-10 as JPEG files)")
         return 0
     console = Console(highlight=False, soft_wrap=True, width=140)
-    everyone = dict.fromkeys(comparing.names(), OTHERS) | dict.fromkeys(FIRST, PARTS[-1])
-    parts = [*(dict.fromkeys(FIRST, seeds) for seeds in PARTS), everyone]
-    earlier = read_json(RESULTS) if RESULTS.is_file() else {}
-    found = None if (given.out / "search").is_dir() else known(earlier)
-    for place, seeds in enumerate(parts, start=1):
+    earlier = read_json(RESULTS) if RESULTS.is_file() else None
+    for place, (first, others) in enumerate(PARTS, start=1):
+        rest = dict.fromkeys(comparing.names(), others) if others else {}
+        seeds = rest | dict.fromkeys(FIRST, first)
         result = comparing.compare(
             f"npz:{file}",
             max_macs=MAX_MACS,
@@ -71,7 +60,7 @@ def main() -> int:
             images=IMAGES,
             epochs=EPOCHS,
             batch_size=BATCH,
-            found=found,
+            earlier=earlier,
             trials=TRIALS,
             seeds=seeds,
             networks=tuple(seeds),
@@ -80,14 +69,14 @@ def main() -> int:
             device="cpu",
             console=console,
         )
-        if trainings(result) < trainings(earlier):
+        if earlier is not None and trainings(result) < trainings(earlier):
             continue  # done before, and more than this
         # Nothing of this machine's folders goes into the results.
         result["config"]["data"] = f"npz:{file.name}"
         write_json(RESULTS, result)
         results_page.write()
         console.print(
-            f"{RESULTS.name} and {results_page.PAGE.name} hold part {place} of {len(parts)}"
+            f"{RESULTS.name} and {results_page.PAGE.name} hold part {place} of {len(PARTS)}"
         )
     return 0
 

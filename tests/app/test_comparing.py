@@ -24,6 +24,7 @@ from gemkit.cell import Cell
 from gemkit.cost import cost
 from gemkit.data import limited, load
 from gemkit.errors import UserError
+from gemkit.recipe import RECIPES
 from gemkit.store import Run
 
 WORDS = [
@@ -104,26 +105,52 @@ def test_networks_are_compared_and_kept(
     assert "begun with another configuration" in err
 
 
-def test_the_network_of_an_earlier_comparison_takes_part_again(tmp_path: Path) -> None:
+def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> None:
     skeleton = skeleton_for((1, 8, 8), 10)
-    given = Architecture((Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (1, 2))),), skeleton, 6)
+    found = Architecture((Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (1, 2))),), skeleton, 6)
     ask: dict[str, Any] = {
         "max_macs": 900_000,
         "epochs": 1,
         "images": 120,
         "workers": 1,
-        "networks": ("found",),
+        "networks": ("found", "mobilenet_v3_small"),
     }
-    first = comparing.compare("digits", found=given, seeds=1, out=tmp_path / "first", **ask)
-    known = Architecture.from_json(first["networks"][0]["cells"][0])
-    assert known == given
-    again = comparing.compare("digits", found=known, seeds=1, out=tmp_path / "again", **ask)
-    assert again["networks"][0]["accuracies"] == first["networks"][0]["accuracies"]
-    assert again["config"] == first["config"]
-    with pytest.raises(UserError, match="found"):
-        comparing.compare(
-            "digits", found=replace(given, width=7), seeds=1, out=tmp_path / "again", **ask
-        )
+    # Accuracies that no training has, so that it shows where they come from.
+    price = cost(found)
+    begun = {
+        **{"data": "digits", "train": 120, "test": 360, "max_macs": 900_000},
+        "recipe": RECIPES["standard"].changed(1, None).to_json(),
+        "networks": [
+            {
+                "id": "found",
+                "cells": [found.to_json()],
+                "macs": price.macs,
+                "params": price.params,
+                "accuracies": {"0": 0.123},
+                "seconds": 9.0,
+            }
+        ],
+    }
+    one = comparing.compare("digits", earlier=begun, seeds=1, out=tmp_path / "one", **ask)
+    given, other = one["networks"]
+    assert (given["cells"], given["accuracies"]) == ([found.to_json()], {"0": 0.123})
+    assert given["latency_ms"]["p50"] > 0
+    assert given["peak_memory_bytes"] > 0
+    assert one["taken_over"] == 1
+    assert "1 of 2 trainings were taken over" in (tmp_path / "one" / "report.md").read_text()
+
+    two = comparing.compare("digits", earlier=one, seeds=2, out=tmp_path / "two", **ask)
+    assert two["taken_over"] == 2
+    assert two["networks"][0]["accuracies"]["0"] == 0.123
+    assert two["networks"][1]["accuracies"]["0"] == other["accuracies"]["0"]
+    assert all(len(entry["accuracies"]) == 2 for entry in two["networks"])
+
+    # Of other trainings nothing is taken over but the network.
+    ask["epochs"] = 2
+    three = comparing.compare("digits", earlier=two, seeds=1, out=tmp_path / "three", **ask)
+    assert three["taken_over"] == 0
+    assert three["networks"][0]["cells"] == [found.to_json()]
+    assert three["networks"][0]["accuracies"]["0"] != 0.123
 
 
 def test_a_killed_comparison_goes_on_to_the_same_figures(
