@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gemkit.architecture import MIN_WIDTH, Architecture
+from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture
 from gemkit.budget import format_latency
 from gemkit.cell import write_cell
 from gemkit.cost import cost, count_with_fvcore
@@ -46,27 +46,31 @@ _TOLERANCE = 0.03
 def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | None, float]:
     """The architecture at the largest width, at most its own, that is measured inside a limit.
 
+    Multiples of a processor's vector are tried first, then what lies between two of them.
+
     Returns:
         the architecture, None when even the smallest width is too slow, and its milliseconds.
     """
-    aim = limit * (1 - _TOLERANCE)
     from gemkit.export.latency import measure_here
 
+    aim = limit * (1 - _TOLERANCE)
     found = measure_here([architecture])[0]
     if found <= aim:
         return architecture, found
-    low, high = MIN_WIDTH - 1, architecture.width  # inside (or none), outside
     best: tuple[Architecture | None, float] = None, found
-    while high - low > 1:
-        # Latency grows about linearly with the width; halving protects from a bad guess.
-        guess = int(high * aim / found) if best[0] is None else (low + high) // 2
-        width = min(max(guess, low + 1), high - 1)
-        candidate = replace(architecture, width=width)
-        milliseconds = measure_here([candidate])[0]
-        if milliseconds <= aim:
-            low, best = width, (candidate, milliseconds)
-        else:
-            high, found = width, milliseconds
+    inside, above = 0, architecture.width
+    for step in (VECTOR, VECTOR // 2, 1):
+        low, high = max(inside // step, -(-MIN_WIDTH // step) - 1), -(-above // step)
+        while high - low > 1:
+            # Latency grows about linearly with the width; halving protects from a bad guess.
+            guess = int(above * aim / found) // step if best[0] is None else (low + high) // 2
+            middle = min(max(guess, low + 1), high - 1)
+            candidate = replace(architecture, width=middle * step)
+            milliseconds = measure_here([candidate])[0]
+            if milliseconds <= aim:
+                low, inside, best = middle, middle * step, (candidate, milliseconds)
+            else:
+                high, above, found = middle, middle * step, milliseconds
     return best
 
 

@@ -19,6 +19,8 @@ MIN_WIDTH = 4
 """Fewest channels of the first stage."""
 MAX_WIDTH = 1024
 """Most channels of the first stage: where scaling ends when no budget ends it before."""
+VECTOR = 8
+"""Channels that processors compute at once: a width may take longer than the next multiple."""
 
 
 _MOST = 64

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton
+from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.canonical import fingerprints
 from gemkit.cell import AGGREGATIONS, MAX_NODES, Cell, CellArrays
@@ -241,26 +241,34 @@ class CellSpace:
         return self._costed(cells, model, widths, milliseconds)[widths >= MIN_WIDTH]
 
     def _within_latency(self, cells: CellArrays, widths: IntArray) -> tuple[IntArray, FloatArray]:
-        """Widths lowered until the predicted latency fits (0 where none does), and latencies."""
+        """The largest widths, at most the given ones, whose predicted latency fits (0 where none
+        does), and these latencies.
+
+        A processor computes a whole vector of channels faster than a part of one, so a width may
+        take longer than the next multiple of 8, but not less than the last one. So the multiples
+        of 8 are halved first, then what lies between two of them.
+        """
         assert self.latency is not None
-        widths = widths.copy()
-        latency = np.asarray(self.latency(cells, widths), dtype=float).copy()
         limit = self.budget.latency_ms
-        rows = np.flatnonzero(latency > limit) if limit is not None else np.empty(0, dtype=int)
-        if not len(rows) or limit is None:
+        latency = np.asarray(self.latency(cells, widths), dtype=float).copy()
+        if limit is None:
             return widths, latency
-        low = np.full(len(rows), MIN_WIDTH)
-        high = widths[rows]
-        at_low = np.asarray(self.latency(cells[rows], low), dtype=float).copy()
-        low[at_low > limit] = 0
-        high[at_low > limit] = 0
-        while len(open_ := np.flatnonzero(high - low > 1)):
-            middle = (low[open_] + high[open_]) // 2
-            there = np.asarray(self.latency(cells[rows[open_]], middle), dtype=float)
-            fits = there <= limit
-            low[open_[fits]], at_low[open_[fits]] = middle[fits], there[fits]
-            high[open_[~fits]] = middle[~fits]
-        widths[rows], latency[rows] = low, at_low
+        widths = widths.copy()
+        rows = np.flatnonzero(latency > limit)
+        above, inside = widths[rows], np.zeros(len(rows), dtype=np.int64)
+        at = np.full(len(rows), np.inf)
+        for step in (VECTOR, VECTOR // 2, VECTOR // 4, 1):
+            low, high = inside // step, -(-above // step)
+            low = np.maximum(low, -(-MIN_WIDTH // step) - 1)
+            while len(open_ := np.flatnonzero(high - low > 1)):
+                middle = (low[open_] + high[open_]) // 2
+                there = np.asarray(self.latency(cells[rows[open_]], middle * step), dtype=float)
+                fits = there <= limit
+                taken, missed = open_[fits], open_[~fits]
+                low[taken], at[taken] = middle[fits], there[fits]
+                inside[taken], high[missed] = middle[fits] * step, middle[~fits]
+            above = np.minimum(above, high * step)
+        widths[rows], latency[rows] = inside, at
         return widths, latency
 
     def _costed(

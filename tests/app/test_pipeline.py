@@ -214,6 +214,18 @@ def test_a_network_that_is_too_slow_is_narrowed(
     assert fitting is not None
     assert milliseconds == 0.01 * fitting.width <= 0.97 * limit < 0.01 * (fitting.width + 1)
     assert pipeline.narrowed(wide, 1.0)[0] == wide
+    # Half as fast off the multiples of 8, as processors are: the last one inside is found.
+    monkeypatch.setattr(
+        latency,
+        "measure_here",
+        lambda networks, **_: [0.01 * one.width * (1 + (one.width % 8 > 0)) for one in networks],
+    )
+    fitting, _ = pipeline.narrowed(replace(wide, width=60), 0.5)
+    assert fitting is not None
+    assert fitting.width == 48
+    monkeypatch.setattr(
+        latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
+    )
     assert pipeline.narrowed(wide, 0.001)[0] is None
 
 

@@ -140,6 +140,29 @@ def test_latency_limits_the_width(seed: int) -> None:
     )
 
 
+def test_widths_off_the_vector_do_not_hide_larger_ones(seed: int) -> None:
+    """Where a multiple of 8 or 4 takes less than the widths below it, as on real processors."""
+
+    def blocks(cells: CellArrays, widths: NDArray[np.int64]) -> NDArray[np.float64]:
+        widths = np.asarray(widths)
+        slow = np.where(widths % 8 == 0, 1.0, np.where(widths % 4 == 0, 1.3, 2.0))
+        return milliseconds(cells, widths) * slow
+
+    rng = np.random.default_rng(seed)
+    cells = random_cells(rng, 200)
+    most = rng.integers(4, 200, 200)
+    space = CellSpace(SKELETON, Budget(latency_ms=float(rng.uniform(0.2, 1.5))), latency=blocks)
+    found, latency = space._within_latency(cells, most)
+    # By trying every width.
+    every = np.arange(4, 200)
+    taken = np.stack([blocks(cells, np.full(200, width)) for width in every], axis=1)
+    assert space.budget.latency_ms is not None
+    possible = (taken <= space.budget.latency_ms) & (every <= most[:, None])
+    assert np.array_equal(found, np.where(possible, every, 0).max(axis=1))
+    fits = found > 0
+    assert np.array_equal(latency[fits], blocks(cells[fits], found[fits]))
+
+
 def test_latency_alone_is_limit_enough(seed: int) -> None:
     space = CellSpace(SKELETON, Budget(latency_ms=0.4), latency=milliseconds)
     found = space.sample(np.random.default_rng(seed), 50)
