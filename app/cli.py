@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from gemkit import __version__
 from gemkit.budget import Budget
 from gemkit.errors import UserError
+from gemkit.files import is_file, is_folder
 
 from .options import (
     COUNT,
@@ -81,9 +82,9 @@ def _check_json(json_file: str | None) -> None:
     """Refuse a place for the JSON that cannot be written before hours are spent."""
     if json_file and json_file != "-":
         path = Path(json_file)
-        if path.is_dir():
+        if is_folder(path):
             raise UserError(f"--json: {path} is a folder; name a file, or give --json last")
-        if not path.resolve().parent.is_dir():
+        if not is_folder(path.resolve().parent):
             raise UserError(f"--json: the folder of {path} does not exist")
 
 
@@ -315,7 +316,7 @@ def export(
         return
     if data is not None:
         raise UserError("--data is for networks of the zoo: a run knows its own data")
-    if options["out"] is not None and options["out"].is_file():
+    if options["out"] is not None and is_file(options["out"]):
         raise UserError(f"--out: {options['out']} is a file; a run's networks go to a folder")
     with _resumable(_again()):
         models = pipeline.export(run_folder, ids, console=console, **options)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from gemkit.errors import UserError
-from gemkit.files import write_json
+from gemkit.files import is_folder, write_json
 from gemkit.store import Run, now
 
 from . import tables
@@ -46,7 +46,7 @@ def bench(
     for item in what:
         if zoo.is_zoo(item):
             zoo.card(str(item))
-    runs = [item for item in what if isinstance(item, Run) or Path(item).is_dir()]
+    runs = [item for item in what if isinstance(item, Run) or is_folder(Path(item))]
     if runs and len(what) > 1:
         raise UserError("give one run alone, or ONNX files and names of networks without a run")
     for name in provider:

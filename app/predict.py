@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gemkit.errors import UserError
 from gemkit.export import exporter, timing
+from gemkit.files import is_file
 from gemkit.pictures import fit_image
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def open_picture(path: Path) -> "Image":
     """
     from PIL import Image, UnidentifiedImageError
 
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there is no picture {path}")
     try:
         image = Image.open(path)

@@ -9,6 +9,7 @@ read: machine, versions, precision, which provider ran the nodes, memory in a fr
 
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -141,7 +142,7 @@ def _files(models: Sequence[str], folder: Path) -> dict[str, Path]:
 
 
 def _is_file(model: str) -> bool:
-    return Path(model).exists() or model.endswith(".onnx") or "/" in model
+    return model.endswith(".onnx") or "/" in model or os.path.exists(model)
 
 
 def export_untrained(

@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 
 from gemkit.budget import is_number
 from gemkit.errors import UserError
-from gemkit.files import replacing, unreadable
+from gemkit.files import is_file, replacing, unreadable
 
 if TYPE_CHECKING:
     import onnx
@@ -311,7 +311,7 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
     from google.protobuf.message import DecodeError
 
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there is no file {path}")
     try:
         model = onnx.load_model(path, "protobuf", load_external_data=False)
@@ -330,7 +330,7 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
         target = (path.parent / place).resolve()
         if Path(place).is_absolute() or not target.is_relative_to(path.parent.resolve()):
             raise UserError(f"{path} keeps weights outside its folder ({place}): refused")
-        if not target.is_file():
+        if not is_file(target):
             raise UserError(f"{path} keeps its weights in {place}, which is missing beside it")
     try:
         onnx.load_external_data_for_model(model, str(path.parent))

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gemkit import cifar
 from gemkit.errors import UserError
-from gemkit.files import read_arrays, unreadable
+from gemkit.files import is_folder, read_arrays, unreadable
 from gemkit.pictures import Images, StreamedImages, decoded, jpeg_quality
 
 Labels = NDArray[np.int64]
@@ -290,10 +290,10 @@ def _image_folder(place: str) -> Dataset:
             raise UserError(f"image size {size} is out of range: use 4 to 1024 pixels")
     else:
         path, size = place, FOLDER_IMAGE_SIZE
-    root = Path(path).expanduser()
-    if not root.is_dir():
+    root = Path(os.path.expanduser(path))
+    if not is_folder(root):
         raise UserError(f"{root} is no folder: imagefolder:PATH needs one folder of images a class")
-    divided = (root / "train").is_dir()
+    divided = is_folder(root / "train")
     names, train_files, y_train = _listed(root / "train" if divided else root, None)
     note = f"images brought to {size}x{size}"
     held_out = next((root / part for part in ("test", "val") if _class_folders(root / part)), None)
@@ -318,7 +318,7 @@ def _image_folder(place: str) -> Dataset:
 
 
 def _class_folders(root: Path) -> list[Path]:
-    if not root.is_dir():
+    if not is_folder(root):
         return []
     try:
         found = [path for path in root.iterdir() if path.is_dir()]
@@ -371,7 +371,9 @@ def _read_files(files: list[Path], size: int) -> Images:
             state = path.stat()
         except OSError as error:  # a link that leads nowhere
             raise unreadable(error, path) from None
-        digest.update(f"{path.resolve()}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        # Not every name is UTF-8 on every disk.
+        digest.update(os.fsencode(path.resolve()))
+        digest.update(f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return decoded(
         f"folder-{digest.hexdigest()[:24]}",
         (len(files), size, size, 3),
@@ -387,7 +389,7 @@ _CIFAR10_CLASSES = (
 
 
 def _npz(path: Path) -> Dataset:
-    path = path.expanduser()
+    path = Path(os.path.expanduser(path))
     arrays = read_arrays(path)
     encoded = "train_bytes" in arrays
     needed = ["y_train", "y_test"]

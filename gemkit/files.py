@@ -33,6 +33,27 @@ def unreadable(error: OSError, path: Path) -> UserError:
     return UserError(f"{path} cannot be read: {_reason(error)}")
 
 
+def is_file(path: Path) -> bool:
+    """Whether there is a file, as `Path.is_file` says where it may be asked.
+
+    Raises:
+        UserError: that cannot be told: a folder on the way may not be entered, or a name is longer
+            than the system allows.
+    """
+    try:
+        return path.is_file()
+    except OSError as error:
+        raise unreadable(error, path) from None
+
+
+def is_folder(path: Path) -> bool:
+    """The same of a folder."""
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise unreadable(error, path) from None
+
+
 def _reason(error: OSError) -> str:
     return (error.strerror or str(error)).lower()
 
@@ -138,7 +159,7 @@ def data_folder() -> Path:
     """Where data files are looked for, and kept once they are downloaded or decoded:
     `$GEMKIT_DATA`, or `~/.cache/gemkit` where that is not set."""
     named = os.environ.get("GEMKIT_DATA")
-    return Path(named).expanduser() if named else Path.home() / ".cache" / "gemkit"
+    return Path(os.path.expanduser(named)) if named else Path.home() / ".cache" / "gemkit"
 
 
 def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
@@ -150,7 +171,7 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     """
     import numpy as np
 
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"{path} does not exist: a NumPy .npz file is needed")
     broken = f"{path} is no whole .npz file: it is damaged, cut off or of another kind"
     try:

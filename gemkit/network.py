@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from gemkit.architecture import Architecture
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.files import check_format, unreadable, write_bytes
+from gemkit.files import check_format, is_file, unreadable, write_bytes
 from gemkit.operations import BY_NAME
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _read(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there is no weights file {path}")
     try:
         with safe_open(path, framework="pt") as file:

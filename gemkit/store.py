@@ -28,7 +28,7 @@ from gemkit import machine
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.files import check_format, explain, read_json, write_json
+from gemkit.files import check_format, explain, is_file, is_folder, read_json, write_json
 
 FORMAT = 1
 """Version of the folder's layout and of the tables; a newer one is refused."""
@@ -183,7 +183,7 @@ class Run:
             UserError: the folder holds a run or something else, or cannot be written.
         """
         path = Path(path)
-        if (path / _CONFIG).exists():
+        if is_file(path / _CONFIG):
             raise UserError(
                 f"{path} already holds a run: continue it with --resume or choose another --out"
             )
@@ -275,7 +275,7 @@ class Run:
                 another one; the sentence shows the difference.
         """
         path = Path(path)
-        if not (resume and (path / _CONFIG).exists()):
+        if not (resume and is_file(path / _CONFIG)):
             return cls.create(path, config)
         stored = _read_about(path)["config"]
         given = json.loads(json.dumps(dict(config), allow_nan=False))
@@ -399,11 +399,13 @@ class Run:
 
     def trial_queued(self, index: int, epochs: int, extra: Mapping[str, Any] | None = None) -> None:
         """Put a trial back into the queue, to be trained for `epochs`."""
-        self._update_trial(index, extra, state="queued", accuracy=None, epochs=epochs)
+        self._update_trial(index, extra, state="queued", accuracy=None, error=None, epochs=epochs)
 
-    def trial_restored(self, index: int, epochs: int, accuracy: float) -> None:
+    def trial_restored(
+        self, index: int, epochs: int, accuracy: float, extra: Mapping[str, Any] | None = None
+    ) -> None:
         """Return a trial that was queued again to the result it had before."""
-        self._update_trial(index, state="done", accuracy=accuracy, epochs=epochs)
+        self._update_trial(index, extra, state="done", accuracy=accuracy, epochs=epochs)
 
     def remove_trial(self, index: int) -> None:
         """Forget a trial that was never run."""
@@ -562,7 +564,7 @@ class Run:
 
 def is_run(path: Path | str) -> bool:
     """Whether a folder holds a run (its configuration was written)."""
-    return (Path(path) / _CONFIG).is_file()
+    return is_file(Path(path) / _CONFIG)
 
 
 def now() -> str:
@@ -571,14 +573,14 @@ def now() -> str:
 
 
 def _read_about(path: Path) -> dict[str, Any]:
-    if not path.is_dir():
+    if not is_folder(path):
         raise UserError(f"{path} is no folder: name the folder of a run{_runs_beside(path)}")
     file = path / _CONFIG
-    if not file.exists():
+    if not is_file(file):
         raise UserError(f"{path} holds no run: it has no {_CONFIG}")
     about = read_json(file)
     _check_about(about, file)
-    if not (path / _DATABASE).exists():
+    if not is_file(path / _DATABASE):
         raise UserError(f"{path} is incomplete: it has no {_DATABASE}")
     return dict(about)
 
@@ -587,7 +589,7 @@ def _runs_beside(path: Path) -> str:
     """The runs in the folder where one was looked for, as the end of a sentence."""
     try:
         there = sorted(str(one) for one in path.parent.iterdir() if is_run(one))
-    except (OSError, ValueError):
+    except (OSError, ValueError, UserError):
         return ""
     return f", one of {', '.join(there[:_NAMED])}" if there else ""
 

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from gemkit.errors import UserError
-from gemkit.files import replacing
+from gemkit.files import is_file, replacing
 
 from .nasbench101 import read_nasbench101
 from .tables import EDGES
@@ -192,7 +192,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("target", type=Path, help="npz file to write")
     given = parser.parse_args(arguments)
     try:
-        if not given.source.is_file():
+        if not is_file(given.source):
             raise UserError(f"there is no file {given.source}")
         arrays = FORMS[given.form](given.source)
         with replacing(given.target) as temporary, open(temporary, "wb") as file:

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.errors import UserError
-from gemkit.files import check_format, write_bytes
+from gemkit.files import check_format, is_file, write_bytes
 
 from . import sampling, similarity
 
@@ -341,7 +341,7 @@ _ABOUT = "gemkit_encoder"
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     from safetensors import SafetensorError, safe_open
 
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"no encoder file {path}")
     try:
         with safe_open(path, framework="pt") as file:

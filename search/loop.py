@@ -320,22 +320,28 @@ def train(
     for position, outcome in workers.outcomes(
         [job(trial) for trial in trials], started, lambda: not clock.is_over, more_jobs
     ):
-        index = trials[position].index
+        trial = trials[position]
         seconds = outcome.seconds if math.isfinite(outcome.seconds) else None
         if outcome.accuracy is not None:
-            run.trial_done(index, outcome.accuracy, outcome.seconds)
-            ended = replace(trials[position], state="done", accuracy=outcome.accuracy)
+            run.trial_done(trial.index, outcome.accuracy, outcome.seconds)
+            ended = replace(trial, state="done", accuracy=outcome.accuracy)
         else:
             error = outcome.error or "failed without a reason"
-            run.trial_failed(index, error, seconds)
-            ended = replace(trials[position], state="failed", error=error)
+            if short := trial.extra.get("short"):
+                run.trial_restored(trial.index, **short, extra={"long_error": error})
+            else:
+                run.trial_failed(trial.index, error, seconds)
+            ended = replace(trial, state="failed", error=error)
         clock.tick()
         if progress:
             progress(replace(ended, seconds=seconds))
-        if outcome.failed and (failures := _failures_in_a_row(run)) >= plan.failures:
+        if outcome.failed and len(failures := _failures_in_a_row(run)) >= plan.failures:
+            for one in failures:
+                if not one.extra.get("tried_again"):
+                    run.trial_queued(one.index, one.epochs, {"tried_again": True})
             raise UserError(
-                f"{failures} trials failed in a row, the last one because: {outcome.error}. "
-                "Mend the cause and continue with --resume"
+                f"{len(failures)} trials failed in a row, the last one because: {outcome.error}. "
+                "Mend the cause and continue with --resume, which tries them once more"
             )
 
 
@@ -361,7 +367,7 @@ def withdraw(run: Run) -> None:
         if trial.state != "queued":
             continue
         if short := trial.extra.get("short"):
-            run.trial_restored(trial.index, short["epochs"], short["accuracy"])
+            run.trial_restored(trial.index, **short)
         else:
             run.remove_trial(trial.index)
 
@@ -417,10 +423,11 @@ def trial_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, _TRIAL, index]).generate_state(1)[0] >> 1)
 
 
-def _failures_in_a_row(run: Run) -> int:
-    """How many of the trials that ended last have failed."""
-    ended = [trial.state for trial in run.trials() if trial.state in ("done", "failed")]
-    return next((n for n, state in enumerate(reversed(ended)) if state == "done"), len(ended))
+def _failures_in_a_row(run: Run) -> list[Trial]:
+    """The failed trials after the last one, by index, that is done."""
+    ended = [trial for trial in run.trials() if trial.state in ("done", "failed")]
+    good = max((place for place, trial in enumerate(ended) if trial.state == "done"), default=-1)
+    return ended[good + 1 :]
 
 
 def _short(trial: Trial) -> float | None:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from gemkit import canonical
 from gemkit.errors import UserError
-from gemkit.files import read_arrays, replacing, unreadable
+from gemkit.files import is_file, read_arrays, replacing, unreadable
 
 from .features import Roles, compacted, live_nodes
 from .nasbench101 import ABSENT, MOST_OPERATIONS, read_nasbench101
@@ -106,7 +106,7 @@ def load(
             the position.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise UserError(f"there is no file {path}; docs/ablation.md says where to get tables")
     if path.suffix in {".pth", ".pt", ".pkl", ".pickle"}:
         raise UserError(

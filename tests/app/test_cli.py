@@ -256,6 +256,38 @@ def test_a_folder_without_write_permission_is_refused(
     _refused(gemkit("run", "--out", "locked/run"), "permission")
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["show", "LONG"],
+        ["show", "LONG/run"],
+        ["train", "LONG"],
+        ["bench", "LONG.onnx"],
+        ["bench", "zoo:gemnet-tiny", "--json", "LONG"],
+        ["predict", "zoo:gemnet-tiny", "LONG.png"],
+        ["run", "--data", "npz:LONG"],
+        ["run", "--data", "imagefolder:LONG"],
+        ["run", "--out", "LONG"],
+        ["search", "--max-macs", "1M", "--encoder", "LONG"],
+        ["run", "--target", "LONG.json", "--max-latency", "1ms"],
+        ["latency", "fit", "LONG", "--name", "mine"],
+        ["ablate", "LONG", "--metric", "accuracy"],
+    ],
+    ids=" ".join,
+)
+def test_a_place_that_cannot_be_looked_at_is_refused(
+    gemkit: Callable[..., Outcome], words: list[str]
+) -> None:
+    """A name that no file can have; a folder that may not be entered takes the same way."""
+    words = [word.replace("LONG", "x" * 300) for word in words]
+    _refused(gemkit(*words), "x{300}.* cannot be read: file name too long")
+
+
+@pytest.mark.parametrize("data", ["npz:~nobody/x.npz", "imagefolder:~nobody"])
+def test_the_home_of_nobody_is_refused(gemkit: Callable[..., Outcome], data: str) -> None:
+    _refused(gemkit("run", "--data", data), "~nobody.*(does not exist|is no folder)")
+
+
 # ---- what helps
 
 

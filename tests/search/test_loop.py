@@ -266,9 +266,42 @@ def test_too_many_failures_end_the_search(tmp_path: Path, seed: int) -> None:
     with pytest.raises(UserError, match=r"5 trials failed in a row.*nothing works"):
         searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing))
     with Run.open(tmp_path / "run") as run:
-        assert sum(one.state == "failed" for one in run.trials()) == 5
-    # The cause mended, it goes on.
-    assert len(searched(tmp_path / "run", seed, plan)) == 30
+        tried = [one.key for one in run.trials()[:5]]
+        assert {one.state for one in run.trials()} == {"queued"}
+    # The cause mended, it goes on, and no cell is lost.
+    found = sorted(searched(tmp_path / "run", seed, plan), key=lambda one: one.index)
+    assert len(found) == 30
+    assert [one.key for one in found[:5]] == tried
+
+
+def test_failures_that_are_the_cells_own_do_not_stop_a_search_for_good(
+    tmp_path: Path, seed: int
+) -> None:
+    plan = Plan(trials=12, per_round=4, epochs=2, failures=3)
+    ended: set[int] = set()
+    for _ in range(20):
+        with pytest.raises(UserError, match="failed in a row"):
+            searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing))
+        with Run.open(tmp_path / "run") as run:
+            now = {one.index for one in run.trials() if one.state == "failed"}
+        assert ended <= now
+        ended = now
+        if len(ended) == 9:
+            break
+    assert len(ended) == 9
+
+
+def test_a_failed_promotion_keeps_the_short_result(tmp_path: Path, seed: int) -> None:
+    with begin(tmp_path / "run", seed) as run:
+        short = loop.search(run, SPACE, EVOLUTION, TASK, Plan(6, 3, 2), here())
+        plan = Plan(6, 3, 2, promoted=2, promoted_epochs=6)
+        long = loop.search(run, SPACE, EVOLUTION, TASK, plan, here(cheap_trials.always_failing))
+        noted = [one.extra.get("long_error") for one in run.trials()]
+        again = loop.search(run, SPACE, EVOLUTION, TASK, plan, here(cheap_trials.always_failing))
+    kept = [(one.index, one.epochs, one.accuracy) for one in short]
+    assert kept == [(one.index, one.epochs, one.accuracy) for one in long]
+    assert kept == [(one.index, one.epochs, one.accuracy) for one in again]
+    assert noted.count("nothing works") == 2
 
 
 def test_a_trial_that_kills_its_process_has_failed(tmp_path: Path, seed: int) -> None:
