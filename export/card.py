@@ -171,10 +171,11 @@ def python_lines(info: ModelInfo, file: str, image: str = "image.png", batch: in
         "import json",
         "import numpy as np",
         "import onnxruntime as ort",
-        "from PIL import Image",
+        "from PIL import Image, ImageOps",
         "",
         f'session = ort.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-        f'image = Image.open("{image}").convert("{mode}").resize(({width}, {height}))',
+        f'image = ImageOps.exif_transpose(Image.open("{image}")).convert("{mode}")',
+        f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
         f"x = np.asarray(image).reshape(1, {height}, {width}, {channels})",
     ]
     if not info.preprocessing:

@@ -32,6 +32,7 @@ FOLDER_IMAGE_SIZE = 64
 """Pixels to which `imagefolder:PATH` brings every image where no `@SIZE` is given."""
 MAX_CHANNELS = 16
 _PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
+_PROXY_LEAST_OF_A_CLASS = 4
 _TEST_SHARE = 0.2
 _SPLIT_SEED = 0
 _STATISTICS_OF = 10_000  # images, of a set that is streamed
@@ -134,8 +135,9 @@ def proxy_split(dataset: Dataset, seed: int) -> Split:
     wanted = max(round(total * _PROXY_SHARE), _PROXY_LEAST)
     chosen = np.arange(total)
     if total >= 2 * wanted:
-        chosen = _stratified(dataset.y_train, wanted, rng)
-    part = _stratified(dataset.y_train[chosen], round(len(chosen) * _VALIDATION_SHARE), rng)
+        chosen = _stratified(dataset.y_train, wanted, rng, least=_PROXY_LEAST_OF_A_CLASS)
+    count = round(len(chosen) * _VALIDATION_SHARE)
+    part = _stratified(dataset.y_train[chosen], count, rng, least=1)
     judged = np.zeros(len(chosen), dtype=bool)
     judged[part] = True
     train, validation = rng.permutation(chosen[~judged]), chosen[judged]
@@ -162,19 +164,21 @@ def limited(dataset: Dataset, images: int | None) -> Dataset:
         raise UserError(
             f"{images} training images of {dataset.name}: use {least} (two a class) to {total}"
         )
-    rows = _stratified(dataset.y_train, images, np.random.default_rng(_SPLIT_SEED), kept=0)
+    rng = np.random.default_rng(_SPLIT_SEED)
+    rows = _stratified(dataset.y_train, images, rng, kept=0, least=2)
     chosen = dataset.x_train[rows]
     mean, deviation = _statistics(chosen)
     return replace(dataset, x_train=chosen, y_train=dataset.y_train[rows], mean=mean, std=deviation)
 
 
 def _stratified(
-    labels: Labels, count: int, rng: np.random.Generator, kept: int = 1
+    labels: Labels, count: int, rng: np.random.Generator, kept: int = 1, least: int = 0
 ) -> NDArray[np.intp]:
     """Ascending places of `count` labels, drawn from every class in proportion to its size.
 
     Args:
         kept: members that every class keeps at least, though fewer than `count` are drawn then.
+        least: members drawn from every class that has so many, at the cost of the largest ones.
     """
     classes, sizes = np.unique(labels, return_counts=True)
     exact = sizes * (count / len(labels))
@@ -182,6 +186,14 @@ def _stratified(
     for place in np.argsort(quota - exact, kind="stable")[: count - quota.sum()]:
         quota[place] += 1
     quota = np.minimum(quota, np.maximum(sizes - kept, 0))
+    few = np.minimum(least, np.maximum(sizes - kept, 0))
+    for place in np.flatnonzero(quota < few):
+        while quota[place] < few[place]:
+            richest = int(np.argmax(quota - few))
+            if quota[richest] <= few[richest]:
+                break
+            quota[richest] -= 1
+            quota[place] += 1
     chosen = [
         rng.permutation(np.flatnonzero(labels == label))[:share]
         for label, share in zip(classes, quota, strict=True)

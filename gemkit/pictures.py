@@ -1,9 +1,11 @@
 """Pictures in files: brought to the size that a network takes, decoded in threads, kept decoded."""
 
+import contextlib
 import functools
 import io
 import math
 import re
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +25,7 @@ Images = NDArray[np.uint8]
 
 _CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
 _CACHED_FROM_BYTES = 2**30
+_LEFT_OVER_AFTER = 3600.0  # seconds without a write
 _STREAMED_FROM = 16 * 2**30  # bytes when decoded
 
 
@@ -156,6 +159,7 @@ def decoded(
             return kept
     except (OSError, ValueError, EOFError):
         pass
+    _remove_left_over(path)
     with replacing(path) as temporary:
         fresh = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint8, shape=shape)
         fill(fresh)
@@ -163,6 +167,14 @@ def decoded(
         del fresh
     loaded: Images = np.load(path, mmap_mode="r", allow_pickle=False)
     return loaded
+
+
+def _remove_left_over(path: Path) -> None:
+    """Remove what processes that were killed while they decoded into `path` have left."""
+    for other in path.parent.glob(f".{path.name}.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - other.stat().st_mtime > _LEFT_OVER_AFTER:
+                other.unlink()
 
 
 def jpeg_quality(image: "Image.Image") -> str:

@@ -105,18 +105,6 @@ class Warp:
         return float(-np.log((gap + self.offset) * self.spread).sum())
 
 
-WARPS = (
-    ("none", 1.0),
-    ("left", 0.1),
-    ("left", 0.3),
-    ("left", 1.0),
-    ("right", 0.1),
-    ("right", 0.3),
-    ("right", 1.0),
-)
-"""What `fit(..., warp="auto")` chooses from, as (side, offset)."""
-
-
 @dataclass(frozen=True)
 class GaussianProcess:
     """A fitted process; see `fit`."""
@@ -149,13 +137,6 @@ class GaussianProcess:
             return latent, deviation
         values = self.warp.inverse(latent[:, None] + deviation[:, None] * _QUANTILES)
         return values.mean(axis=1), values.std(axis=1)
-
-    def quantile(self, features: Features, probability: float) -> FloatArray:
-        """The value that a new measurement stays below with this probability."""
-        from scipy.special import ndtri
-
-        latent, deviation = self.latent(features, noise=True)
-        return self.warp.inverse(latent + float(ndtri(probability)) * deviation)
 
     def latent(self, features: Features, noise: bool = False) -> tuple[FloatArray, FloatArray]:
         """Mean and deviation on the scale of `warp`, on which the process is normal."""
@@ -270,8 +251,7 @@ def fit(
             decide which paths matter.
         linear: names of groups that act as in a linear model (a sum of independent effects)
             instead of through distances.
-        warp: a pair (side, offset) of `Warp`, or "none", "left", "right" (offset 0.3), or "auto",
-            which fits all of WARPS and keeps the one with the highest evidence.
+        warp: a pair (side, offset) of `Warp`, or "none", "left", "right" (offset 0.3).
         iterations: the most steps of the optimiser (L-BFGS).
         start: `parameters` of an earlier fit with the same groups and traits to start from.
 
@@ -280,21 +260,6 @@ def fit(
     """
     groups = _groups(features)
     y = _checked_targets(targets, groups)
-    if warp == "auto":
-        fits = [
-            fit(
-                features,
-                y,
-                columns=columns,
-                traits=traits,
-                linear=linear,
-                warp=choice,
-                iterations=iterations,
-                start=start,
-            )
-            for choice in WARPS
-        ]
-        return max(fits, key=lambda process: process.evidence)
     wanted = _Targets.of(y, warp)
     columns, traits = columns or {}, traits or {}
     scalings, rows, described = {}, [], []

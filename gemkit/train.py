@@ -293,18 +293,6 @@ def logits(
     return np.concatenate(found)
 
 
-def evaluate(
-    network: nn.Module,
-    x: NDArray[np.uint8],
-    y: NDArray[np.int64],
-    mean: Sequence[float],
-    std: Sequence[float],
-    device: str = "auto",
-) -> float:
-    """The share of images that the network classifies rightly; arguments as in `logits`."""
-    return float((logits(network, x, mean, std, device).argmax(1) == y).mean())
-
-
 # ----------------------------------------------------------------------------- processes
 
 

@@ -209,7 +209,7 @@ def correlation(
     """A predictor fitted to `samples` random cells against cells it has not seen.
 
     Returns `kendall_tau`, `spearman` and `coverage` (share of values inside the interval that
-    should hold 90 % of them), None where the table has too few cells.
+    should hold 90 % of them), None where the table has too few cells, or no ranks among them.
     """
     from scipy.stats import kendalltau, spearmanr
 
@@ -222,6 +222,8 @@ def correlation(
     fitted = predictor(space.candidates(train), values[train])
     prediction = fitted.predict(space.candidates(test))
     found = prediction.scale(values[test])
+    if not (np.ptp(values[test]) and np.ptp(prediction.mean)):
+        return None
     return {
         "kendall_tau": float(kendalltau(prediction.mean, values[test])[0]),
         "spearman": float(spearmanr(prediction.mean, values[test])[0]),
@@ -278,9 +280,7 @@ def run(
     _check_settings(strategies, queries, seeds)
     embedded = any(needs_embedding(name) for name in strategies)
     table = tables.load(Path(path), unique)
-    name_of_metric = table.find(metric)
-    if not np.isfinite(table.metrics[name_of_metric]).any():
-        raise UserError(f"{path}: metric {name_of_metric!r} has no value")
+    name_of_metric = table.find_varying(metric)
     ask = Queries(table, metric, 0)
     if embedded:
         table_encoder(table)
@@ -314,11 +314,8 @@ def run(
     for name in strategies:
         searched = [kept.found[f"search/{name}/{seed}"] for seed in range(seeds)]
         one, curve = summary(table, metric, searched, queries)
-        correlations = _correlations(kept, name, samples, correlation_seeds)
-        for key in ("kendall_tau", "spearman", "coverage"):
-            one[key] = {
-                str(n): float(np.mean([c[key] for c in cs])) for n, cs in correlations.items()
-            }
+        correlations = _correlations(kept, f"correlation/{name}", samples, correlation_seeds)
+        one |= _mean_correlations(correlations)
         report["strategies"][name] = one
         report["figures"]["curves"][name] = curve
         if correlations:
@@ -380,13 +377,25 @@ def _protocol(ask: Queries, metric: str) -> str:
 def _correlations(
     kept: Kept, name: str, samples: Sequence[int], seeds: int
 ) -> dict[int, list[dict[str, float]]]:
-    """A strategy's rank correlations by number of samples, where there are any."""
+    """Rank correlations by number of samples, where there are any; `name` begins the pieces'."""
     found = {
-        count: [kept.found.get(f"correlation/{name}/{count}/{seed}") for seed in range(seeds)]
+        count: [kept.found.get(f"{name}/{count}/{seed}") for seed in range(seeds)]
         for count in samples
     }
     known = {count: [one for one in ones if one is not None] for count, ones in found.items()}
     return {count: ones for count, ones in known.items() if ones}
+
+
+def _mean_correlations(
+    correlations: Mapping[int, Sequence[Mapping[str, float]]],
+) -> dict[str, dict[str, float]]:
+    """Their means over seeds: by kind, then by number of samples as text."""
+    return {
+        key: {
+            str(n): float(np.mean([one[key] for one in ones])) for n, ones in correlations.items()
+        }
+        for key in ("kendall_tau", "spearman", "coverage")
+    }
 
 
 def _tau_curve(correlations: Mapping[int, Sequence[Mapping[str, float]]]) -> dict[str, Any]:
@@ -514,7 +523,7 @@ def encodings(
     """
     names = list(names or ENCODINGS)
     table = tables.load(Path(path), unique)
-    full = table.find(metric)
+    full = table.find_varying(metric)
     table_encoder(table)
     kept = Kept(
         results, {"table": Path(path).name, "cells": len(table), "metric": full, "unique": unique}
@@ -532,19 +541,10 @@ def encodings(
     ]
     kept.complete(todo, workers, progress)
     report: dict[str, Any] = {"table": Path(path).name, "metric": full, "seeds": seeds}
-    report["encodings"] = {
-        name: {
-            key: {
-                str(n): float(
-                    np.mean([kept.found[f"encoding/{name}/{n}/{s}"][key] for s in range(seeds)])
-                )
-                for n in samples
-                if n + 20 <= len(table)
-            }
-            for key in ("kendall_tau", "spearman", "coverage")
-        }
-        for name in names
-    }
+    report["encodings"] = {}
+    for name in names:
+        known = _correlations(kept, f"encoding/{name}", samples, seeds)
+        report["encodings"][name] = _mean_correlations(known)
     return report
 
 

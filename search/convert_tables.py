@@ -30,7 +30,7 @@ from gemkit.errors import UserError
 from gemkit.files import is_file, replacing
 
 from .nasbench101 import read_nasbench101
-from .tables import EDGES
+from .tables import EDGES, STRUCTURE
 
 OPERATIONS = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
 """NAS-Bench-201's operations, in its own order."""
@@ -56,8 +56,15 @@ def parse_cell(text: str) -> list[int]:
     return codes
 
 
+_RESERVED = (*STRUCTURE, "file", "allow_pickle")
+"""Names that no metric can have: they mean something else, the last two to NumPy."""
+
+
 def on_edges(cells: Sequence[str], metrics: Mapping[str, ArrayLike]) -> dict[str, NDArray[Any]]:
     """The layout with operations on edges from cell strings and metrics."""
+    for name in metrics:
+        if name in _RESERVED:
+            raise UserError(f"a metric cannot be called {name!r}: give it another name")
     arrays: dict[str, NDArray[Any]] = {
         "ops": np.array([parse_cell(cell) for cell in cells], dtype=np.uint8),
         "op_names": np.array(OPERATIONS),
@@ -89,6 +96,8 @@ def nasbench201(path: Path) -> dict[str, NDArray[Any]]:
         raise UserError(
             f"{path} cannot be read without running its code ({_reason(error)})"
         ) from None
+    except Exception:  # a text is read as a pickle, whose parser raises whatever it comes upon
+        raise UserError(f"{path} is no file of torch's: it is damaged or of another kind") from None
     if not isinstance(stored, dict) or not {"meta_archs", "arch2infos"} <= set(stored):
         raise UserError(f"{path} is no NAS-Bench-201 file: it lacks 'meta_archs' or 'arch2infos'")
     cells = list(stored["meta_archs"])
@@ -139,6 +148,8 @@ def hw_nas_bench(path: Path) -> dict[str, NDArray[Any]]:
             f"{path} cannot be read without running its code ({_reason(error)}); write its cells "
             "and latencies as csv and convert that"
         ) from None
+    except Exception:
+        raise UserError(f"{path} is no pickle: it is damaged or of another kind") from None
     try:
         table = stored["nasbench201"]["cifar10"]
         config = table["config"]
@@ -200,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    names = [name for name in arrays if name not in ("ops", "op_names", "edges", "adjacency")]
+    names = [name for name in arrays if name not in _RESERVED]
     print(f"{given.target}: {len(arrays['ops'])} cells; {', '.join(names)}")
     return 0
 

@@ -11,6 +11,7 @@ The encoder that comes with gemkit (`encoder.safetensors`, for the default space
 """
 
 import json
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -26,13 +27,13 @@ from torch import Tensor, nn
 
 from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.errors import UserError
-from gemkit.files import check_format, is_file, write_bytes
+from gemkit.files import check_format, is_file, is_folder, write_bytes
 
 from . import sampling, similarity
 
 FORMAT = 1
+"""Version of the file; a newer one is refused."""
 _MOST = 1024  # labels, rounds or sizes of an encoder; a damaged file must not ask for a million
-"""Version of the file; another is refused."""
 SHIPPED = Path(__file__).with_name("encoder.safetensors")
 """The trained encoder of the default space."""
 
@@ -401,8 +402,20 @@ def encoder_for_cells(path: Path | None = None) -> GraphEncoder:
     return encoder
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Train the encoder of the default space and write it: `python -m gemkit.search.encoder`."""
+def main(arguments: list[str] | None = None) -> int:
+    """Train the encoder of the default space and write it: `python -m gemkit.search.encoder`.
+
+    Returns 0, or 2 with a sentence on standard error.
+    """
+    try:
+        _train_and_write(arguments)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def _train_and_write(arguments: list[str] | None) -> None:
     import argparse
 
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -418,12 +431,24 @@ def main(arguments: list[str] | None = None) -> None:
         "--similarity", choices=similarity.SIMILARITIES, default=EncoderConfig.similarity
     )
     chosen = parser.parse_args(arguments)
-    config = EncoderConfig(
-        hidden=chosen.hidden,
-        rounds=chosen.rounds,
-        dimension=chosen.dimension,
-        similarity=chosen.similarity,
-    )
+    if chosen.steps < 1 or chosen.seed < 0:
+        raise UserError(
+            f"--steps {chosen.steps} --seed {chosen.seed}: at least 1 step and a seed from 0 are needed"
+        )
+    try:
+        config = EncoderConfig(
+            hidden=chosen.hidden,
+            rounds=chosen.rounds,
+            dimension=chosen.dimension,
+            similarity=chosen.similarity,
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if is_folder(chosen.out):
+        raise UserError(f"--out: {chosen.out} is a folder; name a file")
+    probe = chosen.out.with_name(f".{chosen.out.name}.probe")
+    write_bytes(probe, b"")  # refused now, not after the training
+    probe.unlink()
     torch.set_num_threads(1)  # sums in one order: the same file every time
     started, used = time.perf_counter(), time.process_time()
     columns = (BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
@@ -443,4 +468,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

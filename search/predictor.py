@@ -196,7 +196,7 @@ class FittedPredictor:
 class GraphPredictor:
     """A Gaussian process on groups of features of graphs; a `Predictor`.
 
-    Roles, warp and the scales to start from are learned anew at certain numbers of trials only
+    Roles and the scales to start from are learned anew at certain numbers of trials only
     (`_stage`), and from those first trials alone, so that a resumed search finds the same ones.
 
     Attributes:
@@ -227,13 +227,12 @@ class GraphPredictor:
         labels = int(candidates.graphs.labels.max()) + 1
         staged = _stage(len(done))
         early = done[:staged]
-        roles, start, warp = self._learned(candidates[early], values[early], labels)
+        roles, start = self._learned(candidates[early], values[early], labels)
         process, vocabulary = self._fit(
             candidates[done],
             values[done],
             labels,
             roles,
-            warp,
             start,
             self.iterations // 4 if staged < len(done) or start is not None else self.iterations,
         )
@@ -261,7 +260,6 @@ class GraphPredictor:
         values: FloatArray,
         labels: int,
         roles: Roles,
-        warp: Any,
         start: FloatArray | None,
         iterations: int,
     ) -> tuple[GaussianProcess, _Vocabulary]:
@@ -273,7 +271,7 @@ class GraphPredictor:
             columns=_COLUMNS,
             traits=vocabulary.traits(),
             linear=self.linear,
-            warp=warp,
+            warp=self.warp,
             start=start,
             iterations=iterations,
         )
@@ -281,23 +279,22 @@ class GraphPredictor:
 
     def _learned(
         self, candidates: Candidates, values: FloatArray, labels: int
-    ) -> tuple[Roles, FloatArray, Any]:
-        """Roles, scales and warp for these trials, remembered."""
+    ) -> tuple[Roles, FloatArray]:
+        """Roles and scales for these trials, remembered."""
         key = np.ascontiguousarray(candidates.keys).tobytes() + values.tobytes()
         if key not in self.learned:
             if len(self.learned) > 8:
                 self.learned.clear()
             self.learned[key] = self._learn(candidates, values, labels)
-        found: tuple[Roles, FloatArray, Any] = self.learned[key]
+        found: tuple[Roles, FloatArray] = self.learned[key]
         return found
 
     def _learn(
         self, candidates: Candidates, values: FloatArray, labels: int
-    ) -> tuple[Roles, FloatArray, Any]:
+    ) -> tuple[Roles, FloatArray]:
         def fitted(roles: Roles, start: FloatArray | None, iterations: int) -> GaussianProcess:
-            return self._fit(candidates, values, labels, roles, warp, start, iterations)[0]
+            return self._fit(candidates, values, labels, roles, start, iterations)[0]
 
-        warp: Any = ("left", 0.3) if self.warp == "auto" else self.warp
         roles = Roles()
         best = fitted(roles, None, self.iterations)
         while self.roles:
@@ -311,12 +308,7 @@ class GraphPredictor:
             if process.evidence < best.evidence + self.role_gain:
                 break
             roles, best = other, fitted(other, process.parameters, self.iterations // 2)
-        if self.warp == "auto":
-            warps = []
-            for warp in regression.WARPS:
-                warps.append((fitted(roles, best.parameters, self.iterations // 2), warp))
-            best, warp = max(warps, key=lambda pair: pair[0].evidence)
-        return roles, best.parameters, warp
+        return roles, best.parameters
 
 
 def _caution(measured: int) -> float:
@@ -329,7 +321,7 @@ def _caution(measured: int) -> float:
 
 
 def _stage(done: int) -> int:
-    """How many of the first trials roles, warp and starting scales are learned from."""
+    """How many of the first trials roles and starting scales are learned from."""
     step = 10 if done < 50 else 25 if done < 150 else 50
     return done - done % step if done >= step else done
 

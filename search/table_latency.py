@@ -41,7 +41,7 @@ def latency(
         UserError: as `ablation.run`; or the table has too few cells for so many samples.
     """
     table = tables.load(Path(path), unique)
-    full = table.find(name)
+    full = table.find_varying(name)
     usable = int(np.isfinite(table.metrics[full]).sum())
     if not 5 <= samples <= usable - 20:
         raise UserError(f"--samples {samples} must be between 5 and {usable - 20} for {path}")

@@ -37,7 +37,7 @@ from .strategies import Candidates, FloatArray, Graphs, IntArray
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """Edges of an npz table that does not name them: those of NAS-Bench-201, in its order."""
-_STRUCTURE = ("ops", "op_names", "edges", "adjacency", "module_hash", "cell_keys", "source_stamp")
+STRUCTURE = ("ops", "op_names", "edges", "adjacency", "module_hash", "cell_keys", "source_stamp")
 _KIND = "table"
 
 
@@ -81,6 +81,20 @@ class Table:
                 return name
         known = ", ".join(sorted(self.metrics)) or "none at all"
         raise UserError(f"{self.path} has no metric {metric!r}; it has {known}")
+
+    def find_varying(self, metric: str) -> str:
+        """As `find`, for a metric by which cells can be told apart.
+
+        Raises:
+            UserError: also where it has no value, or the same for all cells.
+        """
+        name = self.find(metric)
+        values = self.metrics[name][np.isfinite(self.metrics[name])]
+        if not len(values):
+            raise UserError(f"{self.path}: metric {name!r} has no value")
+        if not np.ptp(values):
+            raise UserError(f"{self.path}: metric {name!r} is {values[0]:g} for every cell")
+        return name
 
     def metric(self, name: str) -> FloatArray:
         """Values (n,) of a metric; see `find`."""
@@ -208,7 +222,7 @@ def _metrics(arrays: Mapping[str, NDArray[Any]], size: int) -> tuple[dict[str, F
     single: dict[str, FloatArray] = {}
     numbered: dict[str, dict[int, FloatArray]] = {}
     for name, values in arrays.items():
-        if name in _STRUCTURE or values.shape != (size,) or values.dtype.kind not in "iufb":
+        if name in STRUCTURE or values.shape != (size,) or values.dtype.kind not in "iufb":
             continue
         found = re.fullmatch(r"(.+)_run(\d+)", name)
         if found:

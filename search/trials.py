@@ -41,7 +41,6 @@ class ProxyTask:
         seed: of the proxy's split into training and validation part.
         device: "auto", "cpu" or "cuda".
         threads: processor threads of one trial; it decides the last digits of a result.
-        seconds: how long one trial may take, None without limit.
     """
 
     data: str
@@ -49,7 +48,6 @@ class ProxyTask:
     seed: int = 0
     device: str = "auto"
     threads: int = 1
-    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,10 +65,6 @@ class Outcome:
 
 Evaluate = Callable[[ProxyTask, Architecture, int, int], Outcome]
 """(task, architecture, seed, epochs) -> outcome; `run_trial` or something of its form."""
-
-
-class _TimeIsUp(Exception):
-    """The trial has had its time."""
 
 
 _one_at_a_time = threading.Lock()
@@ -93,24 +87,18 @@ def run_trial(task: ProxyTask, architecture: Architecture, seed: int, epochs: in
     # its number of threads belong to the process.
     with _one_at_a_time:
         try:
-            accuracy, error = _trained(task, architecture, seed, epochs, started), None
+            accuracy, error = _trained(task, architecture, seed, epochs), None
         except (Exception, MemoryError) as failure:
-            accuracy, error = None, _reason(failure, task)
+            accuracy, error = None, _reason(failure)
     return Outcome(accuracy, error, time.monotonic() - started)
 
 
-def _trained(
-    task: ProxyTask, architecture: Architecture, seed: int, epochs: int, started: float
-) -> float:
+def _trained(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> float:
     import torch
 
     from gemkit.cost import verify
     from gemkit.network import build
     from gemkit.train import train
-
-    def check_time(*_: Any, **__: Any) -> None:
-        if task.seconds is not None and time.monotonic() - started > task.seconds:
-            raise _TimeIsUp
 
     torch.set_num_threads(task.threads)
     if task.device != "cpu" and torch.cuda.is_available():
@@ -119,7 +107,6 @@ def _trained(
     torch.manual_seed(seed)
     network = build(architecture)
     verify(architecture, network)
-    check_time()
     trained = train(
         network,
         split.x_train,
@@ -131,7 +118,6 @@ def _trained(
         std=std,
         seed=seed,
         device=task.device,
-        progress=check_time,
     )
     return float(trained.accuracy)
 
@@ -145,13 +131,11 @@ def _data(spec: str, seed: int) -> tuple[Any, tuple[float, ...], tuple[float, ..
     return proxy_split(dataset, seed), dataset.mean, dataset.std
 
 
-def _reason(failure: BaseException, task: ProxyTask) -> str:
+def _reason(failure: BaseException) -> str:
     """Why a trial failed, in one line."""
     from gemkit.train import TrainingFailed
 
     text = " ".join(str(failure).split())
-    if isinstance(failure, _TimeIsUp):
-        return f"took longer than {task.seconds:g} s"
     if isinstance(failure, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "out of memory"
     if isinstance(failure, TrainingFailed):

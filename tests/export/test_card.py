@@ -15,6 +15,7 @@ from gemkit.architecture import Skeleton, Stage
 from gemkit.budget import Budget
 from gemkit.export.card import interval, write_card
 from gemkit.export.exporter import export_onnx, probabilities
+from gemkit.pictures import fit_image
 
 NAMES = ["cat", "dog", "old goat"]
 
@@ -66,13 +67,22 @@ def test_python_lines_run(tmp_path: Path, seed: int, preprocessing: bool) -> Non
     ):
         assert part in text
     assert text.count(exported.sha256) == 1  # listed once, though named twice
-    Image.fromarray(images[0]).save(tmp_path / "image.png")
+    # As wide as it comes, and turned: prepared as everywhere else.
+    wide = rng.integers(0, 256, (23, 61, 3), dtype=np.uint8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    Image.fromarray(wide).save(tmp_path / "image.png", exif=turned)
+    with Image.open(tmp_path / "image.png") as opened:
+        images = fit_image(opened, (3, 10, 8))[None]
     program = text.split("```python\n")[1].split("```")[0]
+    program += "print(image.tobytes().hex())\n"
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path
     )
     assert done.stderr == ""
-    assert done.stdout.strip() == NAMES[probabilities(model, images)[0].argmax()]
+    answer, pixels = done.stdout.split("\n")[:2]
+    assert answer == NAMES[probabilities(model, images)[0].argmax()]
+    assert pixels == images.tobytes().hex()
 
 
 def test_interval_covers(seed: int) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import torch
 from PIL import Image
 
 from gemkit import cifar, pictures
-from gemkit.data import Dataset, load, proxy_split
+from gemkit.data import Dataset, limited, load, proxy_split
 from gemkit.errors import UserError
 
 Arrays = dict[str, Any]
@@ -282,6 +283,36 @@ def test_image_folder_in_imagenet_layout(held_out: str, tmp_path: Path, seed: in
     assert load(f"imagefolder:{tmp_path / 'set'}").input_shape == (3, 64, 64)
 
 
+def test_any_name_of_a_picture_will_do(tmp_path: Path, seed: int) -> None:
+    write_folder(tmp_path / "set", np.random.default_rng(seed), 4)
+    odd = os.fsencode(tmp_path / "set" / "a") + b"/caf\xe9.png"
+    os.rename(tmp_path / "set" / "a" / "0.png", odd)
+    assert len(load(f"imagefolder:{tmp_path / 'set'}@8").x_train) == 6
+    with open(odd, "wb") as file:
+        file.write(b"no picture")
+    with pytest.raises(UserError, match=r"caf.*png"):
+        load(f"imagefolder:{tmp_path / 'set'}@8")
+
+
+def test_what_a_killed_process_decoded_is_removed(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, own_data_folder: Path
+) -> None:
+    write_folder(tmp_path / "set", np.random.default_rng(seed), 5)
+    monkeypatch.setattr(pictures, "_CACHED_FROM", 1)
+    load(f"imagefolder:{tmp_path / 'set'}@8")
+    kept = sorted((own_data_folder / "decoded").iterdir())
+    for path in kept:
+        old, new = (path.with_name(f".{path.name}.{mark}.npy") for mark in ("0123abcd", "4567abcd"))
+        old.write_bytes(b"half")
+        os.utime(old, (1, 1))
+        new.write_bytes(b"of a process that is at work")
+        path.unlink()
+    load(f"imagefolder:{tmp_path / 'set'}@8")
+    left = sorted((own_data_folder / "decoded").iterdir())
+    assert [path for path in left if not path.name.startswith(".")] == kept
+    assert {path.name.split(".")[-2] for path in left if path not in kept} == {"4567abcd"}
+
+
 def test_images_too_many_to_keep_are_streamed(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, own_data_folder: Path
 ) -> None:
@@ -385,6 +416,20 @@ def test_a_class_with_one_image_stays_in_training(seed: int) -> None:
     dataset.y_train[0] = 2
     split = proxy_split(dataset, seed)
     assert (split.y_train == 2).sum() == 1
+
+
+def test_rare_classes_are_trained_and_judged(seed: int) -> None:
+    dataset = striped(8_000, 3, seed)
+    rare = np.random.default_rng(seed).permutation(8_000)[:4]
+    dataset.y_train[rare] = 3
+    split = proxy_split(dataset, seed)
+    assert len(split.y_train) + len(split.y_validation) == 1_000
+    assert (split.y_train == 3).sum() == 2  # a fourth stays unseen
+    assert (split.y_validation == 3).sum() == 1
+    some = limited(replace(dataset, class_names=tuple("abcd")), 100)
+    assert len(some.y_train) == 100
+    assert np.bincount(some.y_train).tolist()[3] == 2
+    assert np.ptp(np.bincount(some.y_train)[:3]) < 6
 
 
 # ------------------------------------------------------------------------------ bad input

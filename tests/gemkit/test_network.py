@@ -14,7 +14,15 @@ from torch import Tensor
 from gemkit.architecture import Architecture, Skeleton, Stage, skeleton_for
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.network import GEMCell, GEMNet, build, load_network, load_weights, save_weights
+from gemkit.network import (
+    GEMCell,
+    GEMNet,
+    _convolution,
+    build,
+    load_network,
+    load_weights,
+    save_weights,
+)
 
 DIGITS = skeleton_for((1, 8, 8), 10)
 CHAIN = Cell(("input", "sep3x3", "conv1x1", "sep3x3"), ((0, 1), (0, 2), (1, 3)), "sum")
@@ -115,14 +123,14 @@ def test_trains_every_parameter(
         assert parameter.grad is not None, name
 
 
-@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 5), (3, 3), (4, 4)])
-def test_depthwise_trains_as_pytorch_does(size: tuple[int, int], seed: int) -> None:
+@pytest.mark.parametrize("kernel", [3, 5, 7])
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (2, 5), (3, 3), (4, 4), (8, 8)])
+def test_depthwise_trains_as_pytorch_does(size: tuple[int, int], kernel: int, seed: int) -> None:
     torch.manual_seed(seed)
-    cell = Cell(("input", "sep3x3"), ((0, 1),))
-    convolution = GEMCell(cell, 5, 7).nodes[0][0].double()
+    convolution = _convolution(5, 5, kernel, groups=5)[0].double()
     images = torch.randn(3, 5, *size, dtype=torch.float64, requires_grad=True)
     weight = convolution.weight.detach().clone().requires_grad_()
-    wanted = F.conv2d(images, weight, padding=1, groups=5)
+    wanted = F.conv2d(images, weight, padding=kernel // 2, groups=5)
     direction = torch.randn_like(wanted)
     found = convolution(images)
     torch.testing.assert_close(found, wanted)

@@ -29,7 +29,6 @@ from gemkit.train import (
     TrainingFailed,
     _derived,
     _layout,
-    evaluate,
     logits,
     train,
 )
@@ -157,9 +156,8 @@ def test_real_digits_are_learned() -> None:
         device="cpu",
     )
     assert result.accuracy > 0.93
-    assert result.accuracy == evaluate(
-        network, digits.x_test, digits.y_test, digits.mean, digits.std, "cpu"
-    )
+    found = logits(network, digits.x_test, digits.mean, digits.std, "cpu").argmax(1)
+    assert result.accuracy == (found == digits.y_test).mean()
     losses = [entry["loss"] for entry in result.curve]
     assert losses[-1] < 0.6 * losses[0]
     assert [entry["epoch"] for entry in result.curve] == list(range(1, 9))

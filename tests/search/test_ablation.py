@@ -206,6 +206,32 @@ def test_wrong_questions_are_refused(table: Path) -> None:
             ablation.run(table, **settings)
 
 
+def test_a_metric_that_says_nothing_is_refused_and_ranks_that_tie_are_left_out(
+    table: Path, tmp_path: Path
+) -> None:
+    with np.load(table) as file:
+        arrays = dict(file)
+    cells = len(arrays["ops"])
+    arrays["flat"] = np.full(cells, 0.5)
+    arrays["rare"] = np.where(np.arange(cells) == 7, 0.9, 0.1)
+    np.savez(tmp_path / "t.npz", **arrays)
+    for ask in (ablation.run, ablation.encodings, table_latency.latency):
+        with pytest.raises(UserError, match=r"'flat' is 0\.5 for every cell"):
+            ask(tmp_path / "t.npz", "flat")
+    report = ablation.run(
+        tmp_path / "t.npz",
+        "rare",
+        queries=10,
+        seeds=1,
+        strategies=("bo",),
+        samples=(20,),
+        correlation_seeds=2,
+    )
+    json.dumps(report, allow_nan=False)
+    found = ablation.encodings(tmp_path / "t.npz", "rare", samples=(20,), seeds=1, names=["counts"])
+    json.dumps(found, allow_nan=False)
+
+
 def test_the_encoder_of_a_table_is_trained_once(table: Path, tmp_path: Path) -> None:
     opened = load(table)
     encoder = ablation.table_encoder(opened, steps=3)

@@ -172,6 +172,24 @@ def test_gradients_reach_every_weight_for_fine_tuning(seed: int) -> None:
         assert weight.grad.abs().sum() > 0, name
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--steps", "0"], "at least 1 step"),
+        (["--seed", "-1"], "a seed from 0"),
+        (["--hidden", "4000"], "hidden is 4000, possible is 1 to 1024"),
+        ([], "is a folder; name a file"),
+    ],
+)
+def test_an_encoder_that_cannot_be_trained_or_written_is_refused_at_once(
+    tmp_path: Path, words: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "encoder.safetensors" if words else tmp_path
+    assert encoders.main(["--out", str(out), *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_embedding_keeps_order_threads_and_mode(shipped: encoders.GraphEncoder, seed: int) -> None:
     cells = sampling.random_cells(np.random.default_rng(seed), 700)
     network = fresh(shipped.config)

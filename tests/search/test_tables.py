@@ -376,6 +376,10 @@ def test_converters_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
             error = capsys.readouterr().err
             assert error.count("\n") == 1
             assert "cannot be read without running its code" in error
+    for form in ("hw-nas-bench", "nasbench201"):
+        bad.write_bytes(b"hello world")
+        assert convert_tables.main([form, str(bad), str(tmp_path / "o.npz")]) == 2
+        assert "of another kind" in capsys.readouterr().err
     assert not (tmp_path / "pwned").exists()
     assert not (tmp_path / "o.npz").exists()
     with pytest.raises(UserError, match="no cell of NAS-Bench-201"):
@@ -387,6 +391,8 @@ def test_converters_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
     [
         (b"cell,accuracy\ncaf\xe9,1\n", "no csv file in UTF-8"),
         (b"accuracy,cell\n1\n", "is no cell of NAS-Bench-201"),
+        (f"cell,file\n{CELL},1\n".encode(), "cannot be called 'file'"),
+        (f"cell,ops\n{CELL},1\n".encode(), "cannot be called 'ops'"),
         (b"cell,accuracy\n" + b"x" * 200_000 + b",1\n", "no csv file in UTF-8"),
     ],
 )

@@ -109,11 +109,6 @@ def test_a_wrong_count_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "RuntimeError" in str(outcome.error)
 
 
-def test_a_trial_ends_when_its_time_is_over() -> None:
-    outcome = run_trial(replace(TASK, seconds=1e-6), SMALL, 0, 1)
-    assert outcome.error == "took longer than 1e-06 s"
-
-
 def test_data_that_cannot_be_read() -> None:
     outcome = run_trial(replace(TASK, data="npz:/nowhere.npz"), SMALL, 0, 1)
     assert outcome.failed
