@@ -433,7 +433,8 @@ def _train_and_write(arguments: list[str] | None) -> None:
     chosen = parser.parse_args(arguments)
     if chosen.steps < 1 or chosen.seed < 0:
         raise UserError(
-            f"--steps {chosen.steps} --seed {chosen.seed}: at least 1 step and a seed from 0 are needed"
+            f"--steps {chosen.steps} --seed {chosen.seed}: "
+            "at least 1 step and a seed from 0 are needed"
         )
     try:
         config = EncoderConfig(
