@@ -62,7 +62,7 @@ bench: install ## ours beside a reference, under 15 minutes; writes build/bench.
 EXPERIMENTS := \
   "compare.py --workers 2 | 3 hours: found, random and known networks, one recipe" \
   "zoo.py | 4 hours, one core: gemnet-tiny and gemnet-small" \
-  "fidelity.py --workers 2 | 3.5 hours: short trainings against full ones" \
+  "fidelity.py --workers 2 | 45 minutes: short trainings against full ones" \
   "pool.py --workers 2 | 1 hour: cells trained once, for the three below" \
   "search_quality.py | 10 minutes: strategies on the pool" \
   "search_live.py | 30 minutes: a search beside random cells" \

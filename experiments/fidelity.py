@@ -9,9 +9,10 @@ full training is then repeated from one more seed, which says how far full train
 agree. Many searches of 16 cells are drawn from them: all tried for 9 epochs, or all for 1 or 3 and
 the best few for 9; the chosen cell counts with its full accuracy.
 
-About 2.5 hours on two free cores, 1 more for the repetitions, which come last (reckoned from
-steps on busy ones); the time left is said at the start. After every training, of at most some ten
-minutes, `results/fidelity.json` and docs/results.md are written; stopped at any moment it goes on.
+About half an hour on two free cores with AVX-512 (49 minutes of processor time were measured), a
+quarter of an hour more for the repetitions, which come last; the time left is said at the start.
+After every training `results/fidelity.json` and docs/results.md are written; stopped at any moment
+it goes on.
 """
 
 import argparse
