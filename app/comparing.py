@@ -34,10 +34,13 @@ from .progress import bar, default_console
 from .tables import percent
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from gemkit.recipe import Recipe
 
 FOUND, NARROW, RANDOM = "found", "narrow", "random"
 _SPENT = 0.95
+_STATISTICS_OF = 64
 _CHANGEABLE = ("workers", "seeds", "networks")
 """What may differ when a comparison goes on: every training is what it is without the others."""
 HEADS = (
@@ -489,7 +492,7 @@ def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: C
         for name, job in trained.items():
             paths[name] = run.path / "onnx" / f"{name}.onnx"
             export_onnx(
-                restored(job, dataset) if job.weights.is_file() else job.build(dataset),
+                restored(job, dataset) if job.weights.is_file() else _untrained(job, dataset),
                 paths[name],
                 input_shape=dataset.input_shape,
                 class_names=dataset.class_names,
@@ -521,6 +524,26 @@ def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: C
             for (name, path), one in zip(paths.items(), found, strict=True)
         },
     )
+
+
+def _untrained(job: Job, dataset: Dataset) -> "nn.Module":
+    """A network with random weights and the batch statistics of a few images, without which values
+    grow from layer to layer until fp32 cannot carry them."""
+    import torch
+    from torch import nn
+
+    from gemkit.batches import Normalisation
+
+    network = job.build(dataset)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    normalise = Normalisation(
+        dataset.mean, dataset.std, torch.device("cpu"), torch.contiguous_format
+    )
+    with torch.no_grad():
+        network.train()(normalise(torch.from_numpy(np.array(dataset.x_train[:_STATISTICS_OF]))))
+    return network.eval()
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
