@@ -18,7 +18,7 @@ $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv --clear $(VENV)
 	$(RUN_PYTHON) -m pip install --disable-pip-version-check --progress-bar on -e '.[test]'
 	@touch $@
-	@echo "installed; next: make demo"
+	@echo "installed into $(VENV)"
 
 demo: install ## search, train, export and measure networks for the digits: under 5 minutes on 2 cores
 	$(BIN)/gemkit run --data digits --out runs/demo --resume

@@ -81,8 +81,8 @@ class LiveSearch:
 
     strategies: Sequence[str] = _STRATEGIES
 
-    def __init__(self, stem: Path) -> None:
-        self._stem = stem
+    def __init__(self, stem: Path, beside: str) -> None:
+        self._stem, self._beside = stem, beside
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
@@ -226,7 +226,8 @@ class LiveSearch:
         told = {
             "running": "searching",
             "cancelled": "cancelled; it can be resumed",
-            "finished": f"finished: the run is {shown.name}; next: gemkit train {shown.asked}",
+            "finished": f"finished: the run is {shown.name}; next: gemkit train "
+            f"{Path(self._beside).with_name(shown.name)}",
             "failed": "it ended early",
         }[state]
         head = (

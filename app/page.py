@@ -232,7 +232,9 @@ def _image(shown: Shown) -> "gradio.Image":
         gr.Examples(
             [[str(path)] for path in examples],
             [image],
-            label="images that the networks were not trained on",
+            label="images that the networks were not trained on, with what they show",
+            # The file's name ends with the class; see `training`.
+            example_labels=[path.stem.partition("-")[2] for path in examples],
             elem_id="examples",
         )
     return image
@@ -309,7 +311,9 @@ def launch(
 
     # Pillow refuses what has more than twice so many pixels: a small file can hold gigabytes.
     Image.MAX_IMAGE_PIXELS = predict.MAX_PIXELS // 2
-    live = None if read_only else LiveSearch(shown.folder.with_name(f"{shown.name}-live"))
+    live = (
+        None if read_only else LiveSearch(shown.folder.with_name(f"{shown.name}-live"), shown.asked)
+    )
     blocks = layout_of(shown, live, measuring=not read_only)
     places = EmbeddingMap(shown)
     app = serving.routes(shown, places)

@@ -342,6 +342,11 @@ def _model_notes(run: Run, data: Mapping[str, Any], budget: Budget) -> str:
         "Networks stand in the order of the search (by validation accuracy, not by test accuracy); "
         "the test set was used once for each, after training."
     )
+    if first and run.baselines():
+        text += (
+            f" The known network is as wide as the MACs and parameters of `{first['id']}` allow, "
+            "whichever of them ends it first."
+        )
     if first and images:
         low, high = interval(first["accuracy"], images)
         text += (

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture
-from gemkit.budget import format_latency
+from gemkit.budget import format_count, format_latency
 from gemkit.cell import write_cell
 from gemkit.cost import cost, count_with_fvcore
 from gemkit.data import Dataset, load
@@ -19,7 +19,15 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial
 
 from . import tables
-from .final import Outcome, Way, check_tensorboard, epochs_bar, train_all
+from .final import (
+    Outcome,
+    Way,
+    check_tensorboard,
+    epochs_bar,
+    ranks,
+    seconds_per_image,
+    train_all,
+)
 from .jobs import (
     Job,
     about,
@@ -175,7 +183,7 @@ def _train_models(
             job = _planned(run, trial, known, console)
             if job is not None:
                 jobs.append(job)
-        baseline = _planned_baseline(run, dataset)
+        baseline = _planned_baseline(run, dataset, console)
         if baseline is not None:
             jobs.append(baseline)
         if not jobs:
@@ -238,11 +246,20 @@ def _run_jobs(
     console: Console,
 ) -> None:
     recipe = way.recipe
-    console.print(
+    count = min(workers, len(jobs))
+    text = (
         f"training {tables.number(len(jobs), 'network')} "
         f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
-        f"{len(dataset.y_train):,} images, {tables.number(min(workers, len(jobs)), 'worker')}"
+        f"{len(dataset.y_train):,} images, {tables.number(count, 'worker')}"
     )
+    if ranks() == 1:  # several processes take every step together
+        images = len(dataset.y_train) * recipe.epochs
+        each = [
+            images * seconds_per_image(job.build(dataset), dataset, recipe, way.device)
+            for job in jobs
+        ]
+        text += f": about {tables.duration(max(sum(each) / count, *each))}"
+    console.print(text)
     with epochs_bar(console, jobs, recipe.epochs) as tell:
         for job in jobs:
             put(run, job, state="running")
@@ -276,7 +293,7 @@ def _finish(run: Run, job: Job, outcome: Outcome) -> None:
         write_cell(job.folder / "cell.json", job.architecture.cells[0])
 
 
-def _planned_baseline(run: Run, dataset: Dataset) -> Job | None:
+def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:
     """The torchvision network of about the size of the first model; None when it is trained."""
     from gemkit.baselines import nearest_baseline
 
@@ -296,6 +313,11 @@ def _planned_baseline(run: Run, dataset: Dataset) -> Job | None:
         return None
     macs, params = count_with_fvcore(network, dataset.input_shape)
     limits = {"max_macs": price.macs, "max_params": price.params}
+    console.print(
+        f"beside them {name}, as wide as the MACs and params of {first['id']} allow: "
+        f"{format_count(macs)} of {format_count(price.macs)} MACs, {format_count(params)} of "
+        f"{format_count(price.params)} params"
+    )
     run.put_baseline(
         name, macs=macs, params=params, seed=run.seed, state="queued", extra={"limits": limits}
     )

@@ -27,7 +27,7 @@ import re
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Iterator, Sequence  # noqa: UP035 (this file runs on Python 3.8)
+from typing import Any, Callable, Iterator, Mapping, Sequence  # noqa: UP035 (this file runs on Python 3.8)
 
 import numpy as np
 
@@ -505,6 +505,15 @@ def _numbers(text: str) -> Iterator[int]:
         yield int(word)
 
 
+def _line(one: Mapping[str, Any]) -> str:
+    """What was measured of a file, for people."""
+    latency, threads = one["latency_ms"], one["threads"]
+    return (
+        f"{one['model']}: p50 {latency['p50']:.3f} ms, p90 {latency['p90']:.3f} ms (batch "
+        f"{one['batch']}, {threads} thread{'' if threads == 1 else 's'}, {one['provider']})"
+    )
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Times ONNX files with onnxruntime.")
@@ -515,7 +524,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, help="of one file in one round")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of latency")
-    parser.add_argument("--out", help="file for the JSON; standard output without it")
+    parser.add_argument("--out", help="file for all figures as JSON; a line for each file without")
     chosen = parser.parse_args(arguments)
     try:
         threads, batches = list(_numbers(chosen.threads)), list(_numbers(chosen.batch))
@@ -536,8 +545,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             value = [dict(one, **about) for one in value]
         if chosen.out:
             write_json(chosen.out, value)
-        else:
+        elif chosen.memory:
             print(json.dumps(value, indent=2))
+        else:
+            print("\n".join(_line(one) for one in value))
     except MeasureError as error:
         print(error, file=sys.stderr)
         return 2

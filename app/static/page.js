@@ -202,7 +202,7 @@
       for (let i = 0; i < ids.length; i++) { this.px[i] = sx(x[i]); this.py[i] = sy(y[i]); }
       for (const [kind, line] of this.fronts.entries()) this.front(g, line, kind ? ink : muted, !kind);
       const many = ids.length > 1500, small = many ? 2.6 : ids.length > 200 ? 3.4 : 4.6;
-      for (const level of [0, 2, 1])
+      for (const level of [0, 1, 2])
         for (let i = 0; i < ids.length; i++) if (kind[i] === level) this.mark(g, i, level, small, colour[i], ink, paper);
       for (const i of [this.hover, ids.indexOf(shared.id)]) {
         if (i < 0) continue;
