@@ -72,6 +72,8 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
             )
         if out.resolve() == shown.folder or shown.folder in out.resolve().parents:
             raise UserError(f"--out: {out} lies in the run itself; choose another folder")
+        if out.resolve() in shown.folder.parents:  # what lies there is replaced
+            raise UserError(f"--out: the run lies in {out}; choose another folder")
         _clear(out)
         try:
             _copy_run(shown, out / "space" / "run")

@@ -155,6 +155,23 @@ _KEPT = (
     "data", "target", "nodes", "aggregation", "trials", "strategy", "encoder", "device", "seed",
     "promote", "promote_epochs", "in_rounds",
 )  # fmt: skip
+"""Options that a run's configuration tells, whoever began it."""
+
+
+def _given_at_first(commands: Sequence[str]) -> dict[str, Any]:
+    """The options that were given on a run's first command line, where it is known."""
+    import shlex
+
+    try:
+        _, name, *words = shlex.split(commands[0])
+        context = cli.commands[name].make_context(name, words)
+    except (IndexError, KeyError, ValueError, click.ClickException):
+        return {}
+    return {
+        option: value
+        for option, value in context.params.items()
+        if context.get_parameter_source(option) is not ParameterSource.DEFAULT
+    }
 
 
 def _as_begun(options: dict[str, Any]) -> None:
@@ -168,7 +185,7 @@ def _as_begun(options: dict[str, Any]) -> None:
     if not is_run(path):
         return
     with Run.open(path) as run:
-        begun = run.config
+        begun, first = run.config, _given_at_first(run.setting("commands", []))
     sources = click.get_current_context().get_parameter_source
     given = {name for name in options if sources(name) is not ParameterSource.DEFAULT}
     for name in set(_KEPT) - given:
@@ -180,13 +197,16 @@ def _as_begun(options: dict[str, Any]) -> None:
         options["precision"] = limits.precision
     if "epochs" not in given and begun.get("epochs") != RECIPES["proxy"].epochs:
         options["epochs"] = begun.get("epochs")
+    for name in ("epochs", "recipe", "top", "workers", "time_limit"):
+        if name in first and name in options and name not in given:
+            options[name] = first[name]
 
 
 @cli.command()
 @search_options
 @final_options
 @json_option
-def run(json_file: str | None, top: int, recipe: str, **options: Any) -> None:
+def run(json_file: str | None, **options: Any) -> None:
     """Search, train the best, export, measure and report: from data to ONNX files."""
     from . import pipeline
 
@@ -195,8 +215,6 @@ def run(json_file: str | None, top: int, recipe: str, **options: Any) -> None:
     with _resumable(_again(arguments["out"])):
         finished = pipeline.run(
             **arguments,
-            top=top,
-            recipe=recipe,
             console=_console(json_file),
             command=_again(),
         )

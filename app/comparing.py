@@ -28,7 +28,14 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
-from .final import Outcome, Way, epochs_bar, seconds_per_image, train_all
+from .final import (
+    Outcome,
+    Way,
+    epochs_bar,
+    forget_checkpoint,
+    seconds_per_image,
+    train_all,
+)
 from .jobs import Job, about, check_suits, ranked_trials, restored
 from .progress import bar, default_console
 from .tables import percent
@@ -145,6 +152,12 @@ def compare(
         raise UserError(f"a share of {share} is not possible: use more than 0, at most 1")
     if is_run(out) and "compare" not in Run.open(out).config:
         raise UserError(f"{out} holds a search, no comparison: choose another --out")
+    kinds = {_kind(name) for name in chosen}
+    if NARROW in kinds and not {FOUND, "differentiable"} <= kinds:
+        raise UserError(
+            f"{NARROW} is the found network beside networks of differentiable search: name "
+            f"{FOUND} and one of them in --networks as well"
+        )
     many = {name: seeds if isinstance(seeds, int) else seeds[name] for name in chosen}
     check_device(device)
     dataset = limited(load(data), images)
@@ -179,9 +192,14 @@ def compare(
         )
         opened.set_setting("data", about(dataset))
         opened.set_setting("skeleton", skeleton.to_json())
-        if FOUND in chosen and found is None:
+        if (known := opened.setting("found")) is not None:  # the run may rank another first by now
+            found = Architecture.from_json(known, f"{out}: found network")
+        elif FOUND in chosen and found is None:
             found = _searched(opened, data, dataset, budget, trials, workers, device, console)
+        if found is not None:
+            opened.set_setting("found", found.to_json())
         entrants = list(_entrants(opened, many, dataset, max_macs, budget, found, console))
+        _check_same(opened, entrants)
         if earlier is not None:
             _take_over(opened, entrants, earlier, dataset, schedule)
         todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
@@ -200,6 +218,23 @@ def compare(
 
 
 # ------------------------------------------------------------------------- who takes part
+
+
+def _check_same(run: Run, entrants: Sequence[Entrant]) -> None:
+    """Make sure that what is stored was trained of the networks that take part now.
+
+    Raises:
+        UserError: a row is of another network.
+    """
+    stored = {row["id"]: (row["extra"] or {}).get("architecture") for row in run.baselines()}
+    for entrant in entrants:
+        for job in entrant.jobs:
+            known = stored.get(job.name)
+            if known and job.architecture is not None and known != job.architecture.to_json():
+                raise UserError(
+                    f"{run.path} holds {job.name} trained as another network: its size follows "
+                    "from those that were compared before; choose another --out"
+                )
 
 
 def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architecture:
@@ -308,6 +343,8 @@ def _entrants(
     if FOUND in seeds and found is not None:
         yield _cells(run, FOUND, [found] * seeds[FOUND], numbers[FOUND])
         budget = Budget(macs=cost(found).macs)  # random cells of equal cost
+    elif found is not None:
+        budget = Budget(macs=cost(found).macs)
     if RANDOM in seeds:
         cells = [_random(skeleton, budget, seed) for seed in numbers[RANDOM]]
         yield _cells(run, RANDOM, cells, numbers[RANDOM])
@@ -441,6 +478,7 @@ def _train(
     with epochs_bar(console, jobs, way.recipe.epochs) as tell:
         for job, outcome in train_all(jobs, way, workers or usable_cores(), tell):
             _keep(run, job, outcome)
+            forget_checkpoint(job)
             text = f"failed: {outcome.error}" if outcome.error else percent(outcome.accuracy)
             console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
 
@@ -491,18 +529,24 @@ def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: C
     with bar(console, "measuring", 100) as advance:
         for name, job in trained.items():
             paths[name] = run.path / "onnx" / f"{name}.onnx"
-            export_onnx(
-                restored(job, dataset) if job.weights.is_file() else _untrained(job, dataset),
-                paths[name],
-                input_shape=dataset.input_shape,
-                class_names=dataset.class_names,
-                mean=dataset.mean,
-                std=dataset.std,
-                images=dataset.x_test[:17],
-                metadata={"id": job.name, "data": dataset.name},
-                seed=run.seed,
-            )
+            try:
+                export_onnx(
+                    restored(job, dataset) if job.weights.is_file() else _untrained(job, dataset),
+                    paths[name],
+                    input_shape=dataset.input_shape,
+                    class_names=dataset.class_names,
+                    mean=dataset.mean,
+                    std=dataset.std,
+                    images=dataset.x_test[:17],
+                    metadata={"id": job.name, "data": dataset.name},
+                    seed=run.seed,
+                )
+            except RuntimeError as error:  # its accuracy is worth knowing all the same
+                del paths[name]
+                console.print(f"  {name} is not measured: {error}")
             advance(completed=50 * len(paths) // len(trained))
+        if not paths:
+            return
         found = benchmark(
             list(paths.values()),
             memory=False,

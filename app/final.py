@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -127,7 +127,6 @@ def train_one(job: Job, dataset: Dataset, way: Way, tell: Progress) -> Outcome:
             writer.close()
     if is_first():
         save(network, job.weights)
-        shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
     return Outcome(
         trained.accuracy,
         trained.seconds,
@@ -137,6 +136,11 @@ def train_one(job: Job, dataset: Dataset, way: Way, tell: Progress) -> Outcome:
         None,
         *_mistakes(trained.outputs, dataset),
     )
+
+
+def forget_checkpoint(job: Job) -> None:
+    """Remove the state of a training whose result is stored."""
+    shutil.rmtree(job.folder / "checkpoint", ignore_errors=True)
 
 
 def _mistakes(
@@ -337,7 +341,7 @@ def train_all(
     a training that was stopped continues from its last epoch the next time.
 
     Raises:
-        BrokenProcessPool: a worker process died.
+        UserError: a worker process died; all that is finished is kept.
     """
     from gemkit.search.trials import local_workers, stop, threads_per_worker
 
@@ -363,6 +367,13 @@ def train_all(
             for future in ended:
                 job = waiting.pop(future)
                 tell(job.name, 1.0)
-                yield job, future.result()
+                try:
+                    outcome = future.result()
+                except BrokenExecutor:
+                    raise UserError(
+                        f"a process that trained {job.name} died (killed, or out of memory): give "
+                        "the same command again to go on, with --workers 1 if memory is short"
+                    ) from None
+                yield job, outcome
     finally:
         stop(pool)

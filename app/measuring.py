@@ -138,7 +138,7 @@ def write_model_card(
     from gemkit.export.card import write_card
 
     data = run.setting("data", {})
-    recipe = run.setting("recipe", {})
+    recipe = (entry["extra"] or {}).get("recipe") or run.setting("recipe", {})
     write_card(
         card,
         path,

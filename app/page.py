@@ -7,6 +7,8 @@ decides what goes over the network.
 
 import functools
 import json
+import signal
+import threading
 from html import escape
 from importlib import resources
 from pathlib import Path
@@ -376,6 +378,9 @@ def serve(
     if fetch_runtime and not browser.has_runtime():
         console.print(f"fetching onnxruntime-web {browser.VERSION} (about 50 MB, once)")
         browser.fetch_runtime()
+    if threading.current_thread() is threading.main_thread():
+        # Whoever ends a service asks so; a search that it runs must end with it.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     server = launch(folder, host, port, login=login, read_only=read_only)
     console.print(f"the page is at {server.address} (stop it with Ctrl-C)")
     if host not in _LOCAL and not read_only and login is None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gemkit.errors import UserError
 from gemkit.export import exporter, timing
 from gemkit.files import is_file
-from gemkit.pictures import fit_image
+from gemkit.pictures import fit_image, open_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -81,7 +81,7 @@ def open_picture(path: Path) -> "Image":
     if not is_file(path):
         raise UserError(f"there is no picture {path}")
     try:
-        image = Image.open(path)
+        image = open_image(path)
         if image.width * image.height > MAX_PIXELS:
             raise UserError(
                 f"{path} has {image.width}x{image.height} pixels: "
@@ -90,8 +90,11 @@ def open_picture(path: Path) -> "Image":
         image.load()
     except (UnidentifiedImageError, Image.DecompressionBombError):
         raise UserError(f"{path} is no picture that can be read (PNG, JPEG and so on)") from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} is a damaged picture: {str(error).lower()}") from None
+    except UserError:
+        raise
+    except Exception as error:  # Pillow's decoders raise errors of many kinds
+        reason = " ".join(str(error).lower().split()) or type(error).__name__
+        raise UserError(f"{path} is a damaged picture: {reason}") from None
     return image
 
 

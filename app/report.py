@@ -369,12 +369,15 @@ def _reproduction(run: Run, content: Mapping[str, Any]) -> list[Block]:
     blocks: list[Block] = [Heading("How it was made")]
     if commands:
         blocks.append(Code("\n".join(commands)))
-    recipe = run.setting("recipe")
-    if recipe:
-        text = ", ".join(f"{name} {value}" for name, value in recipe.items())
-        blocks.append(
-            Paragraph(f"Final training, the same for every network and baseline: {text}.")
-        )
+    trained = [*content["models"], *content["baselines"]]
+    recipes: dict[str, list[str]] = {}
+    for entry in trained:
+        if recipe := (entry["extra"] or {}).get("recipe") or run.setting("recipe"):
+            text = ", ".join(f"{name} {value}" for name, value in recipe.items())
+            recipes.setdefault(text, []).append(entry["id"])
+    for text, ids in recipes.items():
+        of = "the same for every network and baseline" if len(recipes) == 1 else ", ".join(ids)
+        blocks.append(Paragraph(f"Final training, {of}: {text}."))
     blocks.append(
         Paragraph(
             f"Seed {about['seed']}. Begun {about['created'][:19].replace('T', ' ')} UTC. "

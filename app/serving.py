@@ -37,7 +37,7 @@ _READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?"
     r"|/(assets|static|svelte)/[\w./@-]+|/page/[\w.]+|/run/[\w./-]+|/onnxruntime/[\w.-]+"
     r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|upload_progress|queue/data"
-    r"|heartbeat/\w+|file=.+)"
+    r"|heartbeat/\w+|file=(?!\w+:).+)"
 )
 _LASTING = re.compile(r"/(assets|static|svelte)/[\w./@-]+")
 _MAX_KEPT_BYTES = 32_000_000
@@ -94,6 +94,9 @@ class Guard:
             return
         upload = path == "/gradio_api/upload"
         limit = MAX_UPLOAD_BYTES + 100_000 if upload else _MAX_BODY_BYTES
+        if upload and b"content-length" not in headers:
+            await _answer(send, 411, "say how long the file is")
+            return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > limit:
             await _answer(send, 413, f"at most {limit // 1_000_000} MB can be sent")
@@ -309,7 +312,8 @@ class Server:
         import uvicorn
 
         host, port = opened.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
+        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        shown = f"[{shown}]" if ":" in shown else shown
         self.address = f"http://{shown}:{port}"
         config = uvicorn.Config(
             app,

@@ -24,6 +24,7 @@ from .final import (
     Way,
     check_tensorboard,
     epochs_bar,
+    forget_checkpoint,
     ranks,
     seconds_per_image,
     train_all,
@@ -134,6 +135,12 @@ def train(
         chosen = _chosen_trials(opened, ids)
         schedule = RECIPES[recipe].changed(epochs, batch_size)
         wanted = len(ids) or min(top, len(chosen))
+        trained = [one["id"] for one in opened.models() if one["accuracy"] is not None]
+        if trained and spec != data_of(opened):
+            raise UserError(
+                f"{opened.path}: {trained[0]} was trained on {data_of(opened)}, and its networks "
+                f"are judged together: use these data, or another run for {spec}"
+            )
         if data is not None:
             opened.set_setting("final_data", spec)
             opened.set_setting("data", about(dataset))
@@ -284,13 +291,12 @@ def _finish(run: Run, job: Job, outcome: Outcome) -> None:
         accuracy=outcome.accuracy,
         seconds=outcome.seconds,
         epochs=outcome.epochs,
-        extra={
-            **extra,
-            **outcome.to_extra(),
-        },
+        # A later command may train the others otherwise.
+        extra={**extra, **outcome.to_extra(), "recipe": run.setting("recipe")},
     )
     if job.architecture is not None and outcome.accuracy is not None:
         write_cell(job.folder / "cell.json", job.architecture.cells[0])
+    forget_checkpoint(job)
 
 
 def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from gemkit import cifar
 from gemkit.errors import UserError
 from gemkit.files import is_folder, read_arrays, unreadable
-from gemkit.pictures import Images, StreamedImages, decoded, jpeg_quality
+from gemkit.pictures import Images, StreamedImages, decoded, jpeg_quality, open_image
 
 Labels = NDArray[np.int64]
 
@@ -525,8 +525,6 @@ def _encoded(
     path: Path, part: str, arrays: dict[str, NDArray[Any]], shape: tuple[int, int, int] | None
 ) -> tuple[Images, str, tuple[int, int, int]]:
     """Decode `PART_bytes`; all pictures have the size of the first training picture."""
-    from PIL import Image
-
     content, offsets = arrays[f"{part}_bytes"], arrays[f"{part}_offsets"]
     if content.dtype != np.uint8 or content.ndim != 1:
         raise UserError(f"{path}: {part}_bytes must be a flat array of uint8")
@@ -545,7 +543,7 @@ def _encoded(
 
     first, what = picture(0)
     try:
-        with Image.open(io.BytesIO(first)) as image:
+        with open_image(io.BytesIO(first)) as image:
             quality = jpeg_quality(image)
             if shape is None:
                 shape = (image.height, image.width, 1 if image.mode == "L" else 3)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 _CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
 _CACHED_FROM_BYTES = 2**30
 _LEFT_OVER_AFTER = 3600.0  # seconds without a write
@@ -52,13 +53,22 @@ def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
 
-def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> None:
-    """Decode one picture into `target[row]`."""
+def open_image(source: "Path | io.BytesIO") -> "Image.Image":
+    """Open a picture, of the formats that pictures come in alone: others can start programs.
+
+    Raises what Pillow raises.
+    """
     from PIL import Image
 
+    Image.init()
+    return Image.open(source, formats=[name for name in _FORMATS if name in Image.OPEN])
+
+
+def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> None:
+    """Decode one picture into `target[row]`."""
     height, width, channels = target.shape[1:]
     try:
-        with Image.open(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
+        with open_image(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
             if isinstance(content, bytes) and image.size != (width, height):
                 raise ValueError(
                     f"it is {image.height}x{image.width} pixels, the first is {height}x{width}"

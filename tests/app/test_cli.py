@@ -367,6 +367,31 @@ def test_ctrl_c_tells_how_to_go_on(
     assert "gemkit run --max-macs 2M --out runs/digits --resume" in errors
 
 
+def test_resuming_takes_what_the_first_command_line_gave(
+    gemkit: Callable[..., Outcome], made_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gemkit.app import pipeline
+
+    asked: dict[str, object] = {}
+
+    def remembered(**options: object) -> None:
+        asked.update(options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "run", remembered)
+    first = "gemkit run --data digits --epochs 3 --top 1 --workers 1 --time 60s --recipe full"
+    with Run.open(made_run, write=True) as run:
+        run.set_setting("commands", [first, "gemkit run --out made --resume"])
+    gemkit("run", "--out", "made", "--resume", "--top", "4")
+    wanted = {"epochs": 3, "top": 4, "workers": 1, "time_limit": 60.0, "recipe": "full"}
+    assert {name: asked[name] for name in wanted} == wanted
+    # A line that no version understands any more is no obstacle.
+    with Run.open(made_run, write=True) as run:
+        run.set_setting("commands", ["gemkit run --no-such-option 3"])
+    gemkit("run", "--out", "made", "--resume")
+    assert asked["workers"] is None
+
+
 # ---- show
 
 

@@ -105,6 +105,46 @@ def test_networks_are_compared_and_kept(
     assert "begun with another configuration" in err
 
 
+def test_a_comparison_keeps_to_the_networks_it_began_with(
+    words: list[str], made_run: Path, tmp_path: Path, gemkit: Callable[..., tuple[int, str, str]]
+) -> None:
+    _rank_the_largest_first(made_run)
+    words[words.index("--networks") + 1] = "found"
+    words[words.index("--seeds") + 1] = "1"
+    assert gemkit(*words)[0] == 0
+    # The run goes on and ranks another network first.
+    with Run.open(made_run, write=True) as run:
+        run.set_setting("ranking", [run.trials()[0].id])
+    words[words.index("--seeds") + 1] = "2"
+    words[words.index("--networks") + 1] = "found,random"
+    assert gemkit(*words)[0] == 0
+    result = json.loads((tmp_path / "compared" / "compare.json").read_text())
+    found, drawn = result["networks"]
+    assert found["cells"][0] == found["cells"][1]
+    # Alone, random cells are still of the found network's cost.
+    words[words.index("--networks") + 1] = "random"
+    assert gemkit(*words)[0] == 0
+    result = json.loads((tmp_path / "compared" / "compare.json").read_text())
+    assert result["networks"][0]["cells"] == drawn["cells"]
+    # Cells drawn before there was a found network are others.
+    words[words.index("--out") + 1] = str(tmp_path / "other")
+    del words[words.index("--run") : words.index("--run") + 2]
+    assert gemkit(*words)[0] == 0
+    with Run.open(tmp_path / "other", write=True) as run:
+        run.set_setting("found", found["cells"][0])
+    code, _, err = gemkit(*words)
+    assert code == 2
+    assert "trained as another network" in err
+
+
+def test_narrow_needs_what_it_is_compared_with(
+    gemkit: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    code, _, err = gemkit("compare", "--max-macs", "900k", "--networks", "narrow,random")
+    assert code == 2
+    assert "name found and one of them in --networks" in err
+
+
 def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> None:
     skeleton = skeleton_for((1, 8, 8), 10)
     found = Architecture((Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (1, 2))),), skeleton, 6)

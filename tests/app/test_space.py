@@ -128,6 +128,11 @@ def test_a_space_is_made_again_but_nothing_else_is_overwritten(
     code, _, errors = gemkit("space", str(folder), "--out", str(folder / "space"))
     assert code == 2
     assert "lies in the run itself" in errors
+    made = clone / "space" / "run"
+    code, _, errors = gemkit("space", str(made), "--out", str(clone))
+    assert code == 2
+    assert "the run lies in" in errors
+    assert (made / "search.db").exists()
 
 
 def test_a_run_without_a_network_makes_no_space(

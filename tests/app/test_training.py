@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gemkit.app import cli, report
+from gemkit.app import cli, report, training
 from gemkit.app.final import _mistakes
 from gemkit.data import load
+from gemkit.errors import UserError
 from gemkit.network import load_network
+from gemkit.search import trials
 from gemkit.store import Run
 from gemkit.train import logits
 
@@ -124,6 +127,65 @@ def test_data_that_does_not_suit_the_run_is_refused(
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_networks_of_a_run_are_trained_on_one_data_set_and_each_card_says_how(
+    fresh: Path, few: str, gemkit: Callable[..., tuple[int, str, str]]
+) -> None:
+    assert gemkit("train", str(fresh), "--epochs", "1", "--data", few, "--workers", "1")[0] == 0
+    code, _, err = gemkit("train", str(fresh), "--top", "2", "--epochs", "1")
+    assert code == 0, err  # goes on with the same data
+    code, _, err = gemkit("train", str(fresh), "--data", "digits", "--top", "3")
+    assert code == 2
+    assert "was trained on npz:" in err
+    assert gemkit("train", str(fresh), "--epochs", "2", "--batch-size", "50", "--top", "3")[0] == 0
+    with Run.open(fresh) as run:
+        told = [(one["epochs"], one["extra"]["recipe"]["batch_size"]) for one in run.models()]
+    assert (1, 32) in told
+    assert (2, 50) in told
+
+
+def test_a_worker_that_dies_is_told_in_one_sentence(
+    fresh: Path,
+    few: str,
+    gemkit: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Dying(ThreadPoolExecutor):
+        def submit(self, *_: Any, **__: Any) -> Future[Any]:  # type: ignore[override]
+            ended: Future[Any] = Future()
+            ended.set_exception(BrokenExecutor("a process died"))
+            return ended
+
+    monkeypatch.setattr(trials, "local_workers", lambda count: Dying(count))
+    monkeypatch.setattr(trials, "stop", lambda pool: pool.shutdown())
+    code, _, err = gemkit("train", str(fresh), "--epochs", "1", "--data", few, "--workers", "2")
+    assert code == 2
+    assert "died (killed, or out of memory): give the same command again" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_what_was_trained_is_not_lost_where_its_result_cannot_be_stored(
+    fresh: Path,
+    few: str,
+    gemkit: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = ["train", str(fresh), "--epochs", "2", "--data", few, "--workers", "1"]
+    real = training.put
+
+    def full(run: Run, job: Any, **values: Any) -> None:
+        if values["state"] == "done":
+            raise UserError("the disk is full")
+        real(run, job, **values)
+
+    monkeypatch.setattr(training, "put", full)
+    assert gemkit(*words)[0] == 2
+    kept = list(fresh.glob("*/*/checkpoint"))
+    assert kept
+    monkeypatch.setattr(training, "put", real)
+    assert gemkit(*words)[0] == 0
+    assert not list(fresh.glob("*/*/checkpoint"))
 
 
 def test_images_smaller_than_the_stride_are_refused(
