@@ -60,7 +60,7 @@ bench: install ## ours beside a reference, under 15 minutes; writes build/bench.
 # Arguments | expected time and purpose, in order of value. Each goes on where
 # it was stopped, and is skipped where its data is not there. Times are for two free cores. Those of latency want the machine to themselves.
 EXPERIMENTS := \
-  "compare.py --workers 2 | 3 hours: found, random and known networks, one recipe" \
+  "compare.py --workers 2 | 2 hours: found, random and known networks, one recipe" \
   "zoo.py | 4 hours, one core: gemnet-tiny and gemnet-small" \
   "fidelity.py --workers 2 | 45 minutes: short trainings against full ones" \
   "pool.py --workers 2 | 1 hour: cells trained once, for the three below" \

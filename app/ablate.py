@@ -36,9 +36,11 @@ def strategies(
         UserError: the table cannot be read, or has no such metric.
     """
     from gemkit.search import ablation
+    from gemkit.search.tables import check_exists
 
     from . import figures
 
+    check_exists(table)
     console.print(
         f"{len(names)} strategies, {tables.number(seeds, 'seed')} each, "
         f"{tables.number(queries, 'query', 'queries')} a search"

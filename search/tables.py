@@ -104,6 +104,16 @@ class Table:
 # --- reading ------------------------------------------------------------------------------------
 
 
+def check_exists(path: Path) -> None:
+    """Make sure that there is a table, before anything is announced.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not is_file(path):
+        raise UserError(f"there is no file {path}; docs/ablation.md says where to get tables")
+
+
 def load(
     path: Path, unique: bool = False, progress: Callable[[float], None] | None = None
 ) -> Table:
@@ -120,8 +130,7 @@ def load(
             the position.
     """
     path = Path(path)
-    if not is_file(path):
-        raise UserError(f"there is no file {path}; docs/ablation.md says where to get tables")
+    check_exists(path)
     if path.suffix in {".pth", ".pt", ".pkl", ".pickle"}:
         raise UserError(
             f"{path} is a pickle, which can run code when opened: convert it once with "

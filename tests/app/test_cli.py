@@ -283,9 +283,9 @@ def test_a_place_that_cannot_be_looked_at_is_refused(
     _refused(gemkit(*words), "x{300}.* cannot be read: file name too long")
 
 
-@pytest.mark.parametrize("data", ["npz:~nobody/x.npz", "imagefolder:~nobody"])
+@pytest.mark.parametrize("data", ["npz:~nosuchuser/x.npz", "imagefolder:~nosuchuser"])
 def test_the_home_of_nobody_is_refused(gemkit: Callable[..., Outcome], data: str) -> None:
-    _refused(gemkit("run", "--data", data), "~nobody.*(does not exist|is no folder)")
+    _refused(gemkit("run", "--data", data), "~nosuchuser.*(does not exist|is no folder)")
 
 
 # ---- what helps

@@ -325,7 +325,7 @@ def test_the_browser_answers_as_the_server_and_measures(
 def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> None:
     _go(tab, "Search live")
     many = 30  # on a fast machine some end before the button is found
-    for name, value in (("trials", many), ("nodes", 6), ("macs", 100), ("epochs", 1)):
+    for name, value in (("trials", many), ("nodes", 12), ("macs", 1500), ("epochs", 1)):
         tab.locator(f"#live-{name} input").fill(str(value))
     tab.locator("#live-start").click()
     # A process starts with seconds of imports: on a busy machine with minutes.

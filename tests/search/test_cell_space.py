@@ -10,6 +10,7 @@ from gemkit.canonical import fingerprints
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
+from gemkit.operations import TABLE
 from gemkit.search.cell_space import CellSpace, Scaled, explore
 from gemkit.search.sampling import random_cells
 from gemkit.search.strategies import Candidates
@@ -111,9 +112,10 @@ def test_sizes_stay_inside_the_space(seed: int) -> None:
 def test_a_space_smaller_than_asked_for_gives_all_it_has(seed: int) -> None:
     space = CellSpace(SKELETON, BUDGETS[0], nodes=2)
     found = space.sample(np.random.default_rng(seed), 1000)
-    # One node: 2 cells. Two nodes: 0->1, and 2 reads 0, 1 or both; reading 0 alone the two
-    # nodes can be exchanged: 4 + 4 + 3.
-    assert len(found) == 2 + 4 + 4 + 3
+    # One node of k operations: k cells. Two nodes: 0->1, and 2 reads 1, both, or 0 alone, when the
+    # two can be exchanged: k^2 + k^2 + k (k + 1) / 2.
+    k = len(TABLE)
+    assert len(found) == k + 2 * k**2 + k * (k + 1) // 2
     assert not len(space.crossover(np.random.default_rng(seed), found[:1], 10))
 
 
@@ -228,7 +230,7 @@ def test_exploring_many_equals_scoring_all(seed: int) -> None:
 def test_exploring_a_small_space_ends(seed: int) -> None:
     space = CellSpace(SKELETON, BUDGETS[0], nodes=1)
     best = explore(space, lambda found: found.payload.macs, 1000, 10, np.random.default_rng(seed))
-    assert len(best) == 2
+    assert len(best) == len(TABLE)
 
 
 def test_nothing_fits(seed: int) -> None:

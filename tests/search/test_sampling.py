@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from gemkit.cell import Cell, CellArrays
+from gemkit.operations import TABLE
 from gemkit.search import sampling
 
 
@@ -67,10 +68,11 @@ def test_random_cells_are_valid_and_cover_the_range(nodes: int, seed: int) -> No
 
 
 def test_no_cell_of_three_nodes_is_out_of_reach(seed: int) -> None:
-    # 2 ** 3 operations, and each node's predecessors are a non-empty set of those before it.
-    cells = sampling.random_cells(np.random.default_rng(seed), 40_000, 3, smallest=3)
+    # Each node has any operation and, as predecessors, a non-empty set of the nodes before it.
+    every = len(TABLE) ** 3 * 1 * 3 * 7
+    cells = sampling.random_cells(np.random.default_rng(seed), 240 * every, 3, smallest=3)
     distinct = {cells.cell(index) for index in range(len(cells))}
-    assert len(distinct) == 8 * 1 * 3 * 7
+    assert len(distinct) == every
 
 
 def test_everything_is_reproducible(seed: int) -> None:
