@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -121,13 +122,13 @@ def test_they_start_from_the_seed_and_take_a_training_step(name: str, seed: int)
     network = networks[0].train()
     optimiser = torch.optim.SGD(network.parameters(), 0.02, momentum=0.9)
     losses = []
-    for _ in range(6):
+    for _ in range(20):
         loss = nn.functional.cross_entropy(network(x), y)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    assert np.mean(losses[-5:]) < losses[0]  # some of them have dropout
 
 
 @pytest.mark.parametrize("name", BASELINES)
