@@ -165,8 +165,8 @@ def compare(
     budget = Budget(macs=int(share * max_macs))
     check_feasible(budget, skeleton)
     schedule = RECIPES[recipe].changed(epochs, batch_size)
-    searched = is_run(out / "search")
-    found = None if earlier is None or searched else _found_in(earlier)
+    # A comparison that has searched for itself goes on with what it found.
+    found = None if earlier is None or is_run(out / "search") else _found_in(earlier)
     config = {
         "compare": True,
         "data": data,
@@ -340,11 +340,10 @@ def _entrants(
     """What is trained; a network of which no form is small enough is left out and said so."""
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     numbers = {name: [run.seed + place for place in range(seeds[name])] for name in seeds}
-    if FOUND in seeds and found is not None:
-        yield _cells(run, FOUND, [found] * seeds[FOUND], numbers[FOUND])
+    if found is not None:
         budget = Budget(macs=cost(found).macs)  # random cells of equal cost
-    elif found is not None:
-        budget = Budget(macs=cost(found).macs)
+        if FOUND in seeds:
+            yield _cells(run, FOUND, [found] * seeds[FOUND], numbers[FOUND])
     if RANDOM in seeds:
         cells = [_random(skeleton, budget, seed) for seed in numbers[RANDOM]]
         yield _cells(run, RANDOM, cells, numbers[RANDOM])
