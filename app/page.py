@@ -231,12 +231,13 @@ def _image(shown: Shown) -> "gradio.Image":
     image.preprocess = _path
     examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
     if examples:
+        # Labels of Gradio's own would stand in the place of the pictures. A file's name ends with
+        # the class; see `training`.
+        shows = ", ".join(path.stem.partition("-")[2] for path in examples)
         gr.Examples(
             [[str(path)] for path in examples],
             [image],
-            label="images that the networks were not trained on, with what they show",
-            # The file's name ends with the class; see `training`.
-            example_labels=[path.stem.partition("-")[2] for path in examples],
+            label=f"images that the networks were not trained on, in their order: {shows}",
             elem_id="examples",
         )
     return image
