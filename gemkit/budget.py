@@ -113,7 +113,7 @@ class Budget:
             value = getattr(self, name)
             if value is not None and not 0 < value <= _LARGEST:
                 raise UserError(
-                    f"budget {name} is {value}: it must be greater than zero and finite"
+                    f"budget {name} is {value!r}: it must be greater than zero and finite"
                 )
         if self.precision not in PRECISIONS:
             raise UserError(

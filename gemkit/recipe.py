@@ -1,5 +1,6 @@
 """Recipes: how a network is trained; `gemkit.train.train` carries them out."""
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
 
@@ -54,28 +55,31 @@ class Recipe:
     schedule: str = "cosine"
 
     def __post_init__(self) -> None:
-        for name, least in (("epochs", 1), ("batch_size", 2)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"recipe: {name} is {value}, it must be a whole number >= {least}")
-        if not (is_number(self.learning_rate) and self.learning_rate > 0):
-            raise UserError(f"recipe: learning_rate is {self.learning_rate}, it must be above 0")
-        for name in ("warmup", "momentum", "label_smoothing", "ema", "crop", "cutout", "drop_path"):
-            value = getattr(self, name)
-            if not (is_number(value) and 0 <= value < 1):
-                raise UserError(f"recipe: {name} is {value}, it must be in 0 <= {name} < 1")
-        for name in ("weight_decay", "mixup", "cutmix"):
-            value = getattr(self, name)
-            if not (is_number(value) and value >= 0):
-                raise UserError(f"recipe: {name} is {value}, it must not be negative")
-        if not (is_number(self.augment) and 0 <= self.augment <= 1):
-            raise UserError(f"recipe: augment is {self.augment}, it must be in 0 <= augment <= 1")
-        if self.schedule not in SCHEDULES:
-            raise UserError(
-                f"recipe: schedule is {self.schedule!r}, it must be one of {', '.join(SCHEDULES)}"
-            )
-        if not (self.flip is None or isinstance(self.flip, bool)):
-            raise UserError(f"recipe: flip is {self.flip!r}, it must be true, false or null")
+        def check(names: str, holds: Callable[[Any], bool], must: str) -> None:
+            for name in names.split():
+                value = getattr(self, name)
+                if not holds(value):
+                    raise UserError(f"{name} is {value!r}, it must {must}")
+
+        def at_least(least: int) -> Callable[[Any], bool]:
+            return lambda value: type(value) is int and value >= least
+
+        check("epochs", at_least(1), "be a whole number >= 1")
+        check("batch_size", at_least(2), "be a whole number >= 2")
+        check("learning_rate", lambda value: is_number(value) and value > 0, "be above 0")
+        check(
+            "warmup momentum label_smoothing ema crop cutout drop_path",
+            lambda value: is_number(value) and 0 <= value < 1,
+            "be at least 0 and below 1",
+        )
+        check(
+            "weight_decay mixup cutmix",
+            lambda value: is_number(value) and value >= 0,
+            "be 0 or more",
+        )
+        check("augment", lambda value: is_number(value) and 0 <= value <= 1, "be from 0 to 1")
+        check("schedule", SCHEDULES.__contains__, f"be one of {', '.join(SCHEDULES)}")
+        check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
         """The same recipe with other values where they are not None."""
