@@ -33,6 +33,7 @@ Progress = Callable[[str, float], None]
 
 
 _MATRIX_CLASSES, _MISTAKES = 100, 12
+_STEPS_TIMED_ON_GPU = 40  # the first few are slow there
 
 
 @dataclass(frozen=True)
@@ -192,7 +193,8 @@ def seconds_per_image(
 
     from gemkit.train import train
 
-    images = 2 * recipe.batch_size
+    on_gpu = device != "cpu" and torch.cuda.is_available()
+    images = (_STEPS_TIMED_ON_GPU if on_gpu else 2) * recipe.batch_size
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -76,6 +76,8 @@ class Batches:
         order = torch.randperm(len(self._labels))
         if ranks > 1:
             torch.manual_seed(seed)
+        if self._images is not None:  # at once, since every copy makes the GPU wait
+            order = order.to(self._device)
         parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
         for rows, images in self._read(parts):
             images = self._changed(self._moved(images))
@@ -84,8 +86,7 @@ class Batches:
     def _read(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows and images of every batch on the device; those from disk are read ahead."""
         if self._images is not None:
-            for part in parts:
-                rows = part.to(self._device)
+            for rows in parts:
                 yield rows, self._images[rows]
             return
 

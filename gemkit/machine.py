@@ -35,8 +35,10 @@ def usable_cores() -> int:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Processor, usable cores, memory, operating system and Python of this machine."""
-    return {
+    """Processor, usable cores, memory, operating system, Python and GPUs of this machine."""
+    import torch
+
+    found: dict[str, Any] = {
         "processor": _processor(),
         "architecture": platform.machine(),
         "cores": usable_cores(),
@@ -44,6 +46,10 @@ def describe_machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
+    if torch.cuda.is_available():
+        numbers = range(torch.cuda.device_count())
+        found["gpus"] = [torch.cuda.get_device_name(number) for number in numbers]
+    return found
 
 
 @functools.cache

@@ -45,6 +45,7 @@ STATE_FORMAT = 1
 """Of the state of a training that was interrupted."""
 _EVALUATION_BATCH = 256
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
+_STEPS_BEFORE_RECORDING = 3  # in which cuDNN and cuBLAS set themselves up
 
 
 class TrainingFailed(Exception):
@@ -147,7 +148,7 @@ def train(
         keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
         curve = keeper.load(optimiser)
     training = _Training(
-        model,
+        _Gradients(model, recipe.label_smoothing, place),
         optimiser,
         Batches(x, y, classes, recipe, mean, std, place, layout),
         recipe,
@@ -164,6 +165,7 @@ def train(
             if keeper is not None and is_first():
                 keeper.save(optimiser, curve)
         optimiser.finish()
+        network.zero_grad(set_to_none=True)
         seconds = sum(entry["seconds"] for entry in curve)
         rate = recipe.epochs * steps * batch / max(seconds, 1e-9)
         found = logits(network, x_eval, mean, std, str(place))
@@ -196,19 +198,68 @@ def _shared(network: nn.Module, compile: bool) -> nn.Module:
     return model
 
 
+class _Gradients:
+    """Computes a batch's loss and leaves its gradients at the weights.
+
+    On a single GPU the work of a step is recorded once, as a CUDA graph, and replayed: a network
+    of thirty nodes launches thousands of kernels a step, which takes the processor longer than the
+    GPU needs to run them.
+    """
+
+    def __init__(self, model: nn.Module, label_smoothing: float, place: torch.device) -> None:
+        self._model, self._smoothing, self._on_gpu = model, label_smoothing, place.type == "cuda"
+        # DistributedDataParallel averages gradients in hooks of its own.
+        self._left = _STEPS_BEFORE_RECORDING if self._on_gpu and _ranks()[1] == 1 else -1
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._images = self._targets = self._loss = torch.empty(0)
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of images (batch, channels, h, w) and their labels or class shares."""
+        if self._graph is not None:
+            self._images.copy_(images)
+            self._targets.copy_(targets)
+            self._graph.replay()
+            return self._loss
+        if self._left < 0:
+            return self._computed(images, targets)
+        self._left -= 1
+        if self._left >= 0:
+            # PyTorch wants these on a stream of their own, as the recording is.
+            beside = torch.cuda.Stream()
+            beside.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(beside):
+                loss = self._computed(images, targets)
+            torch.cuda.current_stream().wait_stream(beside)
+            return loss
+        self._images, self._targets = images.clone(), targets.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self._loss = self._computed(self._images, self._targets)
+        self._graph = graph
+        return self(images, targets)
+
+    def _computed(self, images: Tensor, targets: Tensor) -> Tensor:
+        # Set to None before, not after: a replayed graph writes where the gradients lie.
+        self._model.zero_grad(set_to_none=True)
+        with torch.autocast("cuda", torch.bfloat16) if self._on_gpu else nullcontext():
+            outputs = self._model(images)
+        loss = F.cross_entropy(outputs.float(), targets, label_smoothing=self._smoothing)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss.detach()
+
+
 @dataclass
 class _Training:
     """A training under way.
 
     Attributes:
-        model: the network as `_shared` gives it.
-        place: the device.
+        gradients: what computes a step's loss and gradients.
         batch: images a step.
         steps: steps an epoch.
         done: steps since `start`.
     """
 
-    model: nn.Module
+    gradients: "_Gradients"
     optimiser: "_Optimiser"
     batches: Batches
     recipe: Recipe
@@ -225,20 +276,13 @@ class _Training:
         Raises:
             TrainingFailed: the loss is not finite any more.
         """
-        on_gpu = self.place.type == "cuda"
-        autocast = torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext()
-        smoothing = self.recipe.label_smoothing
         rank, ranks = _ranks()
         began, total = time.perf_counter(), torch.zeros((), device=self.place)
         own_seed = _derived(seed, number, rank)
         mine = self.batches.epoch(self.batch, self.steps, rank, ranks, own_seed)
         for step, (images, targets) in enumerate(mine, start=1):
-            with autocast:
-                outputs = self.model(images)
-            loss = F.cross_entropy(outputs.float(), targets, label_smoothing=smoothing)
-            loss.backward()  # type: ignore[no-untyped-call]
+            total += self.gradients(images, targets)
             self.optimiser.step()
-            total += loss.detach()
             self.done += 1
             if step % _CHECKED_EVERY == 0 or step == self.steps:
                 mean_loss = _mean_over_ranks(total.clone()).item() / step
@@ -418,7 +462,7 @@ class _Optimiser:
         self._averaged = {name: self.state[name].clone() for name in floating} if recipe.ema else {}
 
     def step(self) -> None:
-        """Take the gradients that lie at the weights, and clear them."""
+        """Take the gradients that lie at the weights."""
         self.learning_rate = self._scheduled(self.done)
         for group in self._sgd.param_groups:
             group["lr"] = self.learning_rate
@@ -427,7 +471,6 @@ class _Optimiser:
                 kept = 1 - self.learning_rate * self._recipe.weight_decay
                 torch._foreach_mul_(self._decayed, kept)
             self._sgd.step()
-            self._sgd.zero_grad(set_to_none=True)
             self.done += 1
             if self._averaged:
                 # A young average forgets faster, or it would keep the initial weights.
