@@ -31,6 +31,7 @@ from torch.backends import cudnn
 
 from gemkit import train as training
 from gemkit.app import comparing, zoo
+from gemkit.app.jobs import ranked_trials
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.baselines import baseline
 from gemkit.budget import Budget
@@ -40,6 +41,7 @@ from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.network import build
 from gemkit.recipe import RECIPES
+from gemkit.store import Run
 from gemkit.train import Progress, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -86,15 +88,19 @@ STEPS = {
 
 
 WHOLE = tuple(STEPS)[:2]
-"""These are tried at every batch size, the others at the largest."""
+"""These are tried for every network at every batch size, the others at the largest for one."""
 
 
 class Enough(Exception):
     """The rate is known."""
 
 
-def base() -> Architecture:
-    """gemnet-base where it is made; else the cell of gemnet-small as wide as 40 M MACs allow."""
+def base(run: Path | None) -> Architecture:
+    """The best network of a run, else gemnet-base, else gemnet-small's cell at 40 M MACs."""
+    if run is not None:
+        with Run.open(run) as opened:
+            best = ranked_trials(opened)[0]
+        return Architecture((best.cell,), skeleton_for(SHAPE, CLASSES), best.width)
     cards = {card["name"]: card for card in zoo.cards()}
     if "gemnet-base" in cards:
         return Architecture.from_json(cards["gemnet-base"]["architecture"], "gemnet-base")
@@ -104,16 +110,16 @@ def base() -> Architecture:
     return replace(small, width=int(width))
 
 
-def networks() -> dict[str, Callable[[], nn.Module]]:
+def networks(run: Path | None) -> dict[str, Callable[[], nn.Module]]:
     """Makers of the networks, by name."""
     random = comparing._random(skeleton_for(SHAPE, CLASSES), Budget(macs=MAX_MACS), 0)
-    found = base()
+    found = base(run)
     return {
-        "gemnet-base": lambda: build(found),
         "thirty random nodes": lambda: build(random),
         "mobilenet_v3_small": lambda: baseline(
             "mobilenet_v3_small", SHAPE, CLASSES, max_macs=MAX_MACS
         ),
+        "gemnet-base": lambda: build(found),
     }
 
 
@@ -229,6 +235,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--run", type=Path, help="its best network stands for gemnet-base")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     given = parser.parse_args()
     if not torch.cuda.is_available():
@@ -244,15 +251,15 @@ def main() -> int:
         "networks": {},
     }
     print(f"{found['machine']['gpus'][0]}: copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
-    for name, make in networks().items():
+    for name, make in networks(given.run).items():
         macs, params = count_with_fvcore(make(), SHAPE)
         limit = found["bytes_per_second"] / bytes_per_image(make())
         entry: dict[str, Any] = {"macs": macs, "params": params, "limit": limit, "rows": []}
         found["networks"][name] = entry
         print(f"{name}: {macs / 1e6:.1f} M MACs; memory allows {limit:,.0f} images/s")
         for way, steps in STEPS.items():
-            if steps.compile and name != "gemnet-base":
-                continue  # minutes for the compiler
+            if way not in WHOLE and name != "gemnet-base":
+                continue  # compiling takes minutes
             for batch in given.batches if way in WHOLE else given.batches[-1:]:
                 rate, before, _ = images_per_second(make(), x, y, batch, given.seconds, steps)
                 entry["rows"].append(

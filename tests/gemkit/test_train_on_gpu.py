@@ -18,13 +18,13 @@ from gemkit.train import Progress, train
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 
-RECIPE = Recipe(epochs=4, batch_size=64, learning_rate=0.1)
+RECIPE = Recipe(epochs=8, batch_size=64, learning_rate=0.1)
 
 
 def _network(seed: int) -> GEMNet:
-    """A cell of thirty nodes of which each reads the two before it."""
+    """A cell of thirty nodes of which each reads the cell input and the node two before it."""
     operations = ("input", *("sep3x3" if node % 3 else "conv1x1" for node in range(30)))
-    edges = [(max(node - back, 0), node) for node in range(1, 31) for back in (1, 2)]
+    edges = [(source, node) for node in range(1, 31) for source in (0, max(node - 2, 0))]
     cell = Cell(operations, tuple(sorted(set(edges))), "concat")
     torch.manual_seed(seed)
     return build(Architecture((cell,), skeleton_for((1, 8, 8), 10), 8))
@@ -59,7 +59,7 @@ def test_a_recorded_step_trains_as_a_plain_one(seed: int, monkeypatch: pytest.Mo
 
 def test_a_gpu_learns_as_much_as_a_processor(seed: int) -> None:
     on_gpu, on_cpu = (_trained(_network(seed), RECIPE, seed, device) for device in ("cuda", "cpu"))
-    assert on_gpu.accuracy > 0.85
+    assert on_gpu.accuracy > 0.8
     assert abs(on_gpu.accuracy - on_cpu.accuracy) < 0.08
 
 
@@ -102,7 +102,7 @@ def test_a_stopped_training_goes_on(seed: int, tmp_path: Path) -> None:
         _trained(_network(seed), RECIPE, seed, checkpoint=tmp_path, progress=stop)
     resumed = _trained(_network(seed), RECIPE, seed, checkpoint=tmp_path)
     whole = _trained(_network(seed), RECIPE, seed)
-    assert [entry["epoch"] for entry in resumed.curve] == [1, 2, 3, 4]
+    assert [entry["epoch"] for entry in resumed.curve] == list(range(1, RECIPE.epochs + 1))
     assert resumed.curve[-1]["loss"] == pytest.approx(whole.curve[-1]["loss"], rel=0.1)
 
 
