@@ -29,6 +29,7 @@ from gemkit.store import Run, Trial, is_run
 
 from . import tables
 from .final import (
+    UNTIMED,
     Outcome,
     Way,
     epochs_bar,
@@ -451,16 +452,22 @@ def _announce(
     for entrant in entrants:
         if entrant.name not in known and any(job in todo for job in entrant.jobs):
             network = entrant.jobs[0].build(dataset)
-            known[entrant.name] = seconds_per_image(network, dataset, recipe, device)
+            seconds = seconds_per_image(network, dataset, recipe, device)
+            if seconds is None:
+                break
+            known[entrant.name] = seconds
             run.set_setting("seconds_per_image", known)
     each = len(dataset.y_train) * recipe.epochs
-    spent = sum(each * known[job.name.partition("@")[0]] for job in todo)
+    names = [job.name.partition("@")[0] for job in todo]
     many = min(workers or usable_cores(), len(todo))
     done = len([job for entrant in entrants for job in entrant.jobs]) - len(todo)
+    about_so_long = UNTIMED
+    if known.keys() >= set(names):
+        about_so_long = f"about {tables.duration(sum(each * known[name] for name in names) / many)}"
     console.print(
         f"{tables.number(len(todo), 'training')} to do"
         + (f" ({done} done already)" if done else "")
-        + f" on {tables.number(many, 'worker')}: about {tables.duration(spent / many)}"
+        + f" on {tables.number(many, 'worker')}: {about_so_long}"
     )
     return todo
 

@@ -33,7 +33,7 @@ Progress = Callable[[str, float], None]
 
 
 _MATRIX_CLASSES, _MISTAKES = 100, 12
-_STEPS_TIMED_ON_GPU = 40  # the first few are slow there
+UNTIMED = "the bar tells how long, once the GPU is prepared for a network (up to half a minute)"
 
 
 @dataclass(frozen=True)
@@ -187,14 +187,19 @@ def _event_writer(folder: Path) -> Any:
 
 def seconds_per_image(
     network: "nn.Module", dataset: Dataset, recipe: "Recipe", device: str
-) -> float:
-    """What a training step takes here for each image with one thread, from a few steps."""
+) -> float | None:
+    """What a training step takes here for each image with one thread, from a few steps.
+
+    None on a GPU, where cuDNN prepares itself for every new shape of a convolution: that takes
+    longer than many a training, and so would the first steps.
+    """
     import torch
 
     from gemkit.train import train
 
-    on_gpu = device != "cpu" and torch.cuda.is_available()
-    images = (_STEPS_TIMED_ON_GPU if on_gpu else 2) * recipe.batch_size
+    if device != "cpu" and torch.cuda.is_available():
+        return None
+    images = 2 * recipe.batch_size
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -17,6 +17,7 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
+from .final import UNTIMED, seconds_per_image
 from .jobs import LATENCY_FILE, about
 from .progress import bar, default_console
 
@@ -350,30 +351,36 @@ def _announce(
     console: Console,
 ) -> None:
     """Say how long the search is going to take, from a few training steps of sampled networks."""
-    epoch = len(split.y_train) * _seconds_per_image(space, dataset, device)
+    longer = f", the best {plan.promoted} of them longer" if plan.promoted else ""
+    on = f"on {tables.number(workers, 'worker')}{longer}"
+    known = _seconds_per_image(space, dataset, device)
+    if known is None:
+        console.print(f"search: {tables.number(trials, 'trial')} {on}; {UNTIMED}")
+        return
+    epoch = len(split.y_train) * known
     seconds = plan.epochs * epoch
     total = (seconds * trials + plan.promoted_epochs * plan.promoted * epoch) / workers
-    longer = f", the best {plan.promoted} of them longer" if plan.promoted else ""
     console.print(
-        f"search: {tables.number(trials, 'trial')} of about {tables.duration(seconds)} on "
-        f"{tables.number(workers, 'worker')}{longer}: about {tables.duration(total)}"
+        f"search: {tables.number(trials, 'trial')} of about {tables.duration(seconds)} {on}: "
+        f"about {tables.duration(total)}"
     )
 
 
-def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float:
-    """Mean over three sampled networks."""
+def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float | None:
+    """Mean over three sampled networks; None where it is not known."""
     from gemkit.network import build
     from gemkit.recipe import RECIPES
     from gemkit.train import TrainingFailed
-
-    from .final import seconds_per_image
 
     found = space.sample(np.random.default_rng(0), 3)
     spent: list[float] = []
     for index in range(len(found)):
         network = build(space.architecture(found, index))
         with contextlib.suppress(TrainingFailed):
-            spent.append(seconds_per_image(network, dataset, RECIPES["proxy"], device))
+            known = seconds_per_image(network, dataset, RECIPES["proxy"], device)
+            if known is None:
+                return None
+            spent.append(known)
     return float(np.mean(spent)) if spent else 0.0
 
 

@@ -20,6 +20,7 @@ from gemkit.store import Run, Trial
 
 from . import tables
 from .final import (
+    UNTIMED,
     Outcome,
     Way,
     check_tensorboard,
@@ -262,10 +263,13 @@ def _run_jobs(
     if ranks() == 1:  # several processes take every step together
         images = len(dataset.y_train) * recipe.epochs
         each = [
-            images * seconds_per_image(job.build(dataset), dataset, recipe, way.device)
+            images * known
             for job in jobs
+            if (known := seconds_per_image(job.build(dataset), dataset, recipe, way.device))
         ]
-        text += f": about {tables.duration(max(sum(each) / count, *each))}"
+        text += (
+            f": about {tables.duration(max(sum(each) / count, *each))}" if each else f"; {UNTIMED}"
+        )
     console.print(text)
     with epochs_bar(console, jobs, recipe.epochs) as tell:
         for job in jobs:

@@ -31,17 +31,15 @@ from torch.backends import cudnn
 
 from gemkit import train as training
 from gemkit.app import comparing, zoo
-from gemkit.app.jobs import ranked_trials
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.baselines import baseline
 from gemkit.budget import Budget
 from gemkit.cell import CellArrays
 from gemkit.cost import count_with_fvcore, largest_widths
-from gemkit.files import write_json
+from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.network import build
 from gemkit.recipe import RECIPES
-from gemkit.store import Run
 from gemkit.train import Progress, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -95,12 +93,10 @@ class Enough(Exception):
     """The rate is known."""
 
 
-def base(run: Path | None) -> Architecture:
-    """The best network of a run, else gemnet-base, else gemnet-small's cell at 40 M MACs."""
-    if run is not None:
-        with Run.open(run) as opened:
-            best = ranked_trials(opened)[0]
-        return Architecture((best.cell,), skeleton_for(SHAPE, CLASSES), best.width)
+def base(trained: Path | None) -> Architecture:
+    """The network of zoo.py's `trained.json`, else gemnet-base, else gemnet-small's cell wider."""
+    if trained is not None:
+        return Architecture.from_json(read_json(trained)["architecture"], str(trained))
     cards = {card["name"]: card for card in zoo.cards()}
     if "gemnet-base" in cards:
         return Architecture.from_json(cards["gemnet-base"]["architecture"], "gemnet-base")
@@ -110,10 +106,10 @@ def base(run: Path | None) -> Architecture:
     return replace(small, width=int(width))
 
 
-def networks(run: Path | None) -> dict[str, Callable[[], nn.Module]]:
+def networks(trained: Path | None) -> dict[str, Callable[[], nn.Module]]:
     """Makers of the networks, by name."""
     random = comparing._random(skeleton_for(SHAPE, CLASSES), Budget(macs=MAX_MACS), 0)
-    found = base(run)
+    found = base(trained)
     return {
         "thirty random nodes": lambda: build(random),
         "mobilenet_v3_small": lambda: baseline(
@@ -235,7 +231,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--run", type=Path, help="its best network stands for gemnet-base")
+    parser.add_argument("--networks", nargs="+", help="only these; the others' figures are kept")
+    parser.add_argument("--trained", type=Path, help="a trained.json of zoo.py for gemnet-base")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     given = parser.parse_args()
     if not torch.cuda.is_available():
@@ -251,7 +248,11 @@ def main() -> int:
         "networks": {},
     }
     print(f"{found['machine']['gpus'][0]}: copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
-    for name, make in networks(given.run).items():
+    if given.networks and given.out.is_file():
+        found["networks"] = read_json(given.out)["networks"]
+    for name, make in networks(given.trained).items():
+        if given.networks and name not in given.networks:
+            continue
         macs, params = count_with_fvcore(make(), SHAPE)
         limit = found["bytes_per_second"] / bytes_per_image(make())
         entry: dict[str, Any] = {"macs": macs, "params": params, "limit": limit, "rows": []}

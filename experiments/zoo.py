@@ -10,16 +10,31 @@ is packed already is left alone; --anew replaces it.
 
 Expected on one free core (reckoned from short runs): tiny about 1.6 hours, small about 2 hours;
 base about 6 hours, so it is made only when `--only base` asks for it.
+
+With a GPU the trainings are longer and take minutes:
+
+    gemkit search --data npz:FILE --max-macs 40M --max-params 800k --trials 34 --out runs/base
+    python experiments/zoo.py --device cuda --same --only tiny --train-only
+    python experiments/zoo.py --device cuda --run runs/base --only base --train-only
+    python experiments/zoo.py --device cuda --run runs/base --only base --anew
+
+--same trains the network that is packed already anew. --run takes the cells of another search: the
+best one for `tiny` and `small`; for `base` the best of four, which are trained for ten epochs each
+on 45,000 of the training images and judged on the other 5,000. --train-only leaves judging and
+packing to a later call, perhaps on another machine; --device must be the same then.
 """
 
 import argparse
+import multiprocessing
 import shutil
 import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import compare
+import numpy as np
 import results_page
 import torch
 from rich.console import Console
@@ -38,6 +53,7 @@ from gemkit.machine import describe_machine, versions
 from gemkit.network import GEMNet, build, load_network, save_weights
 from gemkit.recipe import RECIPES, Recipe
 from gemkit.search.trials import ProxyTask, run_trial
+from gemkit.store import Run
 from gemkit.train import Progress, train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -47,22 +63,37 @@ RECIPE = replace(RECIPES["standard"], batch_size=64, learning_rate=0.3)
 """Chosen for its speed, 1.2 times that of the standard recipe (batch 32). Five settings were tried
 once each, for 3 epochs on 8,000 training images and judged on others of these: 42.6 % against
 41.4 %, which is within the noise of one seed."""
+LONG = replace(RECIPES["full"], batch_size=512, learning_rate=0.8, drop_path=0.0)
+"""On a GPU. The batch is larger than the full recipe's because such small networks leave most of a
+GPU idle; nothing is dropped since each network has three cells only."""
 PARAMS = 800_000
 """So many weights in half precision, with norms and statistics, stay below 2 MB. It binds for base
 alone, which then takes about 32 M MACs."""
 
 
+RANKED_EPOCHS, RANKED_IMAGES = 10, 45_000
+
+
 @dataclass(frozen=True)
 class Size:
+    """How large a network is, and for how long it is trained.
+
+    Attributes:
+        epochs: on a CPU.
+        long_epochs: on a GPU.
+        unasked: whether it is made when nothing is asked for.
+    """
+
     macs: int
     epochs: int
+    long_epochs: int
     unasked: bool = True
 
 
 SIZES = {
-    "tiny": Size(3_000_000, 20),
-    "small": Size(15_000_000, 10),
-    "base": Size(40_000_000, 10, unasked=False),
+    "tiny": Size(3_000_000, 20, 80),
+    "small": Size(15_000_000, 10, 80),
+    "base": Size(40_000_000, 10, 100, unasked=False),
 }
 
 
@@ -130,8 +161,99 @@ def rescaled(
     return winner, text
 
 
+def of_run(run: Path, size: Size) -> tuple[list[Architecture], str]:
+    """Cells of a search as wide as a size allows, the best first, and what to say of them.
+
+    These are the two best, the best of those with at least eight nodes, and the best of those with
+    at least twenty: short trainings favour small cells.
+    """
+    with Run.open(run) as opened:
+        ended = {trial.id: trial for trial in opened.trials()}
+        ranking = [ended[id] for id in opened.setting("ranking", [])]
+        skeleton = Skeleton.from_json(opened.setting("skeleton", None))
+        budget = opened.budget
+        trials, epochs = opened.config["trials"], opened.config["epochs"]
+    rest = sorted(
+        (trial for trial in ended.values() if trial.accuracy is not None),
+        key=lambda trial: -(trial.accuracy or 0.0),
+    )
+    ordered = list(dict.fromkeys(trial.id for trial in (*ranking, *rest)))
+    chosen = ordered[:2]
+    for least in (8, 20):
+        large = [id for id in ordered if len(ended[id].cell.operations) > least]
+        chosen += [id for id in large[:1] if id not in chosen]
+    cells = CellArrays.from_cells([ended[id].cell for id in chosen])
+    widths = largest_widths(cells, skeleton, Budget(macs=size.macs, params=PARAMS))
+    text = (
+        f"Found by a NASGEM search over cells of up to 30 nodes within {budget.describe()}: "
+        f"{trials} trials of {tables.number(epochs, 'epoch')} on a tenth of the training images"
+    )
+    return [
+        Architecture((ended[id].cell,), skeleton, int(width))
+        for id, width in zip(chosen, widths, strict=True)
+    ], text
+
+
+def ranked(
+    networks: list[Architecture],
+    spec: str,
+    device: str,
+    folder: Path,
+    console: Console,
+) -> tuple[Architecture, str]:
+    """The best of several networks by a longer training of each, side by side."""
+    file = folder / "ranking.json"
+    known: dict[str, Any] = read_json(file) if file.is_file() else {}
+    todo = [network for network in networks if network.id not in known]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max(len(todo), 1), mp_context=context) as pool:
+        waiting = {pool.submit(_judged_within, one, spec, device): one for one in todo}
+        for future in as_completed(waiting):
+            known[waiting[future].id] = future.result()
+            write_json(file, known)
+    for network in networks:
+        nodes = len(network.cells[0].operations) - 1
+        console.print(
+            f"  {network.id} ({nodes} nodes, width {network.width}): "
+            f"{tables.percent(known[network.id])}"
+        )
+    sizes = ", ".join(str(len(network.cells[0].operations) - 1) for network in networks)
+    return max(networks, key=lambda network: float(known[network.id])), (
+        f"; of four cells of it (with {sizes} nodes: the two best, the best of at least 8 and of "
+        f"at least 20) the one that reached most after {RANKED_EPOCHS} epochs on "
+        f"{RANKED_IMAGES:,} of the training images, judged on the others."
+    )
+
+
+def _judged_within(network: Architecture, spec: str, device: str) -> float:
+    """Accuracy on training images that were kept out of a short training."""
+    torch.set_num_threads(1)
+    dataset = load(spec)
+    order = np.random.default_rng(SEED).permutation(len(dataset.y_train))
+    shown, kept = np.sort(order[:RANKED_IMAGES]), np.sort(order[RANKED_IMAGES:])
+    torch.manual_seed(SEED)
+    done = train(
+        build(network),
+        dataset.x_train[shown],
+        dataset.y_train[shown],
+        dataset.x_train[kept],
+        dataset.y_train[kept],
+        recipe=LONG.changed(RANKED_EPOCHS),
+        mean=dataset.mean,
+        std=dataset.std,
+        seed=SEED,
+        device=device,
+    )
+    return done.accuracy
+
+
 def trained(
-    network: Architecture, dataset: Dataset, recipe: Recipe, folder: Path, console: Console
+    network: Architecture,
+    dataset: Dataset,
+    recipe: Recipe,
+    device: str,
+    folder: Path,
+    console: Console,
 ) -> tuple[GEMNet, dict[str, Any]]:
     """Train once on all training images, going on where an earlier call was stopped."""
     weights, note = folder / "weights.safetensors", folder / "trained.json"
@@ -161,7 +283,7 @@ def trained(
         mean=dataset.mean,
         std=dataset.std,
         seed=SEED,
-        device="cpu",
+        device=device,
         progress=tell,
         checkpoint=folder / "checkpoint",
     )
@@ -173,6 +295,8 @@ def trained(
         "seconds": round(done.seconds, 1),
         "images_per_second": round(done.images_per_second, 1),
         "curve": done.curve,
+        "machine": describe_machine(),
+        "versions": versions(),
     }
     write_json(note, known)
     shutil.rmtree(folder / "checkpoint", ignore_errors=True)
@@ -206,22 +330,21 @@ def judged(model: GEMNet, name: str, dataset: Dataset, folder: Path) -> dict[str
     }
 
 
-def made(
+def packed(
     name: str,
-    architecture: Architecture,
+    model: GEMNet,
+    known: dict[str, Any],
     search_text: str,
     dataset: Dataset,
-    recipe: Recipe,
     command: str,
     folder: Path,
     into: Path,
-    console: Console,
 ) -> dict[str, Any]:
-    """Train, judge and pack one network; its card."""
+    """Judge and pack a trained network; its card."""
     size = SIZES[name.removeprefix("gemnet-")]
-    model, known = trained(architecture, dataset, recipe, folder, console)
     model = zoo.rounded(model)
     figures = judged(model, name, dataset, folder)
+    recipe, place = known["recipe"], known["machine"].get("gpus", ["a CPU"])[0]
     return zoo.pack(
         model,
         {
@@ -232,19 +355,16 @@ def made(
             "budget": Budget(macs=size.macs, params=PARAMS).to_json(),
             "search": {"text": search_text, "seed": SEED},
             "training": {
-                "text": f"once, {recipe.epochs} epochs on {len(dataset.y_train):,} images, "
-                f"batch {recipe.batch_size}, seed {SEED}, on a CPU",
-                "recipe": recipe.to_json(),
+                "text": f"once, {recipe['epochs']} epochs on {len(dataset.y_train):,} images, "
+                f"batch {recipe['batch_size']}, seed {SEED}, on {place}",
                 "seed": SEED,
-                "seconds": known["seconds"],
-                "images_per_second": known["images_per_second"],
+                **{name: known[name] for name in _TRAINING},
             },
             "class_names": list(dataset.class_names),
             "mean": list(dataset.mean),
             "std": list(dataset.std),
             "limits": [
-                f"Trained for {recipe.epochs} epochs, as one core had time for: "
-                "longer training reaches more.",
+                f"Trained for {recipe['epochs']} epochs: longer training may reach more.",
                 f"Knows the {dataset.classes} classes of {dataset.name} alone, in images of "
                 f"{'x'.join(map(str, dataset.input_shape[1:]))}, and gives one of them for any "
                 "picture.",
@@ -256,6 +376,11 @@ def made(
         },
         into,
     )
+
+
+_TRAINING = ("recipe", "seconds", "images_per_second", "machine", "versions")
+"""What a card tells of a training beside its text. The card's own machine is the one that measured
+the latencies."""
 
 
 def _note(dataset: Dataset) -> str:
@@ -286,52 +411,81 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "zoo", help="state")
     parser.add_argument("--into", type=Path, default=zoo.FOLDER, help="where the zoo is")
     parser.add_argument("--anew", action="store_true", help="replace what is packed")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    cells = parser.add_mutually_exclusive_group()
+    cells.add_argument("--run", type=Path, help="take the cells of this search")
+    cells.add_argument("--same", action="store_true", help="train what is packed anew")
+    parser.add_argument("--train-only", action="store_true", help="judge and pack later")
     given = parser.parse_args()
     if given.data == DEFAULT and not compare.JPEG_COPY.is_file():
         print(f"skipped: there is no {compare.JPEG_COPY} (CIFAR-10 as JPEG files)")
         return 0
     wanted = given.only or [name for name, size in SIZES.items() if size.unasked]
     there = {card["name"] for card in zoo.cards(given.into)}
-    missing = [name for name in wanted if given.anew or f"gemnet-{name}" not in there]
+    again = given.anew or given.train_only
+    missing = [name for name in wanted if again or f"gemnet-{name}" not in there]
     if not missing:
         print(f"all there: {', '.join(wanted)}")
         return 0
     torch.set_num_threads(1)
     console = Console(highlight=False, soft_wrap=True, width=140)
     dataset = load(given.data)
-    best, search_text = searched(given.data, given.trials, given.out, console)
     for short in missing:
         size, name = SIZES[short], f"gemnet-{short}"
         folder = given.out / short
         folder.mkdir(parents=True, exist_ok=True)
-        if short == "tiny":
-            architecture, text = best[0], search_text
-        else:
-            architecture, text = rescaled(given.data, size, best, folder, console)
-        recipe = RECIPE.changed(given.epochs or size.epochs)
+        architecture, text = chosen(short, given, folder, console)
+        long = given.device == "cuda"
+        recipe = LONG if long else RECIPE
+        recipe = recipe.changed(given.epochs or (size.long_epochs if long else size.epochs))
         console.print(
             f"{name}: {architecture.id} of width {architecture.width}, {recipe.epochs} epochs on "
             f"{len(dataset.y_train):,} images"
         )
-        words = ["OMP_NUM_THREADS=1 python experiments/zoo.py --only", short]
-        words += ["--epochs", str(recipe.epochs)] if given.epochs else []
-        words += ["--trials", str(given.trials)] if given.trials != TRIALS else []
-        words += ["--data", shown] if (shown := shortened(given.data)) else []
-        card = made(
-            name,
-            architecture,
-            text,
-            dataset,
-            recipe,
-            " ".join(words),
-            folder,
-            given.into,
-            console,
+        model, known = trained(architecture, dataset, recipe, given.device, folder, console)
+        if given.train_only:
+            continue
+        card = packed(
+            name, model, known, text, dataset, command_of(short, given), folder, given.into
         )
         console.print(" | ".join(zoo.row(card)))
         if given.into == zoo.FOLDER:
             results_page.write()
     return 0
+
+
+def chosen(
+    short: str, given: argparse.Namespace, folder: Path, console: Console
+) -> tuple[Architecture, str]:
+    """What is trained for a size, and how it was found."""
+    size = SIZES[short]
+    if given.same:
+        card = zoo.card(f"gemnet-{short}", given.into)
+        architecture = Architecture.from_json(card["architecture"], card["name"])
+        return architecture, card["search"]["text"]
+    if given.run is not None:
+        networks, text = of_run(given.run, size)
+        if short == "base":
+            network, said = ranked(networks, given.data, given.device, folder, console)
+            return network, text + said
+        wide = Budget(macs=size.macs, params=PARAMS).describe()
+        return networks[0], f"{text}; the best cell of it as wide as {wide} allows."
+    best, text = searched(given.data, given.trials, given.out, console)
+    if short == "tiny":
+        return best[0], text
+    return rescaled(given.data, size, best, folder, console)
+
+
+def command_of(short: str, given: argparse.Namespace) -> str:
+    """The command that makes a network of the zoo once more."""
+    words = ["OMP_NUM_THREADS=1 python experiments/zoo.py --only", short]
+    words += ["--device", given.device] if given.device != "cpu" else []
+    words += ["--same"] if given.same else []
+    words += ["--run", f"runs/{given.run.name}"] if given.run is not None else []
+    words += ["--epochs", str(given.epochs)] if given.epochs else []
+    words += ["--trials", str(given.trials)] if given.trials != TRIALS else []
+    words += ["--data", shown] if (shown := shortened(given.data)) else []
+    return " ".join(words)
 
 
 if __name__ == "__main__":
