@@ -101,6 +101,10 @@ def open_session(path: str, threads: int, provider: str, profile: str | None = N
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             session = ort.InferenceSession(path, options, providers=wanted)
+        for one in (*session.get_inputs(), *session.get_outputs()):
+            one.name, one.shape  # noqa: B018 -- a damaged name is decoded only when it is read
+    except UnicodeDecodeError:
+        raise MeasureError(f"{path} is no whole ONNX file: a name in it is no text") from None
     except Exception as error:
         raise MeasureError(_why(path, error)) from None
     loaded = session.get_providers()

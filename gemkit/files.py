@@ -184,11 +184,12 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     if not start.startswith(b"PK"):
         raise UserError(f"{broken} (a pickle is never loaded)")
     arrays: dict[str, NDArray[Any]] = {}
-    name = "its list of arrays"
+    place = "its list of arrays"
     # zipfile, zlib and NumPy's own parser raise a dozen kinds of exceptions on damaged bytes.
     try:
         with np.load(path, allow_pickle=False) as file:
             for name in file.files:
+                place = repr(name)
                 found = file[name]
                 if not isinstance(found, np.ndarray):  # NumPy gives other members as bytes
                     raise TypeError(name)
@@ -196,8 +197,8 @@ def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
     except Exception as error:
         if "allow_pickle" in str(error):
             raise UserError(
-                f"{path}: {name} holds Python objects, which gemkit never loads; "
+                f"{path}: {place} holds Python objects, which gemkit never loads; "
                 "save numbers (uint8 images, integer labels) or text"
             ) from None
-        raise UserError(f"{broken} (at {name})") from None
+        raise UserError(f"{broken} (at {place})") from None
     return arrays

@@ -172,3 +172,12 @@ def test_nodes_and_memory(tmp_path: Path) -> None:
     assert timing.node_providers(path, "CPUExecutionProvider") == {"CPUExecutionProvider": 1}
     found = timing.memory_of(path, 1, 2, "cpu")
     assert 10_000_000 < found["peak_rss_bytes"] < 100_000_000_000
+
+
+def test_a_file_with_a_damaged_name_is_explained(tmp_path: Path) -> None:
+    """onnxruntime opens such a file and stumbles when the name is read (found by fuzzing)."""
+    path = tmp_path / "damaged.onnx"
+    model(path, shape=("batch", 2))
+    path.write_bytes(path.read_bytes().replace(b"batch", b"batc\xe8"))
+    with pytest.raises(timing.MeasureError, match="a name in it is no text"):
+        timing.open_session(str(path), 1, "CPUExecutionProvider")

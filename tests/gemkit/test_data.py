@@ -491,11 +491,11 @@ BAD_ARRAYS = {
     "names that are numbers": (change(class_names=np.arange(4)), "must be a list of texts"),
     "pickled images": (
         change(x_train=np.array([{"a": 1}] * 40, dtype=object)),
-        "x_train holds Python objects",
+        "'x_train' holds Python objects",
     ),
     "pickled names": (
         change(class_names=np.array(["a", "b", None, "d"], dtype=object)),
-        "class_names holds Python objects",
+        "'class_names' holds Python objects",
     ),
     "a name that is none": (change(name=np.arange(3)), "name must be one text"),
 }  # fmt: skip
