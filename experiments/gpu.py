@@ -247,7 +247,7 @@ def main() -> int:
         "bytes_per_second": bandwidth(),
         "networks": {},
     }
-    print(f"{found['machine']['gpus'][0]}: copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
+    print(f"{found['machine']['gpu']}: copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
     if given.networks and given.out.is_file():
         found["networks"] = read_json(given.out)["networks"]
     for name, make in networks(given.trained).items():

@@ -28,6 +28,7 @@ import argparse
 import multiprocessing
 import shutil
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,11 +162,12 @@ def rescaled(
     return winner, text
 
 
-def of_run(run: Path, size: Size) -> tuple[list[Architecture], str]:
+def of_run(run: Path, size: Size) -> tuple[dict[Architecture, float], str]:
     """Cells of a search as wide as a size allows, the best first, and what to say of them.
 
-    These are the two best, the best of those with at least eight nodes, and the best of those with
-    at least twenty: short trainings favour small cells.
+    Each comes with what it reached in the search. These are the two best, the best of those with
+    at least eight nodes, and the best of those with at least twenty: short trainings favour small
+    cells.
     """
     with Run.open(run) as opened:
         ended = {trial.id: trial for trial in opened.trials()}
@@ -188,14 +190,14 @@ def of_run(run: Path, size: Size) -> tuple[list[Architecture], str]:
         f"Found by a NASGEM search over cells of up to 30 nodes within {budget.describe()}: "
         f"{trials} trials of {tables.number(epochs, 'epoch')} on a tenth of the training images"
     )
-    return [
-        Architecture((ended[id].cell,), skeleton, int(width))
+    return {
+        Architecture((ended[id].cell,), skeleton, int(width)): ended[id].accuracy or 0.0
         for id, width in zip(chosen, widths, strict=True)
-    ], text
+    }, text
 
 
 def ranked(
-    networks: list[Architecture],
+    networks: Mapping[Architecture, float],
     spec: str,
     device: str,
     folder: Path,
@@ -211,17 +213,16 @@ def ranked(
         for future in as_completed(waiting):
             known[waiting[future].id] = future.result()
             write_json(file, known)
-    for network in networks:
+    told = []
+    for network, short in networks.items():
         nodes = len(network.cells[0].operations) - 1
-        console.print(
-            f"  {network.id} ({nodes} nodes, width {network.width}): "
-            f"{tables.percent(known[network.id])}"
-        )
-    sizes = ", ".join(str(len(network.cells[0].operations) - 1) for network in networks)
+        long = tables.percent(known[network.id])
+        told.append(f"{nodes} nodes: {tables.percent(short)} there and {long} here")
+        console.print(f"  {network.id} (width {network.width}), {told[-1]}")
     return max(networks, key=lambda network: float(known[network.id])), (
-        f"; of four cells of it (with {sizes} nodes: the two best, the best of at least 8 and of "
-        f"at least 20) the one that reached most after {RANKED_EPOCHS} epochs on "
-        f"{RANKED_IMAGES:,} of the training images, judged on the others."
+        ". Of four cells of it (the two best, the best of at least 8 nodes and of at least 20) the "
+        f"one that reached most after {RANKED_EPOCHS} epochs on {RANKED_IMAGES:,} of the training "
+        f"images, judged on the others ({'; '.join(told)})."
     )
 
 
@@ -344,7 +345,7 @@ def packed(
     size = SIZES[name.removeprefix("gemnet-")]
     model = zoo.rounded(model)
     figures = judged(model, name, dataset, folder)
-    recipe, place = known["recipe"], known["machine"].get("gpus", ["a CPU"])[0]
+    recipe, place = known["recipe"], known["machine"].get("gpu", "a CPU")
     return zoo.pack(
         model,
         {
@@ -469,7 +470,7 @@ def chosen(
             network, said = ranked(networks, given.data, given.device, folder, console)
             return network, text + said
         wide = Budget(macs=size.macs, params=PARAMS).describe()
-        return networks[0], f"{text}; the best cell of it as wide as {wide} allows."
+        return next(iter(networks)), f"{text}; the best cell of it as wide as {wide} allows."
     best, text = searched(given.data, given.trials, given.out, console)
     if short == "tiny":
         return best[0], text

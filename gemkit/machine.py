@@ -48,7 +48,7 @@ def describe_machine() -> dict[str, Any]:
     }
     if torch.cuda.is_available():
         numbers = range(torch.cuda.device_count())
-        found["gpus"] = [torch.cuda.get_device_name(number) for number in numbers]
+        found["gpu"] = ", ".join(torch.cuda.get_device_name(number) for number in numbers)
     return found
 
 
