@@ -82,7 +82,10 @@ EXPERIMENTS := \
 experiments: install ## long, resumable runs in order of value; results under results/
 	@for run in $(EXPERIMENTS); do echo "experiments/$$run"; OMP_NUM_THREADS=1 $(RUN_PYTHON) experiments/$${run%|*} || exit 1; done
 
-experiments-gpu: install ## GPU: the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
+# Of these the first takes 3 minutes on an H100, the second about 15, the last hours.
+experiments-gpu: install ## GPU: training speed, the zoo, the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
+	$(RUN_PYTHON) experiments/gpu.py
+	$(RUN_PYTHON) experiments/zoo.py --device cuda --same --only tiny --only small --only base --anew
 	$(BIN)/gemkit compare --data cifar10 --max-macs 40M --share 0.8 --seeds 3 --recipe full --device cuda --out runs/compare-40M
 
 # PYTHON=python3.13 tests another Python, RESOLUTION=lowest-direct the oldest packages that are

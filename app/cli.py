@@ -27,6 +27,7 @@ from .options import (
     PRECISION_LIST,
     PROVIDER_LIST,
     STRATEGY_LIST,
+    THREAD_LIST,
     batch_option,
     data_option,
     device_option,
@@ -354,7 +355,7 @@ def zoo(json_file: str | None) -> None:
 @cli.command()
 @click.argument("what", metavar="RUN|MODEL.onnx|NAME|zoo:NAME...", nargs=-1, required=True)
 @click.option(
-    "--threads", type=NUMBER_LIST, default="1", show_default=True, help="Thread counts, e.g. 1,2."
+    "--threads", type=THREAD_LIST, default="1", show_default=True, help="Thread counts, e.g. 1,2."
 )
 @click.option(
     "--batch", type=NUMBER_LIST, default="1", show_default=True, help="Batch sizes, e.g. 1,8."

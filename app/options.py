@@ -65,14 +65,17 @@ def list_of(parse: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any
     return read
 
 
-def _positive(text: str) -> int:
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if not 1 <= value <= 1_000_000:
-        raise UserError(f"{text!r} must be a whole number of at least 1")
-    return value
+def _whole(most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = 0
+        if not 1 <= value <= most:
+            raise UserError(f"{text!r} must be a whole number from 1 to {most:,}")
+        return value
+
+    return read
 
 
 def one_of(names: Sequence[str]) -> Callable[[str], str]:
@@ -89,7 +92,8 @@ LATENCY = Parsed("TIME", parse_latency_ms)
 BYTES = Parsed("SIZE", parse_bytes)
 DURATION = Parsed("TIME", parse_duration)
 PRECISION_LIST = Parsed("LIST", list_of(one_of(tuple(PRECISIONS)), "precisions"))
-NUMBER_LIST = Parsed("LIST", list_of(_positive, "numbers"))
+NUMBER_LIST = Parsed("LIST", list_of(_whole(1_000_000), "numbers"))
+THREAD_LIST = Parsed("LIST", list_of(_whole(1024), "numbers"))
 STRATEGY_LIST = Parsed("LIST", list_of(one_of(STRATEGIES), "strategies"))
 NAME_LIST = Parsed("LIST", lambda text: list_of(str.lower, "names")(text) if text else ())
 PROVIDER_LIST = Parsed("LIST", list_of(str, "providers"))

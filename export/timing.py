@@ -21,6 +21,7 @@ import glob
 import hashlib
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -34,6 +35,8 @@ import numpy as np
 NOISY = 0.1
 """Largest difference of two rounds' medians, as a share of their median, that is still calm."""
 PERCENTILES = (50, 90, 95, 99)
+_OVER_INPUT = 8
+"""So many times the memory of its input a network needs at least, roughly."""
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -132,11 +135,20 @@ def _why(path: str, error: Exception) -> str:
     return f"{path} cannot be run by onnxruntime: {message[:300]}"
 
 
+def memory_bytes() -> int | None:
+    """The memory of this machine, where the system tells."""
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
 def random_inputs(session: Any, batch: int, path: str) -> dict[str, Any]:
     """Random values for every input of a session.
 
     Raises:
-        MeasureError: the batch does not fit the file, or its shapes leave open what to feed.
+        MeasureError: the batch does not fit the file or this machine's memory, or the file's shapes
+            leave open what to feed.
     """
     rng = np.random.default_rng(0)
     feed: dict[str, Any] = {}
@@ -157,6 +169,12 @@ def random_inputs(session: Any, batch: int, path: str) -> dict[str, Any]:
         kind = _TYPES.get(place.type)
         if kind is None:
             raise MeasureError(f"{path}: input {place.name!r} is a {place.type}, not a number")
+        needed = int(np.prod(shape, dtype=np.float64)) * np.dtype(kind).itemsize
+        if needed * _OVER_INPUT > (memory_bytes() or math.inf):
+            raise MeasureError(
+                f"{path}: a batch of {batch} needs {needed / 1e9:.1f} GB for its input alone and "
+                "many times that inside the network, more than this machine has: use a smaller one"
+            )
         if np.issubdtype(kind, np.floating):
             feed[place.name] = rng.standard_normal(shape).astype(kind)
         else:
@@ -355,10 +373,6 @@ def describe_machine() -> dict[str, Any]:
     ]
     board = "".join(_lines("/proc/device-tree/model")[:1]).strip("\x00 \n")
     affinity = getattr(os, "sched_getaffinity", None)
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        memory = None
     governors = {
         "".join(_lines(name)).strip()
         for name in glob.glob("/sys/devices/system/cpu/cpu*/cpufreq/scaling_governor")
@@ -368,7 +382,7 @@ def describe_machine() -> dict[str, Any]:
         "board": board or None,
         "architecture": platform.machine(),
         "cores": len(affinity(0)) if affinity else os.cpu_count() or 1,
-        "memory_bytes": memory,
+        "memory_bytes": memory_bytes(),
         "governor": ", ".join(sorted(governors)) or None,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),

@@ -9,6 +9,7 @@ makes, with one worker, the same trials as one that was left alone.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -111,6 +112,10 @@ class Workers:
             from distributed import Client
         except ImportError:
             raise UserError("Dask needs another package: pip install 'gemkit[dask]'") from None
+        if not re.fullmatch(r"([a-z]+://)?[^\s/]+:[0-9]+", address):
+            raise UserError(
+                f"{address!r} is no address of a Dask scheduler: write it like tcp://host:8786"
+            )
         try:
             client = Client(address, timeout="10s", set_as_default=False)
         except (OSError, ValueError, TypeError) as error:

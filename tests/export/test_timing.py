@@ -181,3 +181,9 @@ def test_a_file_with_a_damaged_name_is_explained(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b"batch", b"batc\xe8"))
     with pytest.raises(timing.MeasureError, match="a name in it is no text"):
         timing.open_session(str(path), 1, "CPUExecutionProvider")
+
+
+def test_a_batch_beyond_the_memory_is_refused(tmp_path: Path) -> None:
+    path = model(tmp_path / "one.onnx", shape=("batch", 4, 100, 100))
+    with pytest.raises(timing.MeasureError, match=r"a batch of 1000000 needs 160\.0 GB"):
+        timing.measure([path], batches=[1_000_000], seconds=0.01)

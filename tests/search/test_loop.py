@@ -402,6 +402,9 @@ def test_no_dask_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("distributed")
     with pytest.raises(UserError, match="no Dask scheduler answers at nonsense"):
         Workers.dask("nonsense://nowhere:1")
+    for address in ("nonsense", "tcp://host", "host:port", ""):
+        with pytest.raises(UserError, match="is no address of a Dask scheduler"):
+            Workers.dask(address)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UserError, match="pip install"):
         Workers.dask("tcp://127.0.0.1:1")
