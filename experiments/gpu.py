@@ -5,7 +5,7 @@
 Needs a CUDA GPU; two to four minutes. Three networks of about 40 M MACs at 32x32 (gemnet-base, the
 first random cell of thirty nodes, MobileNetV3-small) are trained by `gemkit.train` with the full
 recipe on 50,000 random images: as plain steps, with the step recorded (as `train` does), and
-compiled as well, at several batch sizes. A rate is that of the last `--seconds` of a training,
+compiled, at several batch sizes. A rate is that of the last `--seconds` of a training,
 after the first ones were left out.
 
 The limit by memory: a step reads and writes at least three times what its convolutions read and
@@ -81,7 +81,7 @@ STEPS = {
     "plain": Steps(record=False),
     "recorded, cuDNN chooses": Steps(choose=True),
     "recorded, contiguous": Steps(channels_last=False),
-    "recorded, compiled": Steps(compile=True),
+    "compiled": Steps(compile=True),
 }
 
 

@@ -148,7 +148,7 @@ def train(
         keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
         curve = keeper.load(optimiser)
     training = _Training(
-        _Gradients(model, recipe.label_smoothing, place),
+        _Gradients(model, recipe.label_smoothing, place, record=not compile),
         optimiser,
         Batches(x, y, classes, recipe, mean, std, place, layout),
         recipe,
@@ -201,15 +201,18 @@ def _shared(network: nn.Module, compile: bool) -> nn.Module:
 class _Gradients:
     """Computes a batch's loss and leaves its gradients at the weights.
 
-    On a single GPU the work of a step is recorded once, as a CUDA graph, and replayed: a network
-    of thirty nodes launches thousands of kernels a step, which takes the processor longer than the
-    GPU needs to run them.
+    With `record`, on a single GPU, the work of a step is recorded once, as a CUDA graph, and
+    replayed: a network of thirty nodes launches thousands of kernels a step, which takes the
+    processor longer than the GPU needs to run them.
     """
 
-    def __init__(self, model: nn.Module, label_smoothing: float, place: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, label_smoothing: float, place: torch.device, record: bool
+    ) -> None:
         self._model, self._smoothing, self._on_gpu = model, label_smoothing, place.type == "cuda"
         # DistributedDataParallel averages gradients in hooks of its own.
-        self._left = _STEPS_BEFORE_RECORDING if self._on_gpu and _ranks()[1] == 1 else -1
+        record = record and self._on_gpu and _ranks()[1] == 1
+        self._left = _STEPS_BEFORE_RECORDING if record else -1
         self._graph: torch.cuda.CUDAGraph | None = None
         self._images = self._targets = self._loss = torch.empty(0)
 

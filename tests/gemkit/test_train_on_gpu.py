@@ -76,7 +76,7 @@ def test_a_recorded_step_draws_new_random_numbers(seed: int) -> None:
             return out
 
     network = Dropping().cuda()
-    gradients = training._Gradients(network, 0.0, torch.device("cuda"))
+    gradients = training._Gradients(network, 0.0, torch.device("cuda"), record=True)
     images = torch.randn(32, 1, 8, 8, device="cuda")
     targets = torch.randint(10, (32,), device="cuda")
 
