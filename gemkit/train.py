@@ -228,7 +228,7 @@ class _Gradients:
         self._left -= 1
         if self._left >= 0:
             # PyTorch wants these on a stream of their own, as the recording is.
-            beside = torch.cuda.Stream()
+            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
             beside.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(beside):
                 loss = self._computed(images, targets)
