@@ -82,7 +82,7 @@ EXPERIMENTS := \
 experiments: install ## long, resumable runs in order of value; results under results/
 	@for run in $(EXPERIMENTS); do echo "experiments/$$run"; OMP_NUM_THREADS=1 $(RUN_PYTHON) experiments/$${run%|*} || exit 1; done
 
-# Of these the first takes 3 minutes on an H100, the second about 15, the last hours.
+# On an H100 minutes each, but the last: hours.
 experiments-gpu: install ## GPU: training speed, the zoo, the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
 	$(RUN_PYTHON) experiments/gpu.py
 	$(RUN_PYTHON) experiments/zoo.py --device cuda --same --only tiny --only small --only base --anew

@@ -466,7 +466,8 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
     "--networks",
     type=NAME_LIST,
     default="",
-    help="Some of found, random and the baselines, e.g. found,darts_v2.  [default: all]",
+    help="Some of found, narrow, random and the baselines (docs/training.md), e.g. "
+    "found,darts_v2.  [default: all]",
 )
 @click.option(
     "--run", type=FOLDER, help="Take the found network from this run.  [default: search for one]"

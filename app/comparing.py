@@ -34,6 +34,7 @@ from .final import (
     Way,
     epochs_bar,
     forget_checkpoint,
+    on_gpu,
     seconds_per_image,
     train_all,
 )
@@ -448,28 +449,30 @@ def _announce(
     if not todo:
         console.print("everything is trained already")
         return todo
-    known = run.setting("seconds_per_image", {})
-    for entrant in entrants:
-        if entrant.name not in known and any(job in todo for job in entrant.jobs):
-            network = entrant.jobs[0].build(dataset)
-            seconds = seconds_per_image(network, dataset, recipe, device)
-            if seconds is None:
-                break
-            known[entrant.name] = seconds
-            run.set_setting("seconds_per_image", known)
-    each = len(dataset.y_train) * recipe.epochs
-    names = [job.name.partition("@")[0] for job in todo]
     many = min(workers or usable_cores(), len(todo))
     done = len([job for entrant in entrants for job in entrant.jobs]) - len(todo)
-    about_so_long = UNTIMED
-    if known.keys() >= set(names):
-        about_so_long = f"about {tables.duration(sum(each * known[name] for name in names) / many)}"
     console.print(
         f"{tables.number(len(todo), 'training')} to do"
         + (f" ({done} done already)" if done else "")
-        + f" on {tables.number(many, 'worker')}: {about_so_long}"
+        + f" on {tables.number(many, 'worker')}: "
+        + (UNTIMED if on_gpu(device) else _foreseen(run, todo, dataset, recipe, device, many))
     )
     return todo
+
+
+def _foreseen(
+    run: Run, todo: Sequence[Job], dataset: Dataset, recipe: "Recipe", device: str, workers: int
+) -> str:
+    """How long the trainings are going to take, from a few steps of each network."""
+    known = run.setting("seconds_per_image", {})
+    each = 0.0
+    for job in todo:
+        name = job.name.partition("@")[0]
+        if name not in known:
+            known[name] = seconds_per_image(job.build(dataset), dataset, recipe, device)
+            run.set_setting("seconds_per_image", known)
+        each += known[name]
+    return f"about {tables.duration(len(dataset.y_train) * recipe.epochs * each / workers)}"
 
 
 def _train(

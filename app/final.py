@@ -33,7 +33,7 @@ Progress = Callable[[str, float], None]
 
 
 _MATRIX_CLASSES, _MISTAKES = 100, 12
-UNTIMED = "the bar tells how long, once the GPU is prepared for a network (up to half a minute)"
+UNTIMED = "how long depends on the GPU, which takes up to half a minute before each network's start"
 
 
 @dataclass(frozen=True)
@@ -185,20 +185,24 @@ def _event_writer(folder: Path) -> Any:
     return SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
 
 
+def on_gpu(device: str) -> bool:
+    """Whether networks are trained on a GPU.
+
+    No time is foreseen there: the first steps of a network take longer than many a training.
+    """
+    import torch
+
+    return device != "cpu" and torch.cuda.is_available()
+
+
 def seconds_per_image(
     network: "nn.Module", dataset: Dataset, recipe: "Recipe", device: str
-) -> float | None:
-    """What a training step takes here for each image with one thread, from a few steps.
-
-    None on a GPU, where cuDNN prepares itself for every new shape of a convolution: that takes
-    longer than many a training, and so would the first steps.
-    """
+) -> float:
+    """What a training step takes here for each image with one thread, from a few steps."""
     import torch
 
     from gemkit.train import train
 
-    if device != "cpu" and torch.cuda.is_available():
-        return None
     images = 2 * recipe.batch_size
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

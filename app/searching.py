@@ -17,7 +17,7 @@ from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
 from . import tables
-from .final import UNTIMED, seconds_per_image
+from .final import UNTIMED, on_gpu, seconds_per_image
 from .jobs import LATENCY_FILE, about
 from .progress import bar, default_console
 
@@ -353,11 +353,10 @@ def _announce(
     """Say how long the search is going to take, from a few training steps of sampled networks."""
     longer = f", the best {plan.promoted} of them longer" if plan.promoted else ""
     on = f"on {tables.number(workers, 'worker')}{longer}"
-    known = _seconds_per_image(space, dataset, device)
-    if known is None:
+    if on_gpu(device):
         console.print(f"search: {tables.number(trials, 'trial')} {on}; {UNTIMED}")
         return
-    epoch = len(split.y_train) * known
+    epoch = len(split.y_train) * _seconds_per_image(space, dataset, device)
     seconds = plan.epochs * epoch
     total = (seconds * trials + plan.promoted_epochs * plan.promoted * epoch) / workers
     console.print(
@@ -366,8 +365,8 @@ def _announce(
     )
 
 
-def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float | None:
-    """Mean over three sampled networks; None where it is not known."""
+def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float:
+    """Mean over three sampled networks."""
     from gemkit.network import build
     from gemkit.recipe import RECIPES
     from gemkit.train import TrainingFailed
@@ -377,10 +376,7 @@ def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> flo
     for index in range(len(found)):
         network = build(space.architecture(found, index))
         with contextlib.suppress(TrainingFailed):
-            known = seconds_per_image(network, dataset, RECIPES["proxy"], device)
-            if known is None:
-                return None
-            spent.append(known)
+            spent.append(seconds_per_image(network, dataset, RECIPES["proxy"], device))
     return float(np.mean(spent)) if spent else 0.0
 
 

@@ -26,6 +26,7 @@ from .final import (
     check_tensorboard,
     epochs_bar,
     forget_checkpoint,
+    on_gpu,
     ranks,
     seconds_per_image,
     train_all,
@@ -147,6 +148,7 @@ def train(
             opened.set_setting("data", about(dataset))
         opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
         way = Way(spec, schedule, device, tensorboard=tensorboard, compile=compile)
+        _tell_left_alone(opened, chosen[:wanted], schedule.epochs, console)
         _train_models(opened, dataset, chosen, wanted, way, workers, console)
         _draw_mistakes(opened, dataset)
         _keep_examples(opened.path, dataset)
@@ -154,6 +156,18 @@ def train(
         if hint:
             console.print(f"next: gemkit export {opened.path}")
         return models
+
+
+def _tell_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Console) -> None:
+    """Name the networks that stay as an earlier training for another time made them."""
+    known = {model["id"]: model for model in run.models() if model["state"] == "done"}
+    for trial in chosen:
+        before = known.get(trial.id, {}).get("epochs")
+        if before is not None and before != epochs:
+            console.print(
+                f"{trial.id} is trained already, for {tables.number(before, 'epoch')}, and left "
+                "alone: train it otherwise in another run (search with another --out)"
+            )
 
 
 def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
@@ -262,14 +276,14 @@ def _run_jobs(
     )
     if ranks() == 1:  # several processes take every step together
         images = len(dataset.y_train) * recipe.epochs
-        each = [
-            images * known
-            for job in jobs
-            if (known := seconds_per_image(job.build(dataset), dataset, recipe, way.device))
-        ]
-        text += (
-            f": about {tables.duration(max(sum(each) / count, *each))}" if each else f"; {UNTIMED}"
-        )
+        if on_gpu(way.device):
+            text += f"; {UNTIMED}"
+        else:
+            each = [
+                images * seconds_per_image(job.build(dataset), dataset, recipe, way.device)
+                for job in jobs
+            ]
+            text += f": about {tables.duration(max(sum(each) / count, *each))}"
     console.print(text)
     with epochs_bar(console, jobs, recipe.epochs) as tell:
         for job in jobs:

@@ -2,11 +2,11 @@
 
     python experiments/gpu.py [--out results/gpu.json] [--seconds 4]
 
-Needs a CUDA GPU; two to four minutes. Three networks of about 40 M MACs at 32x32 (gemnet-base, the
-first random cell of thirty nodes, MobileNetV3-small) are trained by `gemkit.train` with the full
-recipe on 50,000 random images: as plain steps, with the step recorded (as `train` does), and
-compiled, at several batch sizes. A rate is that of the last `--seconds` of a training,
-after the first ones were left out.
+Needs a CUDA GPU; some minutes, most of them until a network's first steps are done. Three networks
+of about 40 M MACs at 32x32 (gemnet-base, the first random cell of thirty nodes, MobileNetV3-small)
+are trained by `gemkit.train` with the full recipe on 50,000 random images: as plain steps, with the
+step recorded (as `train` does), and compiled, at several batch sizes. A rate is that of the last
+`--seconds` of a training, after the first ones were left out.
 
 The limit by memory: a step reads and writes at least three times what its convolutions read and
 write (forward, gradient of the input, gradient of the weights), in bfloat16, at the bandwidth of a
@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,6 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "gpu.json"
 SHAPE, CLASSES, MAX_MACS, MAX_PARAMS = (3, 32, 32), 10, 40_000_000, 800_000
 BATCHES = (128, 512, 1024)
-_PLAIN_STEPS = 10**9
 _KINDS = (
     ("optimiser and averages", r"multi_tensor|foreach|fused_sgd|FusedSgd"),
     ("depthwise convolution", r"depthwise|conv_dw|dw_conv|group"),
@@ -156,15 +156,20 @@ def bytes_per_image(network: nn.Module) -> int:
 @contextmanager
 def carried_out(steps: Steps) -> Iterator[None]:
     """Let `train` work in another way than its own for a while."""
-    before = training._STEPS_BEFORE_RECORDING, training._layout, cudnn.benchmark
-    training._STEPS_BEFORE_RECORDING = before[0] if steps.record else _PLAIN_STEPS
+    before = training._Gradients, training._layout, cudnn.benchmark
+    if not steps.record:
+        training._Gradients = partial(_unrecorded, before[0])
     if not steps.channels_last:
         training._layout = lambda network, device: torch.contiguous_format
     cudnn.benchmark = steps.choose
     try:
         yield
     finally:
-        training._STEPS_BEFORE_RECORDING, training._layout, cudnn.benchmark = before
+        training._Gradients, training._layout, cudnn.benchmark = before
+
+
+def _unrecorded(kind: Any, *given: Any, record: bool) -> Any:
+    return kind(*given, record=False)
 
 
 def images_per_second(
@@ -249,7 +254,11 @@ def main() -> int:
     }
     print(f"{found['machine']['gpu']}: copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
     if given.networks and given.out.is_file():
-        found["networks"] = read_json(given.out)["networks"]
+        before = read_json(given.out)
+        if before["machine"] != found["machine"]:
+            print(f"{given.out} was measured on another machine: name another --out")
+            return 2
+        found["networks"] = before["networks"]
     for name, make in networks(given.trained).items():
         if given.networks and name not in given.networks:
             continue

@@ -133,6 +133,11 @@ def proxy_images(spec: str) -> str:
     return f"{len(split.y_train):,} (and judged by {len(split.y_validation):,} others)"
 
 
+def name_of(network: Architecture) -> str:
+    """A cell and its width."""
+    return f"{network.id}-{network.width}"
+
+
 def rescaled(
     spec: str, size: Size, best: list[Architecture], folder: Path, console: Console
 ) -> tuple[Architecture, str]:
@@ -146,13 +151,13 @@ def rescaled(
     file = folder / "ranking.json"
     known: dict[str, Any] = read_json(file) if file.is_file() else {}
     for network in networks:
-        name = f"{network.id}-{network.width}"
+        name = name_of(network)
         if name not in known:
             outcome = run_trial(task, network, SEED, RECIPES["proxy"].epochs)
             known[name] = outcome.accuracy
             write_json(file, known)
         console.print(f"  {name}: {tables.percent(known[name])} on the proxy task")
-    winner = max(networks, key=lambda network: known[f"{network.id}-{network.width}"] or 0.0)
+    winner = max(networks, key=lambda network: known[name_of(network)] or 0.0)
     text = (
         f"No search of its own: the best {len(networks)} cells of a search as for gemnet-tiny "
         "(its command and seed; another processor takes another course) were made "
@@ -193,6 +198,7 @@ def of_run(run: Path, size: Size) -> tuple[dict[Architecture, float], str]:
     return {
         Architecture((ended[id].cell,), skeleton, int(width)): ended[id].accuracy or 0.0
         for id, width in zip(chosen, widths, strict=True)
+        if width
     }, text
 
 
@@ -206,23 +212,23 @@ def ranked(
     """The best of several networks by a longer training of each, side by side."""
     file = folder / "ranking.json"
     known: dict[str, Any] = read_json(file) if file.is_file() else {}
-    todo = [network for network in networks if network.id not in known]
+    todo = [network for network in networks if name_of(network) not in known]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(len(todo), 1), mp_context=context) as pool:
         waiting = {pool.submit(_judged_within, one, spec, device): one for one in todo}
         for future in as_completed(waiting):
-            known[waiting[future].id] = future.result()
+            known[name_of(waiting[future])] = future.result()
             write_json(file, known)
     told = []
     for network, short in networks.items():
         nodes = len(network.cells[0].operations) - 1
-        long = tables.percent(known[network.id])
+        long = tables.percent(known[name_of(network)])
         told.append(f"{nodes} nodes: {tables.percent(short)} there and {long} here")
         console.print(f"  {network.id} (width {network.width}), {told[-1]}")
-    return max(networks, key=lambda network: float(known[network.id])), (
-        ". Of four cells of it (the two best, the best of at least 8 nodes and of at least 20) the "
-        f"one that reached most after {RANKED_EPOCHS} epochs on {RANKED_IMAGES:,} of the training "
-        f"images, judged on the others ({'; '.join(told)})."
+    return max(networks, key=lambda network: float(known[name_of(network)])), (
+        f". Of {len(networks)} cells of it (the two best, the best of at least 8 nodes and of at "
+        f"least 20, where these are others) the one that reached most after {RANKED_EPOCHS} epochs "
+        f"on {RANKED_IMAGES:,} of the training images, judged on the others ({'; '.join(told)})."
     )
 
 
@@ -296,6 +302,7 @@ def trained(
         "seconds": round(done.seconds, 1),
         "images_per_second": round(done.images_per_second, 1),
         "curve": done.curve,
+        "device": device,
         "machine": describe_machine(),
         "versions": versions(),
     }
@@ -345,7 +352,8 @@ def packed(
     size = SIZES[name.removeprefix("gemnet-")]
     model = zoo.rounded(model)
     figures = judged(model, name, dataset, folder)
-    recipe, place = known["recipe"], known["machine"].get("gpu", "a CPU")
+    recipe = known["recipe"]
+    place = known["machine"]["gpu"] if known["device"] == "cuda" else "a CPU"
     return zoo.pack(
         model,
         {
@@ -481,7 +489,7 @@ def command_of(short: str, given: argparse.Namespace) -> str:
     """The command that makes a network of the zoo once more."""
     words = ["OMP_NUM_THREADS=1 python experiments/zoo.py --only", short]
     words += ["--device", given.device] if given.device != "cpu" else []
-    words += ["--same"] if given.same else []
+    words += ["--same", "--anew"] if given.same else []
     words += ["--run", f"runs/{given.run.name}"] if given.run is not None else []
     words += ["--epochs", str(given.epochs)] if given.epochs else []
     words += ["--trials", str(given.trials)] if given.trials != TRIALS else []

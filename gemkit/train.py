@@ -117,7 +117,8 @@ def train(
 
     Args:
         network: images (batch, channels, h, w) float -> logits (batch, classes); comes back on
-            the CPU, in evaluation mode, with the averaged weights.
+            the CPU, in evaluation mode, with the averaged weights. On one GPU its steps are
+            recorded and replayed, so each must do the same and not wait for the GPU.
         x, x_eval: (n, h, w, channels) uint8.
         y, y_eval: (n,) int64.
         mean, std: one value a channel, of images scaled to 0..1.
@@ -166,6 +167,7 @@ def train(
                 keeper.save(optimiser, curve)
         optimiser.finish()
         network.zero_grad(set_to_none=True)
+        del training  # and with it the memory that a recorded step holds
         seconds = sum(entry["seconds"] for entry in curve)
         rate = recipe.epochs * steps * batch / max(seconds, 1e-9)
         found = logits(network, x_eval, mean, std, str(place))
@@ -209,46 +211,60 @@ class _Gradients:
     def __init__(
         self, model: nn.Module, label_smoothing: float, place: torch.device, record: bool
     ) -> None:
-        self._model, self._smoothing, self._on_gpu = model, label_smoothing, place.type == "cuda"
+        self._model, self._smoothing, self._place = model, label_smoothing, place
         # DistributedDataParallel averages gradients in hooks of its own.
-        record = record and self._on_gpu and _ranks()[1] == 1
-        self._left = _STEPS_BEFORE_RECORDING if record else -1
+        self._records = record and place.type == "cuda" and _ranks()[1] == 1
+        self._before = _STEPS_BEFORE_RECORDING
+        self._stream: torch.cuda.Stream | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._images = self._targets = self._loss = torch.empty(0)
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of images (batch, channels, h, w) and their labels or class shares."""
-        if self._graph is not None:
-            self._images.copy_(images)
-            self._targets.copy_(targets)
-            self._graph.replay()
-            return self._loss
-        if self._left < 0:
+        if not self._records:
             return self._computed(images, targets)
-        self._left -= 1
-        if self._left >= 0:
-            # PyTorch wants these on a stream of their own, as the recording is.
-            beside = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-            beside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(beside):
-                loss = self._computed(images, targets)
-            torch.cuda.current_stream().wait_stream(beside)
-            return loss
-        self._images, self._targets = images.clone(), targets.clone()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self._loss = self._computed(self._images, self._targets)
-        self._graph = graph
-        return self(images, targets)
+        with torch.cuda.device(self._place):
+            if self._before:
+                self._before -= 1
+                return self._computed_beside(images, targets)
+            if self._graph is None:
+                self._record(images, targets)
+            return self._replayed(images, targets)
 
     def _computed(self, images: Tensor, targets: Tensor) -> Tensor:
         # Set to None before, not after: a replayed graph writes where the gradients lie.
         self._model.zero_grad(set_to_none=True)
-        with torch.autocast("cuda", torch.bfloat16) if self._on_gpu else nullcontext():
+        on_gpu = self._place.type == "cuda"
+        with torch.autocast("cuda", torch.bfloat16) if on_gpu else nullcontext():
             outputs = self._model(images)
         loss = F.cross_entropy(outputs.float(), targets, label_smoothing=self._smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _computed_beside(self, images: Tensor, targets: Tensor) -> Tensor:
+        """A step on the stream that the recording takes place on, as PyTorch wants it."""
+        if self._stream is None:
+            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            loss = self._computed(images, targets)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        return loss
+
+    def _record(self, images: Tensor, targets: Tensor) -> None:
+        """Record a step, without carrying it out, on tensors that each batch is copied to."""
+        self._images, self._targets = images.clone(), targets.clone()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=self._stream):
+            self._loss = self._computed(self._images, self._targets)
+        self._graph = graph
+
+    def _replayed(self, images: Tensor, targets: Tensor) -> Tensor:
+        assert self._graph is not None
+        self._images.copy_(images)
+        self._targets.copy_(targets)
+        self._graph.replay()
+        return self._loss
 
 
 @dataclass
@@ -570,7 +586,8 @@ def _memory_explained(batch: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        short = isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+        short = any(text in str(error) for text in ("out of memory", "can't allocate memory"))
+        short = short or isinstance(error, torch.OutOfMemoryError)
         if short and batch > 2:
             raise UserError(
                 f"the memory does not suffice for batches of {batch} images: "

@@ -112,7 +112,7 @@ class Workers:
             from distributed import Client
         except ImportError:
             raise UserError("Dask needs another package: pip install 'gemkit[dask]'") from None
-        if not re.fullmatch(r"([a-z]+://)?[^\s/]+:[0-9]+", address):
+        if not re.fullmatch(r"inproc://\S+|([a-z]+://)?[^\s/]+:[0-9]+(/\S*)?", address):
             raise UserError(
                 f"{address!r} is no address of a Dask scheduler: write it like tcp://host:8786"
             )

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,9 +49,16 @@ def _trained(network: nn.Module, recipe: Recipe, seed: int, device: str = "cuda"
 
 
 def test_a_recorded_step_trains_as_a_plain_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    recorded = _trained(_network(seed), RECIPE, seed)
-    monkeypatch.setattr(training, "_STEPS_BEFORE_RECORDING", 10**9)
-    plain = _trained(_network(seed), RECIPE, seed)
+    made: list[training._Gradients] = []
+    original = training._Gradients
+
+    def gradients(*given: Any, record: bool) -> training._Gradients:
+        made.append(original(*given, record=record and not made))
+        return made[-1]
+
+    monkeypatch.setattr(training, "_Gradients", gradients)
+    recorded, plain = (_trained(_network(seed), RECIPE, seed) for _ in range(2))
+    assert [one._graph is not None for one in made] == [True, False]
     losses = [np.array([entry["loss"] for entry in one.curve]) for one in (recorded, plain)]
     # bfloat16 sums in another order from run to run.
     np.testing.assert_allclose(*losses, rtol=0.05)
@@ -85,6 +93,7 @@ def test_a_recorded_step_draws_new_random_numbers(seed: int) -> None:
         return [gradients(images, targets).item() for _ in range(8)]
 
     losses()  # some of these are recorded or before the recording
+    assert gradients._graph is not None
     first, again = losses(), losses()
     assert len(set(first)) == len(first)
     assert first == again
