@@ -86,7 +86,8 @@ experiments: install ## long, resumable runs in order of value; results under re
 experiments-gpu: install ## GPU: training speed, the zoo, the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
 	$(RUN_PYTHON) experiments/gpu.py
 	$(RUN_PYTHON) experiments/zoo.py --device cuda --same --only tiny --only small --only base --anew
-	$(BIN)/gemkit compare --data cifar10 --max-macs 40M --share 0.8 --seeds 3 --recipe full --device cuda --out runs/compare-40M
+	$(BIN)/gemkit compare --data cifar10 --max-macs 40M --share 0.8 --seeds 3 --recipe full --device cuda --out runs/compare-40M --json results/compare-40M.json
+	$(RUN_PYTHON) experiments/results_page.py
 
 # PYTHON=python3.13 tests another Python, RESOLUTION=lowest-direct the oldest packages that are
 # supported.
