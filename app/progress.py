@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from rich.console import Console
@@ -66,7 +66,8 @@ def now_and_then(console: Console) -> Callable[[str], None]:
 def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
     """A progress bar with the time left; without a terminal a line a minute."""
     progress, tell = counter(console), now_and_then(console)
-    with progress:
+    # Before version 14.3 of rich even a bar that is disabled ends with an empty line.
+    with progress if console.is_terminal else nullcontext():
         task = progress.add_task(text, total=total, note="")
 
         def advance(
