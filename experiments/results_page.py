@@ -72,6 +72,8 @@ def page() -> str:
         blocks += _zoo(cards)
     if (fidelity := figures("fidelity")).get("correlation"):
         blocks += _proxy(fidelity)
+    if longer := figures("longer"):
+        blocks += _longer(longer)
     blocks += [
         report.Heading("Not run"),
         report.Paragraph(
@@ -458,6 +460,38 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
             report.Table(("trials", "time", "accuracy"), ways),
         ]
     return [*blocks, report.Code("OMP_NUM_THREADS=1 python experiments/fidelity.py --workers 2")]
+
+
+def _longer(found: dict[str, Any]) -> list[report.Block]:
+    rows = [
+        (
+            cell["id"],
+            str(cell["nodes"]),
+            tables.count(cell["macs"]),
+            tables.count(cell["params"]),
+            tables.percent(cell["trial_accuracy"]),
+            tables.percent(cell["accuracy"]),
+        )
+        for cell in found["cells"]
+    ]
+    last, place = found["trained"], found["machine"]["gpu"]
+    return [
+        report.Heading("Short trials against longer trainings at 40 M MACs"),
+        report.Paragraph(
+            f"{found['search']}. Four cells of it, the two best, the best of at least 8 and the "
+            f"best of at least 20 nodes, as trials ({found['trial']}) and trained longer on one "
+            f"{place} ({found['training']}; batch 512). One training each."
+        ),
+        report.Table(("cell", "nodes", "MACs", "params", "trial", "longer"), rows),
+        report.Paragraph(
+            f"{last['id']}, trained for {last['epochs']} epochs on all 50,000 images on one core, "
+            f"reached {tables.percent(last['accuracy'])} of the test images: less than "
+            "gemnet-small, which was trained for longer on a GPU, so it does not come with gemkit."
+        ),
+        report.Code(
+            "python experiments/zoo.py --device cuda --run runs/base --only base --train-only"
+        ),
+    ]
 
 
 def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:

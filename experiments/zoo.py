@@ -42,7 +42,7 @@ from rich.console import Console
 
 from gemkit.app import pipeline, tables, zoo
 from gemkit.architecture import Architecture, Skeleton
-from gemkit.budget import Budget
+from gemkit.budget import Budget, format_count
 from gemkit.cell import CellArrays
 from gemkit.cost import largest_widths
 from gemkit.data import Dataset, load, proxy_split
@@ -69,7 +69,7 @@ LONG = replace(RECIPES["full"], batch_size=512, learning_rate=0.8, drop_path=0.0
 GPU idle; nothing is dropped since each network has three cells only."""
 PARAMS = 800_000
 """So many weights in half precision, with norms and statistics, stay below 2 MB. It binds for base
-alone, which then takes about 32 M MACs."""
+alone."""
 
 
 RANKED_EPOCHS, RANKED_IMAGES = 10, 45_000
@@ -494,7 +494,21 @@ def command_of(short: str, given: argparse.Namespace) -> str:
     words += ["--epochs", str(given.epochs)] if given.epochs else []
     words += ["--trials", str(given.trials)] if given.trials != TRIALS else []
     words += ["--data", shown] if (shown := shortened(given.data)) else []
-    return " ".join(words)
+    return "\n".join([*_search_command(given.run), " ".join(words)])
+
+
+def _search_command(run: Path | None) -> list[str]:
+    """How the search was made whose cells were taken."""
+    if run is None:
+        return []
+    with Run.open(run) as opened:
+        config, budget = opened.config, opened.budget
+    words = ["gemkit search --data", f"npz:{Path(config['data']).name}"]
+    for option, limit in (("--max-macs", budget.macs), ("--max-params", budget.params)):
+        words += [option, format_count(limit)] if limit is not None else []
+    for option in ("trials", "workers", "device", "seed"):
+        words += [f"--{option}", str(config[option])]
+    return [" ".join([*words, "--out", f"runs/{run.name}"])]
 
 
 if __name__ == "__main__":
