@@ -2,8 +2,7 @@
 
 Features come in named groups (an embedding, path features, counts, ...). The kernel is a sum with
 one Matern-5/2 term a group, each with its own amplitude and length scale, so that the data decide
-how much every group matters. Accuracy and latency are both predicted with it. Needs numpy and scipy
-only. Source: ours.
+how much every group matters. Accuracy and latency are both predicted with it. Source: ours.
 
     process = fit({"embedding": vectors, "counts": counts}, accuracies)
     mean, std = process.predict({"embedding": new_vectors, "counts": new_counts})
@@ -12,7 +11,9 @@ only. Source: ours.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ FloatArray = NDArray[np.float64]
 Features = Mapping[str, ArrayLike] | ArrayLike
 
 _CHUNK = 2048
+_ONE_THREAD_TO = 1000  # rows
 _JITTER = 1e-8
 _REFUSED = 1e10
 """Negative log likelihood of scales whose kernel matrix cannot be factored."""
@@ -148,13 +150,14 @@ class GaussianProcess:
         mean = np.empty(count)
         variance = np.empty(count)
         inverse_factor = self.inverse_factor.T.astype(np.float32)
-        for start in range(0, count, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            scaled = self._scaled({name: groups[name][part] for name in self.names})
-            cross = self._cross(scaled)
-            mean[part] = cross @ self.weights
-            solved = cross @ inverse_factor
-            variance[part] = self._prior(scaled) - np.einsum("ij,ij->i", solved, solved)
+        with _suitable_threads(len(self.weights)):
+            for start in range(0, count, _CHUNK):
+                part = slice(start, start + _CHUNK)
+                scaled = self._scaled({name: groups[name][part] for name in self.names})
+                cross = self._cross(scaled)
+                mean[part] = cross @ self.weights
+                solved = cross @ inverse_factor
+                variance[part] = self._prior(scaled) - np.einsum("ij,ij->i", solved, solved)
         variance = np.maximum(variance, 1e-12) + (self.noise if noise else 0.0)
         return (
             self.target_mean + self.target_scale * mean,
@@ -269,7 +272,28 @@ def fit(
         matrix = np.asarray(traits.get(name, np.empty((values.shape[1], 0))), dtype=float)
         described.append(matrix[scaling.keep])
     problem = _Problem(rows, described, wanted.values, tuple(name in linear for name in groups))
-    return _solved(problem, _most_likely(problem, start, iterations), scalings, wanted)
+    with _suitable_threads(len(y)):
+        return _solved(problem, _most_likely(problem, start, iterations), scalings, wanted)
+
+
+def _suitable_threads(rows: int) -> AbstractContextManager[Any]:
+    """Let BLAS compute with one thread for a while where a process has few rows.
+
+    For matrices of a hundred rows several threads gain little, and where the machine has other work
+    they wait for each other in loops: searches on a table then took 14 times as long on two cores.
+    """
+    if rows > _ONE_THREAD_TO:
+        return nullcontext()
+    limited: AbstractContextManager[Any] = _blas().limit(limits=1, user_api="blas")
+    return limited
+
+
+@cache
+def _blas() -> Any:
+    import scipy.linalg  # noqa: F401 -- has a BLAS of its own, which must be loaded to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def _checked_targets(targets: ArrayLike, groups: Mapping[str, FloatArray]) -> FloatArray:

@@ -153,12 +153,9 @@ def embed(
     # One torch thread per group: groups are small, and waiting for each other costs more.
     threads = threads or torch.get_num_threads()
     starts = range(0, len(labels), _GROUP)
-    if len(starts) == 1:
-        group(0)
-    else:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for _ in pool.map(group, starts, chunksize=1):
-                pass
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        for _ in pool.map(group, starts, chunksize=1):
+            pass
     encoder.train(training)
     return found
 

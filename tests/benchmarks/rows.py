@@ -101,6 +101,8 @@ def main(topics: list[str], keep: bool) -> int:
     sys.modules["rows"] = sys.modules[__name__]
     found: list[Row] = []
     console = Console()
+    if not console.is_terminal:
+        console.width = 200  # a file has room for the whole table
     for path in sorted(FOLDER.glob("bench_*.py")):
         topic = path.stem.removeprefix("bench_")
         if topics and topic not in topics:

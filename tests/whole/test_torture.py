@@ -8,6 +8,7 @@ end the results are those of a run that nobody disturbed.
 """
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -45,7 +46,6 @@ class Gemkit:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
         self.rng = np.random.default_rng(seed)
-        self.killed = 0
         self.environment = os.environ | {"OMP_NUM_THREADS": "1", "GEMKIT_CONFIG": str(folder)}
 
     def start(self, *words: object) -> "subprocess.Popen[str]":
@@ -63,21 +63,37 @@ class Gemkit:
         assert process.returncode == 0, output
         return time.monotonic() - began
 
-    def torture(self, kills: int, lasts: float, check: Callable[[], None], *words: object) -> None:
-        """Kill a command again and again, checking in between, then let it end well."""
-        for _ in range(kills):
-            process = self.start(*words)
-            moment = self.rng.uniform(0.05, 1.0) * lasts
+    def torture(
+        self,
+        kills: int,
+        lasts: float,
+        check: Callable[[], None],
+        *words: object,
+        anew: Callable[[], object] = lambda: None,
+    ) -> None:
+        """Kill a command so many times, checking in between, then let it end well.
+
+        Args:
+            lasts: about how long the command takes; it is killed before that.
+            anew: called when a command ended before it was killed: undoes what it did.
+        """
+        killed = starts = 0
+        while killed < kills:
+            process, starts = self.start(*words), starts + 1
+            assert starts <= 5 * kills, f"{words[0]} nearly always ends before it is killed"
             try:
-                output, _ = process.communicate(timeout=moment)
-                assert process.returncode == 0, output  # it was faster than foreseen
+                output, _ = process.communicate(timeout=self.rng.uniform(0.02, 0.9) * lasts)
+                assert process.returncode == 0, output
+                check()
+                anew()
+                continue
             except subprocess.TimeoutExpired:
                 kill(process)
-                self.killed += 1
+                killed += 1
             check()
         self.run(*words)
         check()
-        print(f"{words[0]}: {self.killed} kills in {kills} starts")
+        print(f"{words[0]}: {killed} kills in {starts} starts")
 
 
 def kill(process: "subprocess.Popen[str]") -> None:
@@ -114,7 +130,11 @@ def test_search(tmp_path: Path, kills: int, seed: int) -> None:
         assert known.keys() <= {trial[0] for trial in trials_of(run)}, "a finished trial is lost"
         files_are_whole(run)
 
-    gemkit.torture(kills, lasts, check, *search, "--out", "run", "--resume")
+    def anew() -> None:
+        shutil.rmtree(run)
+        known.clear()
+
+    gemkit.torture(kills, lasts, check, *search, "--out", "run", "--resume", anew=anew)
     assert trials_of(run) == trials_of(tmp_path / "quiet")
     assert {trial[6] for trial in trials_of(run)} == {"done"}
 
@@ -146,7 +166,11 @@ def test_training(searched: Path, tmp_path: Path, kills: int, seed: int) -> None
         trials_of(run)
         files_are_whole(run)
 
-    gemkit.torture(kills, lasts, check, "train", "run", *train)
+    def anew() -> None:
+        shutil.rmtree(run)
+        copied(searched, tmp_path)
+
+    gemkit.torture(kills, lasts, check, "train", "run", *train, anew=anew)
     assert trials_of(run) == trials_of(quiet)
     weights = sorted(path.relative_to(quiet) for path in quiet.rglob("models/*/*.safetensors"))
     assert weights
@@ -174,9 +198,11 @@ def test_export_and_bench(trained: Path, tmp_path: Path, kills: int, seed: int) 
         files_are_whole(tmp_path)
 
     export = ["export", "run", "--precision", "fp32,fp16,int8", "--out", "deploy"]
-    gemkit.torture(kills, 20, check, *export)
+    lasts = gemkit.run(*export)
+    gemkit.torture(kills, lasts, check, *export)
     bench = ["bench", "run", "--json", "bench.json"]
-    gemkit.torture(kills, 10, check, *bench)
+    lasts = gemkit.run(*bench)
+    gemkit.torture(kills, lasts, check, *bench)
     assert (tmp_path / "bench.json").exists()
     with Run.open(run) as opened:
         assert opened.models()[0]["measurements"]
