@@ -736,6 +736,7 @@ def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
 
     rows = table_rows(result)
     console.print(table_of("accuracy on the test set", HEADS, rows))
+    console.print(notes(result))
     drawn = []
     for cost_name, label, scale in (
         ("macs", "million MACs", 1e6),
@@ -816,8 +817,8 @@ def notes(result: Mapping[str, Any]) -> str:
         )
     if any(entry["id"] == NARROW for entry in result["networks"]):
         text += (
-            f" `narrow` is the found network with at most {result['share']:g} times the MACs of "
-            "each network of differentiable search."
+            f" `narrow` is the found network with at most {percent(result['share'], 0)} of the "
+            "MACs of the smallest network of differentiable search."
         )
     return text + (
         " MACs are multiply-accumulates of convolutions and linear layers. Peak memory and latency "

@@ -119,7 +119,8 @@ def tails(names: Sequence[str]) -> list[str]:
 
 
 def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
-    """Measurements as a table for a terminal of that width."""
+    """Measurements as a table for a terminal of that width; `~` marks what varied from round to
+    round."""
     heads = (
         "model",
         "provider",
@@ -140,7 +141,8 @@ def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
             one["precision"],
             str(one["threads"]),
             str(one["batch"]),
-            *(tables.latency(one["latency_ms"], part) for part in ("p50", "p90", "p99")),
+            ("~ " if one.get("noisy") else "") + tables.latency(one["latency_ms"]),
+            *(tables.latency(one["latency_ms"], part) for part in ("p90", "p99")),
             f"{one['throughput']:,.0f}",
             f"{one['load_ms']:.1f} ms",
             tables.size(one["file_bytes"]),
