@@ -162,8 +162,8 @@ def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) ->
     if len(noisy) > 1:  # one sentence for all, since it is the machine's
         spreads = [100 * one["spread"] for one in noisy]
         console.print(
-            f"  noisy machine: in {len(noisy)} of {len(found)} measurements (~) the rounds "
-            f"differ, by {min(spreads):.0f} to {max(spreads):.0f} %; close what else runs here and measure "
+            f"  noisy machine: in {len(noisy)} of {len(found)} measurements (~) the rounds differ, "
+            f"by {min(spreads):.0f} to {max(spreads):.0f} %; close what else runs here and measure "
             "again",
         )
     for one in found:
