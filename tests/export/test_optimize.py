@@ -647,19 +647,80 @@ def test_only_what_pays_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     assert report.speedup == 2
 
 
+def test_every_candidate_splits_what_its_name_says(seed: int) -> None:
+    """Four leaves and nodes of two and three inputs: concatenations of 2, 3 and 4."""
+    edges = ((0, 1), (0, 2), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (0, 5), (0, 6))
+    cell = Cell(("input", *["conv1x1"] * 6), edges)
+    graph = read(draft(Architecture((cell,), skeleton_for(SMALL, 10), 8), seed=seed))
+    candidates = {name: rewrite for stage in optimize.STAGES for name, rewrite in stage.items()}
+    for name, left in (
+        ("concatenations of 2 split", {3, 4}),
+        ("concatenations up to 3 split", {4}),
+        ("all concatenations split", set()),
+    ):
+        split = candidates[name](graph)
+        assert {len(node.inputs) for node in split.nodes if node.op == "Concat"} == left, name
+
+
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_the_memory_told_is_that_of_the_file(
+    seed: int, monkeypatch: pytest.MonkeyPatch, aggregation: str
+) -> None:
+    monkeypatch.setattr(optimize, "ORDER_SECONDS", 0.5)
+    monkeypatch.setattr(memory, "TRIES", 200)
+    monkeypatch.setattr(optimize._Bench, "gains", lambda self, base, graphs: [1.5] * len(graphs))
+    monkeypatch.setattr(optimize._Bench, "times", lambda self, graphs: [1e-3] * len(graphs))
+    model = draft(random_architecture(np.random.default_rng(seed), aggregation), seed=seed)
+    better, report = optimize.optimize(model, "memory")
+    graph = read(better)
+    peaks = schedule.peak(graph), schedule.peak(graph, accumulate=True)
+    assert report.peak_memory_bytes == (schedule.peak(read(model)), min(peaks))
+    applied = [item for item in report.tried if item.applied]
+    assert len(applied) <= 1
+    for item in applied:
+        assert item.peak_memory_bytes == report.peak_memory_bytes[1] < report.peak_memory_bytes[0]
+    for item in report.tried:
+        assert item.note or item.speedup == 1.5
+        assert (item.peak_memory_bytes or 0) >= report.peak_memory_bytes[1]
+
+
 def test_what_changes_the_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(graph: Graph) -> Graph:
         name = graph.nodes[0].inputs[1]
         return graph.with_nodes(graph.nodes, {name: graph.constants[name] + 1})
 
-    monkeypatch.setattr(optimize, "STAGES", ({"broken": broken},))
+    stage = {"nothing": lambda graph: graph, "broken": broken}
+    monkeypatch.setattr(optimize, "STAGES", (stage,))
     cell = Cell(("input", "conv1x1"), ((0, 1),))
     model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
-    same, report = optimize.optimize(model, seconds=0.01)
+    told: list[optimize.Tried] = []
+    same, report = optimize.optimize(model, seconds=0.01, progress=told.append)
     assert same is model
+    assert told == list(report.tried)
     assert report.tried[0].speedup is None
     assert report.tried[0].note.startswith("outputs differ by")
     assert report.speedup == 1
+
+
+def test_what_does_not_pay_in_the_end_is_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(optimize._Bench, "gains", lambda self, base, graphs: [1.5] * len(graphs))
+    monkeypatch.setattr(optimize._Bench, "times", lambda self, graphs: [1e-3] * len(graphs))
+    cell = Cell(("input", "conv1x1"), ((0, 1),))
+    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    told: list[optimize.Tried] = []
+    same, report = optimize.optimize(model, progress=told.append)
+    assert same is model
+    assert any(item.applied for item in told)
+    assert not report.applied
+
+
+def test_the_largest_difference_of_any_batch_counts(tmp_path: Path) -> None:
+    cell = Cell(("input", "conv1x1"), ((0, 1),))
+    graph = read(draft(Architecture((cell,), skeleton_for(SMALL, 10), 4)))
+    bench = optimize._Bench(graph, tmp_path, "CPUExecutionProvider", 1, 0.01)
+    assert bench.difference(graph) == 0
+    bench.expected[1][0][-1, -1] += 1
+    assert bench.difference(graph) == pytest.approx(1)
 
 
 def test_pictures_as_bytes_go_through(tmp_path: Path, seed: int) -> None:
