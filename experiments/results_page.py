@@ -21,7 +21,6 @@ GOAL = (0.004, 0.036)
 """What the paper says its networks are more accurate by than those of other searches."""
 Bar = tuple[str, str, str, str, str]
 """What was measured, the bar, the figure, whether it holds, where it is told."""
-_GPU = "make experiments-gpu"
 TRIED = {
     "latencies predicted within 10 %, 32x32": "three passes instead of one, the 10th percentile "
     "instead of the median, features by part and kernel count",
@@ -70,7 +69,7 @@ def page() -> str:
         blocks += _comparison(compared, "Found networks beside known ones", command)
     if larger := figures("compare-40M"):
         blocks += _comparison(
-            larger, "The same at 40 M MACs, on a GPU", larger.get("command", _GPU)
+            larger, "The same at 40 M MACs, on a GPU", larger.get("command", "make experiments-gpu")
         )
     if gpu := figures("gpu"):
         blocks += _gpu(gpu)

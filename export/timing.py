@@ -169,7 +169,7 @@ def random_inputs(session: Any, batch: int, path: str) -> dict[str, Any]:
         kind = _TYPES.get(place.type)
         if kind is None:
             raise MeasureError(f"{path}: input {place.name!r} is a {place.type}, not a number")
-        needed = int(np.prod(shape, dtype=np.float64)) * np.dtype(kind).itemsize
+        needed = math.prod(shape) * np.dtype(kind).itemsize
         if needed * _OVER_INPUT > (memory_bytes() or math.inf):
             raise MeasureError(
                 f"{path}: a batch of {batch} needs {needed / 1e9:.1f} GB for its input alone and "

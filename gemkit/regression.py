@@ -280,7 +280,7 @@ def _suitable_threads(rows: int) -> AbstractContextManager[Any]:
     """Let BLAS compute with one thread for a while where a process has few rows.
 
     For matrices of a hundred rows several threads gain little, and where the machine has other work
-    they wait for each other in loops: searches on a table then took 14 times as long on two cores.
+    they wait for each other in loops: searches on a table then took nearly three times as long.
     """
     if rows > _ONE_THREAD_TO:
         return nullcontext()

@@ -586,8 +586,9 @@ def _memory_explained(batch: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        short = any(text in str(error) for text in ("out of memory", "can't allocate memory"))
-        short = short or isinstance(error, torch.OutOfMemoryError)
+        short = isinstance(error, torch.OutOfMemoryError) or any(
+            text in str(error) for text in ("out of memory", "can't allocate memory")
+        )
         if short and batch > 2:
             raise UserError(
                 f"the memory does not suffice for batches of {batch} images: "
