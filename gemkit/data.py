@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from gemkit import cifar
 from gemkit.errors import UserError
 from gemkit.files import is_folder, read_arrays, unreadable
+from gemkit.identity import Identity, of_arrays, of_files
 from gemkit.pictures import Images, StreamedImages, decoded, jpeg_quality, open_image
 
 Labels = NDArray[np.int64]
@@ -61,6 +62,7 @@ class Dataset:
         class_names: one name a class.
         mean, std: one value a channel, of the training images scaled to 0..1.
         note: what a reader of the results should know besides the name; may be empty.
+        identity: what tells it from other data; None of images that no source was named for.
     """
 
     name: str
@@ -72,6 +74,7 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""
+    identity: Identity | None = None
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -111,17 +114,26 @@ def load(spec: str) -> Dataset:
     """
     source, colon, place = spec.partition(":")
     if not colon and source == "digits":
-        return _digits()
+        return _identified(spec, _digits())
     if not colon and source in cifar.ARCHIVES:
-        return _cifar(source)
+        return _identified(spec, _cifar(source))
     if colon and source in ("npz", "imagefolder"):
         if not place:
             raise UserError(f"{spec!r} names no path: write {source}:PATH")
-        return _npz(Path(place)) if source == "npz" else _image_folder(place)
+        if source == "npz":
+            return _identified(spec, _npz(Path(place)))
+        return _image_folder(place)
     if os.path.exists(spec):
         kind = "imagefolder" if os.path.isdir(spec) else "npz"
         raise UserError(f"what kind of data {spec!r} is, is not said: write {kind}:{spec}")
     raise UserError(f"unknown data {spec!r}: use one of {', '.join(SOURCES)}")
+
+
+def _identified(spec: str, dataset: Dataset) -> Dataset:
+    """The data set with the identity of its arrays."""
+    labels = {"training": dataset.y_train, "test": dataset.y_test}
+    images = {"training images": dataset.x_train, "test images": dataset.x_test}
+    return replace(dataset, identity=of_arrays(spec, dataset.class_names, labels, images))
 
 
 def proxy_split(dataset: Dataset, seed: int) -> Split:
@@ -320,13 +332,15 @@ def _image_folder(place: str) -> Dataset:
         test_files = [all_files[row] for row in np.flatnonzero(test)]
         y_train, y_test = y_train[~test], y_train[test]
         note += ", one image in five kept for the test"
-    return _dataset(
+    parts = {"training": (train_files, y_train), "test": (test_files, y_test)}
+    dataset = _dataset(
         root.resolve().name,
         (_read_files(train_files, size), _read_files(test_files, size)),
         (y_train, y_test),
         names,
         note,
     )
+    return replace(dataset, identity=of_files(f"imagefolder:{place}", names, root, parts))
 
 
 def _class_folders(root: Path) -> list[Path]:
