@@ -60,7 +60,7 @@ def cli(context: click.Context, /) -> None:
 
 
 def _console(json_file: str | None) -> "Console":
-    from .progress import console_for
+    from .terminal.progress import console_for
 
     console = console_for(stderr=json_file == "-", soft_wrap=True)
     if not console.is_terminal:
@@ -137,13 +137,13 @@ def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
     With `--resume` what was not given is as the run was begun.
     """
-    from .pipeline import default_out
+    from .steps.pipeline import default_out
 
     if options["resume"]:
         _as_begun(options)
     precision = options.pop("precision")
     if options["target"] is not None:
-        from .deploying import precision_for
+        from .devices import precision_for
 
         precision = precision_for(options["target"], precision)
     budget = _budget(options, precision or "fp32")
@@ -180,7 +180,7 @@ def _as_begun(options: dict[str, Any]) -> None:
     from gemkit.recipe import RECIPES
     from gemkit.store import Run, is_run
 
-    from .pipeline import default_out
+    from .steps.pipeline import default_out
 
     path = options["out"] or default_out(options["data"], resume=True)
     if not is_run(path):
@@ -209,7 +209,7 @@ def _as_begun(options: dict[str, Any]) -> None:
 @json_option
 def run(json_file: str | None, **options: Any) -> None:
     """Search, train the best, export, measure and report: from data to ONNX files."""
-    from . import pipeline
+    from .steps import pipeline
 
     _check_json(json_file)
     arguments = _search_arguments(options)
@@ -228,7 +228,7 @@ def run(json_file: str | None, **options: Any) -> None:
 @json_option
 def search(json_file: str | None, **options: Any) -> None:
     """Search for networks: the first step of `run`."""
-    from . import pipeline
+    from .steps import pipeline
 
     _check_json(json_file)
     arguments = _search_arguments(options)
@@ -261,8 +261,8 @@ def train(
     Continues by itself after an interruption; what is trained already is left alone. On several
     GPUs:  torchrun --nproc-per-node 4 -m gemkit.app train RUN
     """
-    from . import pipeline
-    from .final import lead_or_follow
+    from .steps import pipeline
+    from .steps.final_training import lead_or_follow
 
     _check_json(json_file)
     with _resumable(_again()):
@@ -323,7 +323,8 @@ def export(
 
     `gemkit zoo` lists the ready-made ones.
     """
-    from . import pipeline, zoo
+    from . import zoo
+    from .steps import pipeline
 
     _check_json(json_file)
     console = _console(json_file)
@@ -374,7 +375,7 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     Give a RUN (its models and baselines, whose figures are stored there), or ONNX files, names of
     torchvision networks and zoo:NAME, which are then measured beside one another.
     """
-    from . import pipeline
+    from .steps import pipeline
 
     _check_json(json_file)
     with _resumable(_again()):
@@ -397,8 +398,8 @@ def show(
 
     Of zoo:NAME: what its card says.
     """
-    from . import show as module
     from . import zoo
+    from .terminal import show as module
 
     _check_json(json_file)
     if zoo.is_zoo(run_folder):
@@ -429,8 +430,8 @@ def show(
 @json_option
 def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | None) -> None:
     """Classify images with an ONNX file that gemkit wrote, or a ready-made network."""
-    from . import predict as module
     from . import zoo
+    from .steps import predict as module
 
     _check_json(json_file)
     with zoo.files([str(model)]) as made:
@@ -483,13 +484,13 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
 
     What is finished is kept in --out, so the same command goes on after an interruption.
     """
-    from . import comparing
+    from .steps import compare
 
     _check_json(json_file)
     with _resumable(_again()):
-        value = comparing.compare(
+        value = compare.compare(
             data,
-            out=out or comparing.default_out(data),
+            out=out or compare.default_out(data),
             console=_console(json_file),
             **options,
         )
@@ -549,7 +550,7 @@ def ablate(
 
     What is finished is kept in --out, so the same command goes on after an interruption.
     """
-    from . import ablate as module
+    from .steps import ablate as module
 
     _check_json(json_file)
     if (metric is None) == (latency is None):
@@ -596,11 +597,11 @@ def latency_kit(json_file: str | None, **options: Any) -> None:
 
     The networks in it are those that a search on --data could find; the limits bound their size.
     """
-    from . import deploying
+    from . import devices
 
     _check_json(json_file)
     budget = _budget(options, "fp32")
-    value = deploying.kit(budget=budget, console=_console(json_file), **options)
+    value = devices.kit(budget=budget, console=_console(json_file), **options)
     _deliver_json(value, json_file)
 
 
@@ -621,10 +622,10 @@ def latency_fit(
 
     The limits become the target's own: what a network may cost there at most.
     """
-    from . import deploying
+    from . import devices
 
     _check_json(json_file)
-    value = deploying.fit(
+    value = devices.fit(
         measurements, name, _budget(options, "fp32"), description, _console(json_file)
     )
     _deliver_json(value, json_file)
@@ -646,10 +647,10 @@ def latency_predict(
     cell: Path, target: str, widths: tuple[int, ...], json_file: str | None
 ) -> None:
     """Predict the latency of a cell on a target."""
-    from . import deploying
+    from . import devices
 
     _check_json(json_file)
-    value = deploying.predict_latency(cell, target, widths, _console(json_file))
+    value = devices.predict_latency(cell, target, widths, _console(json_file))
     _deliver_json(value, json_file)
 
 
@@ -659,7 +660,7 @@ def latency_predict(
 @json_option
 def targets(name: str | None, remove: bool, json_file: str | None) -> None:
     """List the devices known, or all that is known about the one called NAME."""
-    from . import deploying
+    from . import devices
 
     _check_json(json_file)
     if remove and name is None:
@@ -667,11 +668,11 @@ def targets(name: str | None, remove: bool, json_file: str | None) -> None:
     console = _console(json_file)
     value: object
     if name is None:
-        value = deploying.list_targets(console)
+        value = devices.list_targets(console)
     elif remove:
-        value = deploying.remove(name, console)
+        value = devices.remove(name, console)
     else:
-        value = deploying.show_target(name, console)
+        value = devices.show_target(name, console)
     _deliver_json(value, json_file)
 
 
@@ -694,7 +695,7 @@ def targets(name: str | None, remove: bool, json_file: str | None) -> None:
 )
 def app(run_folder: Path, host: str, port: int, auth: str | None, **options: bool) -> None:
     """Open a page to browse the networks of RUN, try them and download them."""
-    from . import page
+    from .page import page
 
     login = None if auth is None else (auth, _password(auth))
     page.serve(run_folder, host, port, _console(None), login=login, **options)
@@ -706,10 +707,10 @@ def app(run_folder: Path, host: str, port: int, auth: str | None, **options: boo
 @json_option
 def space(run_folder: Path, out: Path, json_file: str | None) -> None:
     """Make the folder of a Hugging Face Space that shows RUN to the public."""
-    from . import bundle
+    from . import huggingface
 
     _check_json(json_file)
-    _deliver_json(bundle.make_space(run_folder, out, _console(json_file)), json_file)
+    _deliver_json(huggingface.make_space(run_folder, out, _console(json_file)), json_file)
 
 
 def _password(user: str) -> str:

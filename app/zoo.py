@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_bytes, write_json
 
-from . import tables
+from . import formatting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -154,12 +154,12 @@ def row(known: Mapping[str, Any]) -> tuple[str, ...]:
     low, high = known["accuracy_interval"]
     return (
         known["name"],
-        tables.count(known["macs"]),
-        tables.count(known["params"]),
-        tables.percent(known["accuracy"]),
+        formatting.count(known["macs"]),
+        formatting.count(known["params"]),
+        formatting.percent(known["accuracy"]),
         f"{100 * low:.2f} to {100 * high:.2f}",
         known["data"],
-        tables.size(known["weights"]["bytes"]),
+        formatting.size(known["weights"]["bytes"]),
     )
 
 
@@ -169,7 +169,7 @@ def show(console: "Console") -> list[dict[str, Any]]:
     Returns:
         the cards.
     """
-    from .show import table_of
+    from .terminal.show import table_of
 
     found = cards()
     if found:
@@ -189,7 +189,7 @@ def show_one(name: str, console: "Console") -> dict[str, Any]:
     Raises:
         UserError: no such network.
     """
-    from .show import table_of
+    from .terminal.show import table_of
 
     known = card(name)
     console.print(table_of(known["name"], HEADS, [row(known)]))
@@ -236,7 +236,7 @@ def export(
     """
     from gemkit.export.exporter import DEFAULT_OPSET, check_options
 
-    from .exporting import convert, files_of
+    from .steps.export import convert, files_of
 
     known = card(name)
     others = [kind for kind in precision if kind != "fp32"]
@@ -262,8 +262,9 @@ def export(
         batch=batch,
     )
     console.print(
-        f"{path}: {tables.size(exported['file_bytes'])}, parity {exported['parity_max_abs']:.1e}; "
-        f"{tables.percent(known['accuracy'])} on {known['data']} by its card",
+        f"{path}: {formatting.size(exported['file_bytes'])}, parity "
+        f"{exported['parity_max_abs']:.1e}; "
+        f"{formatting.percent(known['accuracy'])} on {known['data']} by its card",
     )
     made = [exported]
     if optimize is not None or dataset is not None:

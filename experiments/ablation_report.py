@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from gemkit.app import figures
+from gemkit.app.report import plots
 from gemkit.search import ablation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -144,17 +144,17 @@ def draw(data: Path) -> None:
         strategies=tuple(report["strategies"]),
         results=RESULTS / "ablation-strategies-runs.json",
     )["figures"]
-    figures.save(
-        figures.regret_figure(drawn["curves"], f"{report['metric']}, points"),
+    plots.save(
+        plots.regret_figure(drawn["curves"], f"{report['metric']}, points"),
         DOCS / "img" / "ablation-regret.png",
     )
-    figures.save(
-        figures.correlation_figure(drawn["correlations"]), DOCS / "img" / "ablation-correlation.png"
+    plots.save(
+        plots.correlation_figure(drawn["correlations"]), DOCS / "img" / "ablation-correlation.png"
     )
     at = drawn["map"]
     points = [list(point) for point in zip(at["x"], at["y"], strict=True)]
-    picture = figures.embedding_figure(points, at["value"], at["title"], report["metric"])
-    figures.save(picture, DOCS / "img" / "ablation-map.png")
+    picture = plots.embedding_figure(points, at["value"], at["title"], report["metric"])
+    plots.save(picture, DOCS / "img" / "ablation-map.png")
 
 
 def main() -> int:

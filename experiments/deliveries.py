@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from gemkit.app.exporting import _measured
-from gemkit.app.training import narrowed
+from gemkit.app.steps.export import _measured
+from gemkit.app.steps.train import narrowed
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell

@@ -28,8 +28,8 @@ import compare
 import numpy as np
 import results_page
 
-from gemkit.app import tables
-from gemkit.app.final import seconds_per_image
+from gemkit.app import formatting
+from gemkit.app.steps.final_training import seconds_per_image
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.data import Dataset, limited, load, proxy_split
@@ -208,8 +208,8 @@ def main() -> int:
             finish(report, given.results)
             spent = time.perf_counter() - began
             print(
-                f"cell {place}, {kind}: {tables.percent(future.result()['accuracy'])}; "
-                f"{count} of {len(todo)} in {tables.duration(spent)}",
+                f"cell {place}, {kind}: {formatting.percent(future.result()['accuracy'])}; "
+                f"{count} of {len(todo)} in {formatting.duration(spent)}",
                 flush=True,
             )
     finish(report, given.results)
@@ -272,7 +272,7 @@ def announce(
     each = seconds_per_image(build(network), dataset, RECIPE, "cpu")
     print(
         f"{len(todo)} trainings on {workers} workers: about "
-        f"{tables.duration(total * each / workers)}",
+        f"{formatting.duration(total * each / workers)}",
         flush=True,
     )
 

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gemkit.app import pipeline
+from gemkit.app.steps import pipeline
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.export.latency import measure_here, this_device

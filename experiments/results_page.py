@@ -12,7 +12,9 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from gemkit.app import comparing, report, tables, zoo
+from gemkit.app import formatting, zoo
+from gemkit.app.report import report
+from gemkit.app.steps import compare
 from gemkit.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -176,7 +178,7 @@ def _table_bars(searches: dict[str, Any], device: dict[str, Any]) -> Iterator[Ba
         yield _row(
             f"{name}: within 10 %",
             "57 %",
-            tables.percent(within, 0),
+            formatting.percent(within, 0),
             within >= 0.57,
             "ablation",
         )
@@ -233,8 +235,8 @@ def _optimizer_bars(found: dict[str, Any]) -> Iterator[Bar]:
         yield _row(
             f"peak activation memory saved, {kind}, {one['networks']} networks, median",
             "20 %",
-            f"{tables.percent(one['median_reduction'], 0)}, by order alone "
-            f"{tables.percent(one['median_reduction_by_order_alone'], 0)}",
+            f"{formatting.percent(one['median_reduction'], 0)}, by order alone "
+            f"{formatting.percent(one['median_reduction_by_order_alone'], 0)}",
             one["median_reduction"] >= 0.2,
             "optimizer",
         )
@@ -249,9 +251,9 @@ def _latency_bars(sizes: dict[str, Any], delivered: dict[str, Any] | None) -> It
         yield _row(
             f"latencies predicted within 10 %, {short}",
             "90 %",
-            f"{tables.percent(report_['within_10_percent'], 0)} (against a second measurement "
-            f"{tables.percent(again['within_10_percent'], 0)}; the first repeats it for "
-            f"{tables.percent(floor['within_10_percent'], 0)})",
+            f"{formatting.percent(report_['within_10_percent'], 0)} (against a second measurement "
+            f"{formatting.percent(again['within_10_percent'], 0)}; the first repeats it for "
+            f"{formatting.percent(floor['within_10_percent'], 0)})",
             report_["within_10_percent"] >= 0.9,
             "deployment",
         )
@@ -267,7 +269,7 @@ def _latency_bars(sizes: dict[str, Any], delivered: dict[str, Any] | None) -> It
         yield _row(
             f"{delivered['delivered']} networks delivered under a limit of time, measured again",
             "none over by 3 %",
-            f"{over} over; {tables.percent(delivered['median_of_the_budget'], 0)} of the limit "
+            f"{over} over; {formatting.percent(delivered['median_of_the_budget'], 0)} of the limit "
             "used in the median",
             over == 0,
             "deployment",
@@ -305,8 +307,9 @@ def _page_bars(found: dict[str, Any]) -> Iterator[Bar]:
     yield _row(
         f"{many['visitors']} visitors, {many['seconds'] / 60:.0f} minutes: p95 of a selection",
         "2 s, no error",
-        f"{p95:.2f} s, {tables.number(many['errors'], 'error')}, memory "
-        f"{tables.size(many['memory_bytes_half'])}, then {tables.size(many['memory_bytes_end'])}",
+        f"{p95:.2f} s, {formatting.number(many['errors'], 'error')}, memory "
+        f"{formatting.size(many['memory_bytes_half'])}, then "
+        f"{formatting.size(many['memory_bytes_end'])}",
         p95 < 2 and not many["errors"],
         "page",
     )
@@ -351,9 +354,9 @@ def _bench(found: dict[str, Any]) -> list[report.Block]:
 def _comparison(result: dict[str, Any], heading: str, command: str) -> list[report.Block]:
     return [
         report.Heading(heading),
-        report.Paragraph(comparing.summary(result)),
-        report.Table(comparing.HEADS, comparing.table_rows(result)),
-        report.Paragraph(comparing.notes(result)),
+        report.Paragraph(compare.summary(result)),
+        report.Table(compare.HEADS, compare.table_rows(result)),
+        report.Paragraph(compare.notes(result)),
         report.Paragraph(
             "The search draws its proxy images (a tenth) from all 50,000 training images, also "
             "where the networks are then trained on fewer. It never sees a test image. "
@@ -368,7 +371,7 @@ def _comparison(result: dict[str, Any], heading: str, command: str) -> list[repo
         report.Table(("bar", "found here", "holds"), _comparison_bars(result)),
         report.Heading("How to repeat it", 3),
         report.Code(command),
-        report.Paragraph(comparing.made(result)),
+        report.Paragraph(compare.made(result)),
         *([report.Paragraph(result["note"])] if "note" in result else []),
     ]
 
@@ -380,7 +383,7 @@ def _gpu(found: dict[str, Any]) -> list[report.Block]:
             row["steps"],
             str(row["batch"]),
             f"{row['images_per_second']:,.0f}",
-            tables.percent(row["images_per_second"] / entry["limit"], 1),
+            formatting.percent(row["images_per_second"] / entry["limit"], 1),
             row.get("note", ""),
         )
         for name, entry in found["networks"].items()
@@ -390,7 +393,7 @@ def _gpu(found: dict[str, Any]) -> list[report.Block]:
         report.Paragraph(
             f"Where the GPU's time goes, {name}, batch 512: "
             + ", ".join(
-                f"{kind} {tables.percent(share, 0)}"
+                f"{kind} {formatting.percent(share, 0)}"
                 for kind, share in entry["profile"]["shares"].items()
                 if share >= 0.005
             )
@@ -462,7 +465,7 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
     if fidelity["compared"]:
         ways = [
             (
-                f"all for {tables.number(row['epochs'], 'epoch')}"
+                f"all for {formatting.number(row['epochs'], 'epoch')}"
                 + (f", the best {row['promoted']} for 9" if row["promoted"] else ""),
                 f"{100 * row['cost']:.0f} %",
                 f"{100 * row['accuracy']:.2f}",
@@ -484,10 +487,10 @@ def _longer(found: dict[str, Any]) -> list[report.Block]:
         (
             cell["id"],
             str(cell["nodes"]),
-            tables.count(cell["macs"]),
-            tables.count(cell["params"]),
-            tables.percent(cell["trial_accuracy"]),
-            tables.percent(cell["accuracy"]),
+            formatting.count(cell["macs"]),
+            formatting.count(cell["params"]),
+            formatting.percent(cell["trial_accuracy"]),
+            formatting.percent(cell["accuracy"]),
         )
         for cell in found["cells"]
     ]
@@ -502,7 +505,7 @@ def _longer(found: dict[str, Any]) -> list[report.Block]:
         report.Table(("cell", "nodes", "MACs", "params", "trial", "longer"), rows),
         report.Paragraph(
             f"{last['id']}, trained for {last['epochs']} epochs on all 50,000 images on one core, "
-            f"reached {tables.percent(last['accuracy'])} of the test images: less than "
+            f"reached {formatting.percent(last['accuracy'])} of the test images: less than "
             "gemnet-small, which was trained for longer on a GPU, so it does not come with gemkit."
         ),
         report.Code(
@@ -515,20 +518,20 @@ def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The bars of the design that this comparison speaks about."""
     networks = {entry["id"]: entry for entry in result["networks"]}
     rows = []
-    for entry, ours in product(networks.values(), (comparing.FOUND, comparing.NARROW)):
+    for entry, ours in product(networks.values(), (compare.FOUND, compare.NARROW)):
         better = entry.get(f"{ours}_better_by")
-        wanted = ("differentiable", "random") if ours == comparing.FOUND else ("differentiable",)
+        wanted = ("differentiable", "random") if ours == compare.FOUND else ("differentiable",)
         if better is None or entry["kind"] not in wanted:
             continue
         found = networks[ours]
-        text = f"{comparing.points(better['mean'])} points"
+        text = f"{compare.points(better['mean'])} points"
         if better["interval"]:
-            text += " ({} to {})".format(*(comparing.points(end) for end in better["interval"]))
+            text += " ({} to {})".format(*(compare.points(end) for end in better["interval"]))
         if entry["kind"] == "random":
             bar = "above random cells of equal cost with 95 % confidence"
             holds = bool(better["interval"] and better["interval"][0] > 0)
         else:
-            low, high = (comparing.points(end) for end in GOAL)
+            low, high = (compare.points(end) for end in GOAL)
             bar = (
                 f"{ours}: goal {low} to {high} points, at least the lower, against {entry['id']} "
                 "with at least 11 % fewer MACs"

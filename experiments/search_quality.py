@@ -28,8 +28,8 @@ import pool
 from numpy.typing import NDArray
 from scipy.special import gammaln
 
-from gemkit.app.figures import save as save_figure
-from gemkit.app.figures import strategies_figure
+from gemkit.app.report.plots import save as save_figure
+from gemkit.app.report.plots import strategies_figure
 from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions

@@ -40,7 +40,8 @@ import results_page
 import torch
 from rich.console import Console
 
-from gemkit.app import pipeline, tables, zoo
+from gemkit.app import formatting, zoo
+from gemkit.app.steps import pipeline
 from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget, format_count
 from gemkit.cell import CellArrays
@@ -156,7 +157,7 @@ def rescaled(
             outcome = run_trial(task, network, SEED, RECIPES["proxy"].epochs)
             known[name] = outcome.accuracy
             write_json(file, known)
-        console.print(f"  {name}: {tables.percent(known[name])} on the proxy task")
+        console.print(f"  {name}: {formatting.percent(known[name])} on the proxy task")
     winner = max(networks, key=lambda network: known[name_of(network)] or 0.0)
     text = (
         f"No search of its own: the best {len(networks)} cells of a search as for gemnet-tiny "
@@ -193,7 +194,7 @@ def of_run(run: Path, size: Size) -> tuple[dict[Architecture, float], str]:
     widths = largest_widths(cells, skeleton, Budget(macs=size.macs, params=PARAMS))
     text = (
         f"Found by a NASGEM search over cells of up to 30 nodes within {budget.describe()}: "
-        f"{trials} trials of {tables.number(epochs, 'epoch')} on a tenth of the training images"
+        f"{trials} trials of {formatting.number(epochs, 'epoch')} on a tenth of the training images"
     )
     return {
         Architecture((ended[id].cell,), skeleton, int(width)): ended[id].accuracy or 0.0
@@ -222,8 +223,8 @@ def ranked(
     told = []
     for network, short in networks.items():
         nodes = len(network.cells[0].operations) - 1
-        long = tables.percent(known[name_of(network)])
-        told.append(f"{nodes} nodes: {tables.percent(short)} there and {long} here")
+        long = formatting.percent(known[name_of(network)])
+        told.append(f"{nodes} nodes: {formatting.percent(short)} there and {long} here")
         console.print(f"  {network.id} (width {network.width}), {told[-1]}")
     return max(networks, key=lambda network: float(known[name_of(network)])), (
         f". Of {len(networks)} cells of it (the two best, the best of at least 8 nodes and of at "
@@ -275,7 +276,8 @@ def trained(
             last[0] = now.epoch
             console.print(
                 f"  epoch {now.epoch} of {now.epochs}: loss {now.loss:.3f}, "
-                f"{now.images_per_second:.0f} images/s, {tables.duration(now.seconds_left)} left"
+                f"{now.images_per_second:.0f} images/s, "
+                f"{formatting.duration(now.seconds_left)} left"
             )
 
     torch.manual_seed(SEED)

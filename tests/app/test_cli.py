@@ -21,7 +21,9 @@ from PIL import Image
 from rich.console import Console
 
 from gemkit import budget
-from gemkit.app import cli, options, page, show
+from gemkit.app import cli, options
+from gemkit.app.page import page
+from gemkit.app.terminal import show
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -341,7 +343,7 @@ def test_names_offered_are_those_that_exist() -> None:
 def test_an_internal_failure_keeps_its_traceback(
     gemkit: Callable[..., Outcome], made_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gemkit.app import show
+    from gemkit.app.terminal import show
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
@@ -354,7 +356,7 @@ def test_an_internal_failure_keeps_its_traceback(
 def test_ctrl_c_tells_how_to_go_on(
     gemkit: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gemkit.app import pipeline
+    from gemkit.app.steps import pipeline
 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -370,7 +372,7 @@ def test_ctrl_c_tells_how_to_go_on(
 def test_resuming_takes_what_the_first_command_line_gave(
     gemkit: Callable[..., Outcome], made_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gemkit.app import pipeline
+    from gemkit.app.steps import pipeline
 
     asked: dict[str, object] = {}
 

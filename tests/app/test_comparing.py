@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gemkit.app import comparing
+from gemkit.app.steps import compare
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -171,7 +171,7 @@ def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> Non
             }
         ],
     }
-    one = comparing.compare("digits", earlier=begun, seeds=1, out=tmp_path / "one", **ask)
+    one = compare.compare("digits", earlier=begun, seeds=1, out=tmp_path / "one", **ask)
     given, other = one["networks"]
     assert (given["cells"], given["accuracies"]) == ([found.to_json()], {"0": 0.123})
     assert given["latency_ms"]["p50"] > 0
@@ -179,7 +179,7 @@ def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> Non
     assert one["taken_over"] == 1
     assert "1 of 2 trainings were taken over" in (tmp_path / "one" / "report.md").read_text()
 
-    two = comparing.compare("digits", earlier=one, seeds=2, out=tmp_path / "two", **ask)
+    two = compare.compare("digits", earlier=one, seeds=2, out=tmp_path / "two", **ask)
     assert two["taken_over"] == 2
     assert two["networks"][0]["accuracies"]["0"] == 0.123
     assert two["networks"][1]["accuracies"]["0"] == other["accuracies"]["0"]
@@ -187,7 +187,7 @@ def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> Non
 
     # Of other trainings nothing is taken over but the network.
     ask["epochs"] = 2
-    three = comparing.compare("digits", earlier=two, seeds=1, out=tmp_path / "three", **ask)
+    three = compare.compare("digits", earlier=two, seeds=1, out=tmp_path / "three", **ask)
     assert three["taken_over"] == 0
     assert three["networks"][0]["cells"] == [found.to_json()]
     assert three["networks"][0]["accuracies"]["0"] != 0.123
@@ -202,7 +202,7 @@ def test_a_killed_comparison_goes_on_to_the_same_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Measuring has its test above; the child is killed before it.
-    monkeypatch.setattr(comparing, "_measure", lambda *_: None)
+    monkeypatch.setattr(compare, "_measure", lambda *_: None)
     _rank_the_largest_first(made_run)
     words[words.index("--networks") + 1] = "found,random"
     folder = tmp_path / "compared"
@@ -298,9 +298,9 @@ def test_narrow_takes_its_share_of_the_smallest_differentiable_network(tmp_path:
     run: Any = SimpleNamespace(seed=0, path=tmp_path, config={"share": 0.8})
     budget, console = Budget(macs=2_000_000), Console(quiet=True)
 
-    def entrants(*names: str) -> dict[str, comparing.Entrant]:
+    def entrants(*names: str) -> dict[str, compare.Entrant]:
         seeds = dict.fromkeys(names, 2)
-        made = comparing._entrants(run, seeds, digits, 2_000_000, budget, found, console)
+        made = compare._entrants(run, seeds, digits, 2_000_000, budget, found, console)
         return {one.name: one for one in made}
 
     made = entrants("found", "narrow", "darts_v2", "pc_darts", "mobilenet_v3_small")
@@ -317,17 +317,17 @@ def test_narrow_takes_its_share_of_the_smallest_differentiable_network(tmp_path:
 
 def test_intervals_are_students(seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=5).tolist()
-    mean, low, high = comparing.mean_interval(values)
+    mean, low, high = compare.mean_interval(values)
     assert mean == pytest.approx(np.mean(values))
     half = 2.776445 * np.std(values, ddof=1) / math.sqrt(5)
     assert (low, high) == (pytest.approx(mean - half), pytest.approx(mean + half))
-    assert comparing.mean_interval([0.5]) == (0.5, None, None)
+    assert compare.mean_interval([0.5]) == (0.5, None, None)
 
 
 def test_random_cells_have_thirty_nodes_and_the_budget(seed: int) -> None:
     skeleton = skeleton_for((3, 32, 32), 10)
     first, again, other = (
-        comparing._random(skeleton, Budget(macs=3_000_000), number)
+        compare._random(skeleton, Budget(macs=3_000_000), number)
         for number in (seed, seed, seed + 1)
     )
     assert first == again

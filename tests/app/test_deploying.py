@@ -12,7 +12,7 @@ import onnxruntime as ort
 import pytest
 
 from gemkit import baselines
-from gemkit.app import pipeline
+from gemkit.app.steps import pipeline
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError

@@ -22,9 +22,17 @@ import page_run
 import pytest
 from PIL import Image
 
-from gemkit.app import browser, downloads, drawing, embedding_map, explore, latency_table, page
-from gemkit.app.layout import layout
-from gemkit.app.shares import measure_shares, shares
+from gemkit.app.page import (
+    browser,
+    cell_svg,
+    content,
+    downloads,
+    embedding_map,
+    latency_table,
+    page,
+)
+from gemkit.app.page.shares import measure_shares, shares
+from gemkit.app.report.cell_layout import layout
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
 from gemkit.cost import cost
@@ -41,8 +49,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.fixture
-def shown(folder: Path) -> Iterator[explore.Shown]:
-    opened = explore.Shown.open(folder)
+def shown(folder: Path) -> Iterator[content.Shown]:
+    opened = content.Shown.open(folder)
     yield opened
     opened.close()
 
@@ -93,7 +101,7 @@ def test_the_parts_of_a_network_cost_what_all_of_it_costs(
         assert sum(apart.nodes) + apart.output == inside
 
 
-def test_measured_time_falls_on_nodes_that_the_cell_has(shown: explore.Shown) -> None:
+def test_measured_time_falls_on_nodes_that_the_cell_has(shown: content.Shown) -> None:
     (id,) = [one["id"] for one in shown.content.models if len(one["cell"]["operations"]) == 31]
     path = shown.onnx(id)
     assert path is not None
@@ -119,10 +127,10 @@ def test_no_two_nodes_of_a_drawing_touch(seed: int) -> None:
 
 def test_a_drawing_names_every_node_and_what_it_reads() -> None:
     cell = page_run.chain(30)
-    text = drawing.cell_svg(cell, shares(Architecture((cell,), page_run.SKELETON, 8)))
+    text = cell_svg.cell_svg(cell, shares(Architecture((cell,), page_run.SKELETON, 8)))
     for node in range(1, 31):
         assert text.count(f'data-node="{node}"') == 2
-    notes = drawing.node_notes(cell, None, None)
+    notes = cell_svg.node_notes(cell, None, None)
     assert ("reads", "the cell input, 4") in notes[5]
 
 
@@ -163,7 +171,7 @@ def test_a_cell_is_like_itself_and_unlike_a_changed_one() -> None:
     assert embedding_map.similarity(cell, other) < 1
 
 
-def test_the_map_holds_every_candidate(shown: explore.Shown) -> None:
+def test_the_map_holds_every_candidate(shown: content.Shown) -> None:
     places = embedding_map.EmbeddingMap(shown).places()
     assert places["id"] == [trial["id"] for trial in shown.content.trials]
     assert len(places["x"]) == len(places["y"]) == 12
@@ -173,7 +181,7 @@ def test_the_map_holds_every_candidate(shown: explore.Shown) -> None:
 # ---- what is shown of a run
 
 
-def test_the_table_holds_networks_baselines_and_candidates(shown: explore.Shown) -> None:
+def test_the_table_holds_networks_baselines_and_candidates(shown: content.Shown) -> None:
     columns = json.loads(gzip.decompress(shown.content.table))["columns"]
     assert columns["kind"] == [1, 1, 2, *[0] * 12]
     assert columns["latency"][2] == 0.5
@@ -190,7 +198,7 @@ def test_a_run_for_another_device_shows_that_device_s_latency(folder: Path, tmp_
         (id, _) = (str(one["id"]) for one in run.models())
         there = {"name": "my-pi", "latency_ms": {"p50": 3.21, "at_most": 4.0}, "measured": False}
         run.put_model(id, extra={"target": there})
-    shown = explore.Shown.open(path)
+    shown = content.Shown.open(path)
     table = json.loads(gzip.decompress(shown.content.table))
     assert table["device"] == "my-pi"
     assert table["columns"]["latency"][:3] == [3.21, None, None]
@@ -210,9 +218,9 @@ def test_a_run_that_grows_is_read_again(
     rng = np.random.default_rng(seed)
     trials = page_run.trials_of([page_run.chain(nodes) for nodes in range(2, 8)], rng)
     config = {"data": "digits", "budget": {"macs": 10**9}, "seed": 0}
-    monkeypatch.setattr(explore, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(content, "_LOOK_EVERY", 0.0)
     with Run.create(tmp_path / "grows", config) as run:
-        shown = explore.Shown.open(tmp_path / "grows")
+        shown = content.Shown.open(tmp_path / "grows")
         before = shown.content
         assert "no candidate yet" in shown.introduction()
         assert before.trials == ()
@@ -227,7 +235,7 @@ def test_a_run_that_grows_is_read_again(
 
 def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Path) -> None:
     path = Path(shutil.copytree(folder, tmp_path / "broken"))
-    shown = explore.Shown.open(path)
+    shown = content.Shown.open(path)
     gone, damaged = (str(one["id"]) for one in shown.content.models)
     (path / "models" / gone / "model.onnx").unlink()
     (path / "models" / damaged / "model.onnx").write_bytes(b"no network")
@@ -252,7 +260,7 @@ def test_commands_name_the_run_as_it_was_asked_for(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, "runs/mine")
     for path, named in ((Path("runs/mine"), "runs/mine"), (tmp_path / "runs/mine", "mine")):
-        shown = explore.Shown.open(path)
+        shown = content.Shown.open(path)
         id = str(shown.content.models[0]["id"])
         Path("runs/mine/models", id, "model.onnx").unlink(missing_ok=True)
         assert f"gemkit export {named} {id}" in shown.facts(id)
@@ -261,7 +269,7 @@ def test_commands_name_the_run_as_it_was_asked_for(
 
 
 def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
-    shown: explore.Shown, folder: Path, tmp_path: Path
+    shown: content.Shown, folder: Path, tmp_path: Path
 ) -> None:
     id = str(shown.content.models[0]["id"])
     image = next((folder / "examples").glob("*.png"))
@@ -275,8 +283,8 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
     with pytest.raises(UserError, match="choose an image"):
         page.classify(shown, id, None)
     # Pillow would start Ghostscript for the second.
-    for content in ("no picture", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"):
-        (tmp_path / "text.png").write_text(content)
+    for text in ("no picture", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"):
+        (tmp_path / "text.png").write_text(text)
         with pytest.raises(UserError, match="the upload is no picture"):
             page.classify(shown, id, str(tmp_path / "text.png"))
     bomb = tmp_path / "bomb.png"
@@ -290,7 +298,7 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
 
 
 def test_a_download_is_the_file_and_its_sum_is_right(
-    address: str, shown: explore.Shown, folder: Path
+    address: str, shown: content.Shown, folder: Path
 ) -> None:
     id = str(shown.content.models[0]["id"])
     status, content = _ask(address, f"/run/files/{id}/model.onnx")
@@ -356,7 +364,7 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize("path", FORBIDDEN)
 def test_nothing_else_is_given_away(
-    address: str, shown: explore.Shown, folder: Path, path: str
+    address: str, shown: content.Shown, folder: Path, path: str
 ) -> None:
     link = folder / "examples" / "link.png"
     if not link.is_symlink():
@@ -431,7 +439,7 @@ def test_a_password_guards_everything(folder: Path) -> None:
 # ---- for the visitor's browser
 
 
-def test_measured_cells_are_read_as_a_kit_s(shown: explore.Shown, tmp_path: Path) -> None:
+def test_measured_cells_are_read_as_a_kit_s(shown: content.Shown, tmp_path: Path) -> None:
     manifest = browser.manifest(shown, 30)
     assert len(manifest["files"]) == 12
     rows = []

@@ -17,7 +17,7 @@ import onnxruntime
 import page_run
 import pytest
 
-from gemkit.app import browser, page
+from gemkit.app.page import browser, page
 from gemkit.export.kit import fit_measurements
 from gemkit.store import Run
 

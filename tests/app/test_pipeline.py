@@ -13,18 +13,9 @@ import onnxruntime
 import pytest
 from rich.console import Console
 
-from gemkit.app import (
-    ablate,
-    cell_figures,
-    cli,
-    figures,
-    layout,
-    pipeline,
-    predict,
-    report,
-    tables,
-    training,
-)
+from gemkit.app import cli, formatting
+from gemkit.app.report import cell_layout, cell_plots, plots, report
+from gemkit.app.steps import ablate, pipeline, predict, train
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -248,7 +239,7 @@ def test_regrets_of_few_queries_are_shown(capsys: pytest.CaptureFixture[str]) ->
 def test_examples_of_a_class_with_a_long_name_are_kept(tmp_path: Path) -> None:
     digits = load("digits")
     long = replace(digits, class_names=tuple(f"{n}" * 250 for n in range(10)))
-    training._keep_examples(tmp_path, long)
+    train._keep_examples(tmp_path, long)
     assert len(list((tmp_path / "examples").iterdir())) == 8
 
 
@@ -269,7 +260,7 @@ def test_the_drawing_keeps_nodes_apart_and_lines_going_right(
     rng = np.random.default_rng(seed)
     for nodes, density in ((1, 1.0), (12, 0.2), (30, 0.1), (30, 0.5)):
         cell = random_cell(rng, nodes, density)
-        placed = layout.layout(cell)
+        placed = cell_layout.layout(cell)
         points = placed.positions
         assert len(points) == nodes + 2
         gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
@@ -286,20 +277,20 @@ def test_pictures_are_written_whole_or_refused(
     tmp_path: Path, random_cell: MakeCell, seed: int
 ) -> None:
     cell = random_cell(np.random.default_rng(seed), 30, 0.2)
-    figure = cell_figures.cell_figure(cell, "title", "subtitle")
+    figure = cell_plots.cell_figure(cell, "title", "subtitle")
     for name in ("cell.png", "cell.svg"):
-        figures.save(figure, tmp_path / name)
+        plots.save(figure, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 1000
     with pytest.raises(UserError, match=r"\.png or \.svg"):
-        figures.save(figure, tmp_path / "cell.bmp")
+        plots.save(figure, tmp_path / "cell.bmp")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cell.png", "cell.svg"]
 
 
 def test_words() -> None:
-    assert tables.duration(0.2) == "1 second"
-    assert tables.duration(61) == "61 seconds"
-    assert tables.duration(600) == "10 minutes"
-    assert tables.duration(3 * 3600) == "3.0 hours"
-    assert tables.number(1, "trial") == "1 trial"
-    assert tables.number(2, "query", "queries") == "2 queries"
-    assert tables.percent(None) == tables.NONE
+    assert formatting.duration(0.2) == "1 second"
+    assert formatting.duration(61) == "61 seconds"
+    assert formatting.duration(600) == "10 minutes"
+    assert formatting.duration(3 * 3600) == "3.0 hours"
+    assert formatting.number(1, "trial") == "1 trial"
+    assert formatting.number(2, "query", "queries") == "2 queries"
+    assert formatting.percent(None) == formatting.NONE

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gemkit.app import searching
+from gemkit.app.steps import search as step
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.search import loop
@@ -24,7 +24,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> loop.
 
     monkeypatch.setattr(loop, "search", search)
     quiet = Console(quiet=True)
-    with searching.search(out=out, trials=8, epochs=2, workers=1, console=quiet, **options):
+    with step.search(out=out, trials=8, epochs=2, workers=1, console=quiet, **options):
         return seen[0]
 
 
@@ -52,7 +52,7 @@ def test_a_run_without_the_options_is_resumed(
 
 def test_short_trials_get_few_candidates() -> None:
     def count(strategy: str, macs: int | None, images: int) -> int:
-        return searching._candidates(strategy, Budget(macs=macs), images).get("random", 0)
+        return step._candidates(strategy, Budget(macs=macs), images).get("random", 0)
 
     assert count("nasgem", 3_000_000, 3 * 1000) == count("bo", None, 10**9) == 2_000
     assert count("bo+embedding", 20_000_000, 3 * 3750) == 15_000

@@ -91,7 +91,7 @@ def test_a_space_is_made_of_a_run_and_serves_it(
         assert "selected" in names
         assert not names & {"started", "again"}
         # What runs is what lies in the folder, not the gemkit that made it.
-        script = made / "gemkit" / "app" / "static" / "page.js"
+        script = made / "gemkit" / "app" / "page" / "static" / "page.js"
         script.write_text("// changed")
         assert _read(f"{address}/page/page.js") == b"// changed"
     finally:

@@ -13,8 +13,10 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from gemkit.app import cli, report, training
-from gemkit.app.final import _mistakes
+from gemkit.app import cli
+from gemkit.app.report import report
+from gemkit.app.steps import train
+from gemkit.app.steps.final_training import _mistakes
 from gemkit.data import load
 from gemkit.errors import UserError
 from gemkit.network import load_network
@@ -172,18 +174,18 @@ def test_what_was_trained_is_not_lost_where_its_result_cannot_be_stored(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     words = ["train", str(fresh), "--epochs", "2", "--data", few, "--workers", "1"]
-    real = training.put
+    real = train.put
 
     def full(run: Run, job: Any, **values: Any) -> None:
         if values["state"] == "done":
             raise UserError("the disk is full")
         real(run, job, **values)
 
-    monkeypatch.setattr(training, "put", full)
+    monkeypatch.setattr(train, "put", full)
     assert gemkit(*words)[0] == 2
     kept = list(fresh.glob("*/*/checkpoint"))
     assert kept
-    monkeypatch.setattr(training, "put", real)
+    monkeypatch.setattr(train, "put", real)
     assert gemkit(*words)[0] == 0
     assert not list(fresh.glob("*/*/checkpoint"))
 
@@ -232,14 +234,14 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gemkit.app import final
+    from gemkit.app.steps import final_training
 
     words = ["train", str(fresh), "--data", few, "--epochs", "5", "--top", "1", "--workers", "1"]
 
     class Killed(Exception):
         pass
 
-    real = final.train_one
+    real = final_training.train_one
 
     def killed(job: Any, dataset: Any, way: Any, tell: Any) -> Any:
         def stop(name: str, share: float) -> None:
@@ -248,10 +250,10 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
 
         return real(job, dataset, way, stop)
 
-    monkeypatch.setattr(final, "train_one", killed)
+    monkeypatch.setattr(final_training, "train_one", killed)
     with pytest.raises(Killed):
         cli.main(words)
-    monkeypatch.setattr(final, "train_one", real)
+    monkeypatch.setattr(final_training, "train_one", real)
     path = next(fresh.glob("models/*/checkpoint/epoch-3.safetensors"))
     path.write_bytes(path.read_bytes()[:1000])
     assert gemkit(*words)[0] == 0

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from gemkit.app import progress
-from gemkit.app.watching import best_table, curve, watched
+from gemkit.app.terminal import progress
+from gemkit.app.terminal.watching import best_table, curve, watched
 from gemkit.cell import Cell
 from gemkit.store import Trial
 

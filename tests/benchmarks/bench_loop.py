@@ -16,7 +16,7 @@ def share(data: str, trials: int) -> tuple[float, float, int]:
     """Seconds of proposing and of training in a search by one worker, and the rounds it took."""
     from rich.console import Console
 
-    from gemkit.app.searching import search
+    from gemkit.app.steps.search import search
 
     quiet = Console(quiet=True)
     with tempfile.TemporaryDirectory() as folder:

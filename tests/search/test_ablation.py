@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemkit.app import figures
+from gemkit.app.report import plots
 from gemkit.errors import UserError
 from gemkit.search import ablation, table_latency
 from gemkit.search.kept import Kept
@@ -108,7 +108,7 @@ def test_no_regret_where_no_search_has_met_a_value(table: Path, tmp_path: Path) 
     assert nothing["best_after"] == nothing["regret_after"] == {"10": None}
     assert nothing["regret_after_interval"] == {"10": [None, None]}
     json.dumps([one, curve, nothing, nowhere], allow_nan=False)
-    figures.save(figures.regret_figure({"a": curve, "b": nowhere}, "accuracy"), tmp_path / "a.png")
+    plots.save(plots.regret_figure({"a": curve, "b": nowhere}, "accuracy"), tmp_path / "a.png")
 
 
 def test_protocol_of_several_runs(table: Path) -> None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from gemkit.app.drawing import cell_svg
-from gemkit.app.shares import shares
+from gemkit.app.page.cell_svg import cell_svg
+from gemkit.app.page.shares import shares
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import AGGREGATIONS, OPERATIONS, Cell, CellArrays
 from gemkit.cost import cost, execution_steps, peak_memory, verify

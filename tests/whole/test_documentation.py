@@ -38,7 +38,9 @@ import pytest
 import records
 from PIL import Image
 
-from gemkit.app import cli, page, pipeline
+from gemkit.app import cli
+from gemkit.app.page import server
+from gemkit.app.steps import pipeline
 from gemkit.export import exporter, optimize, timing
 from gemkit.search.loop import Workers
 from gemkit.store import Run
@@ -269,7 +271,7 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         with urllib.request.urlopen(server.address, timeout=30) as answer:
             found.append(answer.read().decode())
 
-    monkeypatch.setattr(page.serving.Server, "wait", visit)
+    monkeypatch.setattr(server.Server, "wait", visit)
     return found
 
 

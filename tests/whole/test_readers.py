@@ -34,7 +34,8 @@ from PIL import Image
 from records import framed, small_nasbench101
 
 from gemkit import budget, data, pictures, recipe, train
-from gemkit.app import options, predict
+from gemkit.app import options
+from gemkit.app.steps import predict
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell, read_cell
 from gemkit.errors import UserError

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from . import tables
+from .. import formatting
 
 if TYPE_CHECKING:
-    from .explore import Shown
+    from .content import Shown
 
 _TIMEOUT = 900
 
@@ -72,12 +72,12 @@ def _row(one: Mapping[str, Any], most: float) -> str:
     )
     file = str(one.get("onnx") or "model.onnx").rpartition("/")[2]
     percentiles = "".join(
-        f"<td>{tables.latency(latency, part)}</td>" for part in ("p90", "p95", "p99")
+        f"<td>{formatting.latency(latency, part)}</td>" for part in ("p90", "p95", "p99")
     )
     note = "; ".join(one.get("notes") or [])
     return (
         f'<tr title="{escape(note, quote=True)}"><td>{escape(one["id"])}</td>'
-        f"<td>{tables.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one['precision'])}</td>"
+        f"<td>{formatting.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one['precision'])}</td>"
         f'<td><div class="gk-bar">{bars}</div></td>{percentiles}'
         f"<td>{one['throughput']:,.0f}</td>"
         f"<td>{escape(one['provider'].removesuffix('ExecutionProvider'))}</td>"
@@ -113,7 +113,7 @@ def measure_again(shown: "Shown") -> str:
             command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
-        return f"measuring took more than {tables.duration(_TIMEOUT)} and was ended"
+        return f"measuring took more than {formatting.duration(_TIMEOUT)} and was ended"
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["it ended without a word"])[-1]
         return f"not measured: {last.removeprefix('gemkit: ')}"

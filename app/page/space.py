@@ -15,7 +15,7 @@ _HERE = Path(__file__).resolve().parent.parent
 if (_HERE / "gemkit" / "app").is_dir():  # a Space: gemkit is not installed but lies beside
     sys.path.insert(0, str(_HERE))
 
-from gemkit.app import browser, page  # noqa: E402
+from gemkit.app.page import browser, page  # noqa: E402
 from gemkit.errors import UserError  # noqa: E402
 
 

@@ -15,8 +15,9 @@ from gemkit.errors import UserError
 from gemkit.files import write_bytes
 from gemkit.store import Run
 
-from . import tables
-from .jobs import (
+from .. import formatting
+from ..terminal.progress import bar, default_console
+from .networks import (
     Job,
     baseline_job,
     data_of,
@@ -26,7 +27,6 @@ from .jobs import (
     put,
     restored,
 )
-from .progress import bar, default_console
 
 if TYPE_CHECKING:
     from gemkit.export.exporter import Exported
@@ -95,7 +95,9 @@ def export(
         for job, _ in entries:
             job.check_weights()
         if entries:
-            console.print(f"exporting {tables.number(len(entries), 'network')}: a few seconds each")
+            console.print(
+                f"exporting {formatting.number(len(entries), 'network')}: a few seconds each"
+            )
         with bar(console, "networks exported", len(entries)) as advance:
             for index, (job, entry) in enumerate(entries):
                 _export_one(opened, job, entry, dataset, console)
@@ -167,11 +169,12 @@ def _export_as(
     """Write a model in another form than the run's own file."""
     exported = _written(run, model_job(run, model), model, dataset, path, form)
     console.print(
-        f"  {path.name}: {tables.size(exported.file_bytes)}, "
+        f"  {path.name}: {formatting.size(exported.file_bytes)}, "
         f"{'uint8 pixels' if form.preprocessing else 'normalised images'} in, "
         f"{'probabilities' if form.softmax else 'logits'} out, batch "
         f"{form.batch or 'of any size'}, opset {form.opset}, parity "
-        f"{exported.parity_max_abs:.1e}, accuracy of the file {tables.percent(exported.accuracy)}"
+        f"{exported.parity_max_abs:.1e}, accuracy of the file "
+        f"{formatting.percent(exported.accuracy)}"
     )
     return {**exported.to_json(), "precision": "fp32"}
 
@@ -227,7 +230,7 @@ def convert(
         before, after = report.peak_memory_bytes
         console.print(
             f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
-            f"{tables.size(before)} -> {tables.size(after)}; applied: "
+            f"{formatting.size(before)} -> {formatting.size(after)}; applied: "
             f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
         )
         made.append({"onnx": str(better), "precision": "fp32", **report.to_json()})
@@ -262,9 +265,9 @@ def _in_precision(
                 progress=lambda share: advance(completed=int(100 * share)),
             )
     console.print(
-        f"  {text}: {tables.percent(found.accuracy)} "
-        f"(fp32 {tables.percent(found.reference_accuracy)}), "
-        f"{tables.size(found.file_bytes)} (fp32 {tables.size(found.reference_bytes)}), "
+        f"  {text}: {formatting.percent(found.accuracy)} "
+        f"(fp32 {formatting.percent(found.reference_accuracy)}), "
+        f"{formatting.size(found.file_bytes)} (fp32 {formatting.size(found.reference_bytes)}), "
         f"{found.speedup:.2f} times as fast as {'that in fp32' if optimised else 'fp32'}"
     )
     for note in found.notes:
@@ -282,7 +285,7 @@ def _card_beside(
     run: Run, model: Mapping[str, Any], folder: Path, measured: Sequence[Mapping[str, Any]]
 ) -> None:
     """The card of the files that were put into a folder, with what was measured of these files."""
-    from .measuring import write_model_card
+    from .bench import write_model_card
 
     id = model["id"]
     write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
@@ -294,7 +297,7 @@ def _copy(path: Path, id: str, out: Path) -> None:
 
 
 def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
-    from . import show
+    from ..terminal import show
 
     trained = [model for model in run.models() if model["accuracy"] is not None]
     if not trained:
@@ -357,9 +360,10 @@ def _export_one(
     }
     text = (
         f"  {job.name}: {exported.file_bytes / 1000:.0f} kB, parity "
-        f"{exported.parity_max_abs:.1e}, accuracy of the file {tables.percent(exported.accuracy)}"
+        f"{exported.parity_max_abs:.1e}, accuracy of the file "
+        f"{formatting.percent(exported.accuracy)}"
     )
-    if (there := tables.on_target(entry)) is not None:
+    if (there := formatting.on_target(entry)) is not None:
         text += f", {there}"
     elif job.architecture is not None and budget.latency_ms and budget.precision == "fp32":
         milliseconds = _measured(path, budget.latency_ms)
@@ -376,10 +380,11 @@ def _export_one(
 
 
 def _draw(job: Job, entry: Mapping[str, Any]) -> None:
-    from . import cell_figures, figures, show
+    from ..report import cell_plots, plots
+    from ..terminal import show
 
     assert job.architecture is not None
     cell = job.architecture.cells[0]
     text = show.describe(dict(entry), cell)
-    figure = cell_figures.cell_figure(cell, f"Cell {job.name}", text)
-    figures.save(figure, job.folder / "cell.png")
+    figure = cell_plots.cell_figure(cell, f"Cell {job.name}", text)
+    plots.save(figure, job.folder / "cell.png")

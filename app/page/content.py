@@ -23,8 +23,9 @@ from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.store import Run, Trial
 
-from . import downloads, drawing, tables
-from .jobs import is_elsewhere, target_name
+from .. import formatting
+from ..steps.networks import is_elsewhere, target_name
+from . import cell_svg, downloads
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
 
@@ -250,7 +251,7 @@ class Shown:
         if content.models:
             fine = [one for one in content.models if self.onnx(one["id"])]
             return str((fine or content.models)[0]["id"])
-        done = tables.best_trials([one for one in content.trials if one["state"] == "done"])
+        done = formatting.best_trials([one for one in content.trials if one["state"] == "done"])
         return str(done[0]["id"]) if done else None
 
     @property
@@ -270,7 +271,8 @@ class Shown:
             )
         else:
             text = (
-                f"A search tried **{tables.number(content.done, 'candidate')}** on a small share "
+                f"A search tried **{formatting.number(content.done, 'candidate')}** on a "
+                "small share "
                 "of the images"
             )
             if content.models:
@@ -343,7 +345,7 @@ class Shown:
         found = []
         for entry in (*content.models, *content.baselines):
             if self.onnx(entry["id"]) is not None:
-                label = f"{entry['id']}  ({tables.percent(entry['accuracy'], 1)})"
+                label = f"{entry['id']}  ({formatting.percent(entry['accuracy'], 1)})"
                 found.append((label, entry["id"]))
         return found
 
@@ -364,21 +366,21 @@ class Shown:
             what, where = "known network, trained alike", "test images"
         latency = _p50(entry) if entry else None
         tiles = [
-            (tables.percent(shown["accuracy"]), f"of the {where} right"),
-            (tables.count(shown["macs"]), "multiply-accumulates an image"),
-            (tables.count(shown["params"]), "parameters"),
-            (tables.size(shown["peak_memory_bytes"]), "of activations at once"),
+            (formatting.percent(shown["accuracy"]), f"of the {where} right"),
+            (formatting.count(shown["macs"]), "multiply-accumulates an image"),
+            (formatting.count(shown["params"]), "parameters"),
+            (formatting.size(shown["peak_memory_bytes"]), "of activations at once"),
         ]
         if latency is not None:
-            tiles.append((tables.latency({"p50": latency}), "an image (CPU, one thread)"))
+            tiles.append((formatting.latency({"p50": latency}), "an image (CPU, one thread)"))
         if content.device is not None:
             there = content.latency(entry) if entry else shown["latency_ms"]
             if there is not None:
                 tiles.append(
-                    (tables.latency({"p50": there}), f"an image on {content.device}, predicted")
+                    (formatting.latency({"p50": there}), f"an image on {content.device}, predicted")
                 )
         elif entry is None and shown["latency_ms"] is not None:
-            tiles.append((tables.latency({"p50": shown["latency_ms"]}), "an image, predicted"))
+            tiles.append((formatting.latency({"p50": shown["latency_ms"]}), "an image, predicted"))
         boxes = "".join(
             f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles
         )
@@ -386,7 +388,7 @@ class Shown:
         if entry is not None and trial is not None and trial["accuracy"] is not None:
             note = (
                 f'<p class="gk-note">As a candidate, trained {trial["epochs"]} epochs on a tenth: '
-                f"{tables.percent(trial['accuracy'])} of validation images.</p>"
+                f"{formatting.percent(trial['accuracy'])} of validation images.</p>"
             )
         elif trial is not None and trial["state"] == "failed":
             note = f'<p class="gk-note">This candidate failed: {escape(str(trial["error"]))}</p>'
@@ -409,7 +411,7 @@ class Shown:
             return f'<p class="gk-note">{escape(missing or "")}</p>{link}'
         rows = "".join(
             f'<tr><td><a download href="run/files/{escape(id)}/{file.name}">{file.name}</a>'
-            f"<span>{escape(file.told)}</span></td><td>{tables.size(file.size)}</td>"
+            f"<span>{escape(file.told)}</span></td><td>{formatting.size(file.size)}</td>"
             f'<td><code title="SHA-256: {file.sha256}">{file.sha256[:12]}…</code>'
             f'<button class="gk-copy" data-copy="{file.sha256}" '
             f'aria-label="copy the SHA-256 of {file.name}">copy</button></td></tr>'
@@ -420,14 +422,14 @@ class Shown:
             first = (
                 f'<a class="gk-button gk-primary" download="{escape(id)}.onnx" '
                 f'href="run/files/{escape(id)}/model.onnx">Download the network (ONNX, '
-                f"{tables.size(files[0].size)})</a> "
+                f"{formatting.size(files[0].size)})</a> "
             )
         else:
             first = f'<p class="gk-note gk-warn">{escape(missing)}</p>'
         return (
             f'<p class="gk-take">{first}<a class="gk-button" download '
             f'href="run/zip/{escape(id)}.zip">All files (zip)</a></p>'
-            f"<details><summary>{tables.number(len(files), 'file')}, one by one, with SHA-256"
+            f"<details><summary>{formatting.number(len(files), 'file')}, one by one, with SHA-256"
             f'</summary><div class="gk-wide"><table class="gk-table gk-files"><thead><tr><th>file'
             f"</th><th>size</th><th>SHA-256</th></tr></thead><tbody>{rows}</tbody></table></div>"
             "</details>"
@@ -481,18 +483,20 @@ _DRAWING = threading.Lock()
 @functools.lru_cache(maxsize=1024)
 def _drawn(cell: Cell, apart: Shares | None, times: Times | None) -> str:
     head = (
-        f"<h4>The cell that the network repeats</h4><p>{tables.number(cell.nodes, 'convolution')}, "
-        f"{tables.number(len(cell.edges), 'connection')}. Each line carries a node's output to the "
+        "<h4>The cell that the network "
+        f"repeats</h4><p>{formatting.number(cell.nodes, 'convolution')}, "
+        f"{formatting.number(len(cell.edges), 'connection')}. Each line carries a node's "
+        "output to the "
         "nodes that read it; point at a node to see what it does and costs.</p>"
     )
-    svg = drawing.cell_svg(cell, apart, times)
+    svg = cell_svg.cell_svg(cell, apart, times)
     if apart is None:
         return head + svg
     most = max(macs for _, macs in apart.parts)
     rows = "".join(
         f'<tr><td>{escape(name)}</td><td><div class="gk-bar"><i style="width:'
-        f'{100 * macs / most:.1f}%"></i></div></td><td>{tables.count(macs)}</td>'
-        f"<td>{tables.percent(macs / apart.total, 1)}</td></tr>"
+        f'{100 * macs / most:.1f}%"></i></div></td><td>{formatting.count(macs)}</td>'
+        f"<td>{formatting.percent(macs / apart.total, 1)}</td></tr>"
         for name, macs in apart.parts
     )
     return (

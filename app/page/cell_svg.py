@@ -13,8 +13,8 @@ from gemkit.budget import format_count
 from gemkit.cell import Cell
 from gemkit.operations import BY_NAME, TABLE
 
-from . import tables
-from .layout import RESIDUAL, Layout, layout
+from .. import formatting
+from ..report.cell_layout import RESIDUAL, Layout, layout
 from .shares import Shares, Times
 
 _SCALE = 66.0
@@ -73,10 +73,10 @@ def node_notes(
             part = shares.nodes[node] / shares.total
             lines.append(("output", shapes))
             lines.append(
-                ("MACs", f"{format_count(shares.nodes[node])} ({tables.percent(part, 1)})")
+                ("MACs", f"{format_count(shares.nodes[node])} ({formatting.percent(part, 1)})")
             )
         if times is not None and node < len(times.nodes):
-            lines.append(("time", tables.percent(times.nodes[node], 1)))
+            lines.append(("time", formatting.percent(times.nodes[node], 1)))
         notes[node] = lines
     read_by = _reads(cell.successors[0])
     notes[0] = [("cell input", "what the cell before it gave, or the stem"), ("read by", read_by)]
@@ -86,9 +86,9 @@ def node_notes(
     ]
     if shares is not None:
         part = shares.output / shares.total
-        notes[-1].append(("MACs", f"{format_count(shares.output)} ({tables.percent(part, 1)})"))
+        notes[-1].append(("MACs", f"{format_count(shares.output)} ({formatting.percent(part, 1)})"))
     if times is not None:
-        notes[-1].append(("time", tables.percent(times.output, 1)))
+        notes[-1].append(("time", formatting.percent(times.output, 1)))
     return notes
 
 
@@ -126,7 +126,7 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
     for index, (x, y) in enumerate(placed.positions):
         parts.append(_node(cell, index, output, point(float(x), float(y))))
     width, height = (wide, long) if down else (long, wide)
-    label = f"a cell of {tables.number(cell.nodes, 'node')}"
+    label = f"a cell of {formatting.number(cell.nodes, 'node')}"
     return (
         f'<div class="gk-scroll {"gk-down" if down else "gk-across"}">'
         f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" '

@@ -20,8 +20,8 @@ from rich.console import Console
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 
-from .jobs import Job, save
-from .progress import bar
+from ..terminal.progress import bar
+from .networks import Job, save
 
 if TYPE_CHECKING:
     from torch import nn

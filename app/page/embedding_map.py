@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from gemkit.cell import OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
 
-from . import tables
+from .. import formatting
 
 if TYPE_CHECKING:
-    from .explore import Shown
+    from .content import Shown
 
 _LEAST = 3
 
@@ -90,7 +90,7 @@ class EmbeddingMap:
         edits = edit_distance(one.cell, other.cell)
         places = self._known.get(first), self._known.get(second)
         text = (
-            f"{first} and {second}: at most {tables.number(edits, 'edit')} apart "
+            f"{first} and {second}: at most {formatting.number(edits, 'edit')} apart "
             "(nodes and edges to add, remove or change); Weisfeiler-Lehman similarity "
             f"{likeness:.3f} of 1"
         )

@@ -17,11 +17,11 @@ from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.store import Run
 
-from .exporting import export
-from .measuring import bench
-from .progress import default_console
-from .searching import default_out, search
-from .training import RECIPE, TOP, narrowed, train
+from ..terminal.progress import default_console
+from .bench import bench
+from .export import export
+from .search import default_out, search
+from .train import RECIPE, TOP, narrowed, train
 
 __all__ = ["bench", "default_out", "export", "narrowed", "run", "search", "train"]
 

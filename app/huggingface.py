@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from gemkit.errors import UserError
 from gemkit.files import explain, write_bytes, write_text
 
-from . import downloads, tables
-from .explore import Shown
+from . import formatting
+from .page import downloads
+from .page.content import Shown
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -84,7 +85,7 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
         readme = _README.format(
             title=shown.title.replace('"', "'").replace("\\", "/"),
             gradio=metadata.version("gradio"),
-            done=tables.number(content.done, "candidate"),
+            done=formatting.number(content.done, "candidate"),
             budget=shown.budget.describe(),
             trained=len(content.models),
         )
@@ -94,9 +95,10 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
     finally:
         shown.close()
     files = [path for path in sorted(out.rglob("*")) if path.is_file() and not _is_git(path, out)]
-    size = tables.size(sum(path.stat().st_size for path in files))
+    size = formatting.size(sum(path.stat().st_size for path in files))
     console.print(
-        f"{out}: {tables.number(len(files), 'file')}, {size}; the run's configuration (with the "
+        f"{out}: {formatting.number(len(files), 'file')}, {size}; the run's configuration "
+        "(with the "
         "machine it was made on) and all its candidates are among them"
     )
     console.print(f"try it here: python {out / 'app' / 'space.py'}   then push it to a Space")
@@ -173,4 +175,4 @@ def _copy_sources(out: Path) -> None:
                 (target / inside).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target / inside)
     (out / "app").mkdir()
-    shutil.copyfile(out / "gemkit" / "app" / "space.py", out / "app" / "space.py")
+    shutil.copyfile(out / "gemkit" / "app" / "page" / "space.py", out / "app" / "space.py")

@@ -27,8 +27,10 @@ from gemkit.files import write_json, write_text
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
-from . import tables
-from .final import (
+from .. import formatting
+from ..formatting import percent
+from ..terminal.progress import bar, default_console
+from .final_training import (
     UNTIMED,
     Outcome,
     Way,
@@ -38,9 +40,7 @@ from .final import (
     seconds_per_image,
     train_all,
 )
-from .jobs import Job, about, check_suits, ranked_trials, restored
-from .progress import bar, default_console
-from .tables import percent
+from .networks import Job, about, check_suits, ranked_trials, restored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -91,7 +91,7 @@ def names() -> tuple[str, ...]:
 
 def default_out(data: str) -> Path:
     """`runs/compare-DATA`."""
-    from .searching import short_name
+    from .search import short_name
 
     return Path("runs") / f"compare-{short_name(data)}"
 
@@ -142,7 +142,7 @@ def compare(
     """
     from gemkit.recipe import RECIPES
 
-    from .searching import check_device
+    from .search import check_device
 
     console = console or default_console()
     out = Path(out)
@@ -313,7 +313,7 @@ def _searched(
     device: str,
     console: Console,
 ) -> Architecture:
-    from .searching import search
+    from .search import search
 
     with search(
         data,
@@ -377,7 +377,7 @@ def _entrants(
 def _seeds(counts: Sequence[int]) -> str:
     """`3 seeds`, or `2 to 5 seeds` where networks differ."""
     low, high = min(counts, default=0), max(counts, default=0)
-    return tables.number(low, "seed") if low == high else f"{low} to {high} seeds"
+    return formatting.number(low, "seed") if low == high else f"{low} to {high} seeds"
 
 
 def _row(name: str, seed: int) -> str:
@@ -441,10 +441,10 @@ def _announce(
     # Seed by seed, so that after each seed there is a whole comparison.
     todo.sort(key=lambda job: job.seed)
     console.print(
-        f"compare: {tables.number(len(entrants), 'network')} at up to "
+        f"compare: {formatting.number(len(entrants), 'network')} at up to "
         f"{format_count(run.budget.macs or 0)} MACs, "
         f"{_seeds([len(entrant.jobs) for entrant in entrants])}, "
-        f"{tables.number(recipe.epochs, 'epoch')} each on {len(dataset.y_train):,} images"
+        f"{formatting.number(recipe.epochs, 'epoch')} each on {len(dataset.y_train):,} images"
     )
     if not todo:
         console.print("everything is trained already")
@@ -452,9 +452,9 @@ def _announce(
     many = min(workers or usable_cores(), len(todo))
     done = len([job for entrant in entrants for job in entrant.jobs]) - len(todo)
     console.print(
-        f"{tables.number(len(todo), 'training')} to do"
+        f"{formatting.number(len(todo), 'training')} to do"
         + (f" ({done} done already)" if done else "")
-        + f" on {tables.number(many, 'worker')}: "
+        + f" on {formatting.number(many, 'worker')}: "
         + (UNTIMED if on_gpu(device) else _foreseen(run, todo, dataset, recipe, device, many))
     )
     return todo
@@ -472,7 +472,7 @@ def _foreseen(
             known[name] = seconds_per_image(job.build(dataset), dataset, recipe, device)
             run.set_setting("seconds_per_image", known)
         each += known[name]
-    return f"about {tables.duration(len(dataset.y_train) * recipe.epochs * each / workers)}"
+    return f"about {formatting.duration(len(dataset.y_train) * recipe.epochs * each / workers)}"
 
 
 def _train(
@@ -489,7 +489,7 @@ def _train(
             _keep(run, job, outcome)
             forget_checkpoint(job)
             text = f"failed: {outcome.error}" if outcome.error else percent(outcome.accuracy)
-            console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
+            console.print(f"  {job.name}: {text} ({formatting.duration(outcome.seconds)})")
 
 
 def _keep(run: Run, job: Job, outcome: Outcome) -> None:
@@ -532,7 +532,8 @@ def _measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: C
     if not trained or set(trained) <= set(measured):
         return
     console.print(
-        f"exporting {tables.number(len(trained), 'ONNX file')}, then measuring them side by side"
+        f"exporting {formatting.number(len(trained), 'ONNX file')}, then measuring them side "
+        "by side"
     )
     paths: dict[str, Path] = {}
     with bar(console, "measuring", 100) as advance:
@@ -694,7 +695,7 @@ def _kind(name: str) -> str:
 def points(value: float | None, sign: bool = True) -> str:
     """A difference of fractions in points: 0.0123 -> `+1.23`."""
     if value is None:
-        return tables.NONE
+        return formatting.NONE
     return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
 
 
@@ -715,10 +716,10 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
                 _between(entry["interval"], sign=False),
                 points(better and better["mean"]),
                 _between(better and better["interval"], sign=True),
-                tables.count(entry["macs"]),
-                tables.count(entry["params"]),
-                tables.size(entry["peak_memory_bytes"]),
-                tables.latency(entry["latency_ms"]),
+                formatting.count(entry["macs"]),
+                formatting.count(entry["params"]),
+                formatting.size(entry["peak_memory_bytes"]),
+                formatting.latency(entry["latency_ms"]),
             )
         )
     return rows
@@ -726,13 +727,13 @@ def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 def _between(interval: Sequence[float] | None, sign: bool) -> str:
     if interval is None:
-        return tables.NONE
+        return formatting.NONE
     return f"{points(interval[0], sign)} to {points(interval[1], sign)}"
 
 
 def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
-    from . import figures, report
-    from .show import table_of
+    from ..report import plots, report
+    from ..terminal.show import table_of
 
     rows = table_rows(result)
     console.print(table_of("accuracy on the test set", HEADS, rows))
@@ -743,25 +744,21 @@ def _report(run: Run, result: Mapping[str, Any], console: Console) -> None:
         ("params", "thousand parameters", 1e3),
         ("latency_ms", "milliseconds (p50, batch 1, one thread, CPU)", 1.0),
     ):
-        shown: dict[bool, list[figures.Point]] = {True: [], False: []}
+        shown: dict[bool, list[plots.Point]] = {True: [], False: []}
         for entry in result["networks"]:
             value = entry[cost_name]
             if cost_name == "latency_ms":
                 value = (value or {}).get("p50")
             if value is not None and entry["accuracy"] is not None:
                 low, high = entry["interval"] or (entry["accuracy"], entry["accuracy"])
-                point = figures.Point(
-                    entry["id"], value / scale, entry["accuracy"], (high - low) / 2
-                )
+                point = plots.Point(entry["id"], value / scale, entry["accuracy"], (high - low) / 2)
                 shown[entry["id"] in (FOUND, NARROW)].append(point)
         if shown[True] or shown[False]:
-            epochs = tables.number(result["recipe"]["epochs"], "epoch")
+            epochs = formatting.number(result["recipe"]["epochs"], "epoch")
             title = f"{result['data']}, {epochs}, one recipe"
-            figure = figures.tradeoff_figure(
-                title, label, [], shown[True], shown[False], front=True
-            )
+            figure = plots.tradeoff_figure(title, label, [], shown[True], shown[False], front=True)
             path = f"{report.FIGURES}/{cost_name}.png"
-            figures.save(figure, run.path / path)
+            plots.save(figure, run.path / path)
             drawn.append(report.Picture(path, f"accuracy against {label}"))
     blocks: list[report.Block] = [
         report.Heading(f"gemkit compare: {run.name}", 1),
@@ -784,7 +781,7 @@ def summary(result: Mapping[str, Any]) -> str:
         f"{result['data']}: {len(result['networks'])} networks of up to "
         f"{format_count(result['max_macs'])} MACs, "
         f"{_seeds([len(entry['accuracies']) for entry in result['networks']])}, "
-        f"{tables.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, "
+        f"{formatting.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, "
         f"judged on {result['test']:,} test images."
     )
     for own in result["networks"]:
@@ -833,7 +830,8 @@ def made(result: Mapping[str, Any]) -> str:
     versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
     trainings = sum(len(entry["accuracies"]) for entry in result["networks"])
     taken_over = (
-        f" {result['taken_over']} of {tables.number(trainings, 'training')} were taken over from "
+        f" {result['taken_over']} of {formatting.number(trainings, 'training')} were taken "
+        "over from "
         "an earlier comparison with the same recipe, data and networks."
         if result.get("taken_over")
         else ""

@@ -8,7 +8,7 @@ from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.store import Run
 
-from . import tables
+from .. import formatting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,7 @@ def _networks(entries: Sequence[Mapping[str, Any]], width: int) -> tuple[Any, An
     if all(entry["state"] == "done" for entry in entries):
         left_out.add("state")
     kept = [place for place, head in enumerate(_HEADS) if head not in left_out]
-    rows = [[tables.model_row(entry)[place] for place in kept] for entry in entries]
+    rows = [[formatting.model_row(entry)[place] for place in kept] for entry in entries]
     return [_HEADS[place] for place in kept], rows
 
 
@@ -52,22 +52,24 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
     console.print(
         *headed(folder),
         f"{data.get('name', content['run']['config'].get('data'))}, "
-        f"{budget.describe()}; {done} of {tables.number(asked, 'trial')} done, "
+        f"{budget.describe()}; {done} of {formatting.number(asked, 'trial')} done, "
         f"seed {content['run']['seed']}",
     )
     if networks:
         heads, rows = _networks(networks, console.width)
         console.print(table_of("networks", heads, rows))
         for entry in networks:
-            if (there := tables.on_target(entry)) is not None:
+            if (there := formatting.on_target(entry)) is not None:
                 console.print(f"  {entry['id']}: {there}")
     if trials:
-        shown = tables.best_trials(trials)
+        shown = formatting.best_trials(trials)
         if not everything:
             shown = shown[:_SHOWN]
         title = "trials" if len(shown) == len(trials) else f"best {len(shown)} trials"
         console.print(
-            table_of(title, tables.TRIAL_HEADS, [tables.trial_row(trial) for trial in shown])
+            table_of(
+                title, formatting.TRIAL_HEADS, [formatting.trial_row(trial) for trial in shown]
+            )
         )
         if len(shown) < len(trials):
             console.print(f"{len(trials) - len(shown)} more: --all")
@@ -76,7 +78,7 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
             f"the search was interrupted; it goes on with: gemkit run --out {folder} --resume"
         )
     if networks or trials:
-        best = (networks or tables.best_trials(trials))[0]["id"]
+        best = (networks or formatting.best_trials(trials))[0]["id"]
         console.print(f"next: gemkit show {folder} {best}   or   gemkit app {folder}")
     else:
         console.print(f"no trials yet; next: gemkit search --out {folder} --resume")
@@ -141,11 +143,11 @@ def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
             one["precision"],
             str(one["threads"]),
             str(one["batch"]),
-            ("~ " if one.get("noisy") else "") + tables.latency(one["latency_ms"]),
-            *(tables.latency(one["latency_ms"], part) for part in ("p90", "p99")),
+            ("~ " if one.get("noisy") else "") + formatting.latency(one["latency_ms"]),
+            *(formatting.latency(one["latency_ms"], part) for part in ("p90", "p99")),
             f"{one['throughput']:,.0f}",
             f"{one['load_ms']:.1f} ms",
-            tables.size(one["file_bytes"]),
+            formatting.size(one["file_bytes"]),
         )
         for one, model in zip(found, tails([one["model"] for one in found]), strict=True)
     ]
@@ -203,12 +205,12 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
         console.print(*headed(entry["id"]), "a known network, to compare with; no one cell")
         console.print(table_of("cost", ("", "value"), cost_rows(entry)))
         return entry
-    from . import cell_figures, figures
+    from ..report import cell_plots, plots
 
     cell = Cell.from_json(entry["cell"])
     path = out or Path(folder) / "figures" / f"{entry['id']}.png"
     subtitle = describe(entry, cell)
-    figures.save(cell_figures.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
+    plots.save(cell_plots.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
     console.print(*headed(entry["id"]), subtitle)
     console.print(table_of("cost", ("", "value"), cost_rows(entry)))
     console.print("nodes (what each reads; * feeds the output)")
@@ -221,8 +223,8 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
 def describe(entry: dict[str, Any], cell: Cell) -> str:
     """One line about a cell."""
     return (
-        f"{tables.number(cell.nodes, 'node')}, {tables.number(len(cell.edges), 'edge')}, "
-        f"{tables.number(len(cell.leaves), 'leaf', 'leaves')}, {cell.aggregation}; "
+        f"{formatting.number(cell.nodes, 'node')}, {formatting.number(len(cell.edges), 'edge')}, "
+        f"{formatting.number(len(cell.leaves), 'leaf', 'leaves')}, {cell.aggregation}; "
         f"width {entry['width']}"
     )
 
@@ -230,17 +232,17 @@ def describe(entry: dict[str, Any], cell: Cell) -> str:
 def cost_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
     """What a network costs, as pairs of name and text."""
     rows = [
-        ("accuracy", tables.percent(entry["accuracy"])),
+        ("accuracy", formatting.percent(entry["accuracy"])),
         *((name, f"{entry[key]:,}") for name, key in _COUNTS if entry[key] is not None),
-        ("peak activation memory", tables.size(entry["peak_memory_bytes"])),
+        ("peak activation memory", formatting.size(entry["peak_memory_bytes"])),
     ]
     latency = entry["latency_ms"] or {}
     rows += [
-        (f"latency {part}", tables.latency(latency, part))
+        (f"latency {part}", formatting.latency(latency, part))
         for part in sorted(latency)
         if part.startswith("p")
     ]
-    if (there := tables.on_target(entry)) is not None:
+    if (there := formatting.on_target(entry)) is not None:
         rows.append(("on the target", there))
     return rows
 

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.machine import usable_cores
 
-from . import tables
-from .progress import bar
+from .. import formatting
+from ..terminal.progress import bar
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,12 +38,12 @@ def strategies(
     from gemkit.search import ablation
     from gemkit.search.tables import check_exists
 
-    from . import figures
+    from ..report import plots
 
     check_exists(table)
     console.print(
-        f"{len(names)} strategies, {tables.number(seeds, 'seed')} each, "
-        f"{tables.number(queries, 'query', 'queries')} a search"
+        f"{len(names)} strategies, {formatting.number(seeds, 'seed')} each, "
+        f"{formatting.number(queries, 'query', 'queries')} a search"
     )
     with bar(console, "searches", 1) as advance:
         found = ablation.run(
@@ -58,14 +58,14 @@ def strategies(
             progress=lambda what, done, total: advance(completed=done, total=total, note=what),
         )
     drawn = found.pop("figures")
-    figures.save(figures.regret_figure(drawn["curves"], found["reported"]), out / "regret.png")
+    plots.save(plots.regret_figure(drawn["curves"], found["reported"]), out / "regret.png")
     if drawn.get("correlations"):
-        figures.save(figures.correlation_figure(drawn["correlations"]), out / "correlation.png")
+        plots.save(plots.correlation_figure(drawn["correlations"]), out / "correlation.png")
     if drawn.get("map"):
         at = drawn["map"]
         points = [list(point) for point in zip(at["x"], at["y"], strict=True)]
-        figures.save(
-            figures.embedding_figure(points, at["value"], at["title"], found["metric"]),
+        plots.save(
+            plots.embedding_figure(points, at["value"], at["title"], found["metric"]),
             out / "map.png",
         )
     _print_strategies(found, console)
@@ -75,7 +75,7 @@ def strategies(
 
 
 def _print_strategies(found: Mapping[str, Any], console: "Console") -> None:
-    from .show import table_of
+    from ..terminal.show import table_of
 
     marks = [mark for mark in ("50", "100", "150", "200") if int(mark) <= found["queries"]]
     marks = marks or list(next(iter(found["strategies"].values()))["regret_after"])[-1:]
@@ -124,7 +124,7 @@ def latency(
     """
     from gemkit.search import table_latency
 
-    from .show import table_of
+    from ..terminal.show import table_of
 
     with bar(console, "fits", seeds) as advance:
         found = table_latency.latency(
@@ -137,15 +137,17 @@ def latency(
             results=out / "results-latency.json",
             progress=lambda what, done, total: advance(completed=done, total=total),
         )
-    rows = [("gemkit", _number(found["spearman"]), tables.percent(found["within_10_percent"], 1))]
+    rows = [
+        ("gemkit", _number(found["spearman"]), formatting.percent(found["within_10_percent"], 1))
+    ]
     rows += [
-        (model, _number(one["spearman"]), tables.percent(one["within_10_percent"], 1))
+        (model, _number(one["spearman"]), formatting.percent(one["within_10_percent"], 1))
         for model, one in found["baselines"].items()
     ]
     console.print(
         table_of(
             f"{found['table']}, {found['latency']} from {samples} cells, mean of "
-            f"{tables.number(seeds, 'seed')}",
+            f"{formatting.number(seeds, 'seed')}",
             ("model", "Spearman", "within 10 %"),
             rows,
         )
@@ -154,4 +156,4 @@ def latency(
 
 
 def _number(value: float | None, digits: int = 3) -> str:
-    return tables.NONE if value is None else f"{value:.{digits}f}"
+    return formatting.NONE if value is None else f"{value:.{digits}f}"

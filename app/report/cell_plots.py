@@ -16,8 +16,8 @@ from matplotlib.path import Path as Outline
 from gemkit.cell import Cell
 from gemkit.operations import BY_NAME, TABLE
 
-from .figures import COLOURS, INK, MUTED
-from .layout import RESIDUAL, Segment, layout
+from .cell_layout import RESIDUAL, Segment, layout
+from .plots import COLOURS, INK, MUTED
 
 _RADIUS = 0.17
 

@@ -23,10 +23,10 @@ from gemkit.errors import UserError
 from gemkit.files import data_folder, write_bytes
 from gemkit.store import Trial
 
-from . import tables
+from .. import formatting
 
 if TYPE_CHECKING:
-    from .explore import Shown
+    from .content import Shown
 
 VERSION = "1.30.0"
 _SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
@@ -141,7 +141,7 @@ def manifest(shown: "Shown", count: int) -> dict[str, Any]:
     if skeleton is None or len(trials) < _LEAST_CELLS:
         raise UserError(
             f"to learn a device's latency takes at least {_LEAST_CELLS} cells: this run has "
-            f"{tables.number(len(trials), 'trained candidate')}"
+            f"{formatting.number(len(trials), 'trained candidate')}"
         )
     entries = []
     for trial in trials:

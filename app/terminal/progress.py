@@ -16,7 +16,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from . import tables
+from .. import formatting
 
 _A_MINUTE = 60.0
 
@@ -78,6 +78,6 @@ def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
                 progress.update(task, note=note)
             if completed is not None:
                 whole = progress.tasks[0].total or 1
-                tell(f"{text}: {tables.percent(completed / whole, 0)}")
+                tell(f"{text}: {formatting.percent(completed / whole, 0)}")
 
         yield advance

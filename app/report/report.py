@@ -17,10 +17,10 @@ from gemkit.export.card import interval
 from gemkit.files import write_text
 from gemkit.store import Run
 
-from . import tables
-from .embedding_map import project
-from .jobs import is_elsewhere
-from .tables import percent
+from .. import formatting
+from ..formatting import percent
+from ..page.embedding_map import project
+from ..steps.networks import is_elsewhere
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -70,7 +70,7 @@ def write(run: Run) -> Path:
 
 def draw(run: Run) -> dict[str, str]:
     """Write the figures for which a run has what they show: name -> path relative to the run."""
-    from . import figures
+    from . import plots
 
     content = run.to_json()
     finished = {
@@ -86,7 +86,7 @@ def draw(run: Run) -> dict[str, str]:
         _network_figures(finished),
     ):
         drawn[name] = f"{FIGURES}/{name}.png"
-        figures.save(figure, run.path / drawn[name])
+        plots.save(figure, run.path / drawn[name])
     for name in ("confusion", "mistakes"):  # drawn by the training, which has the images
         if (run.path / FIGURES / f"{name}.png").is_file():
             drawn[name] = f"{FIGURES}/{name}.png"
@@ -94,24 +94,24 @@ def draw(run: Run) -> dict[str, str]:
 
 
 def _progress_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, "Figure"]]:
-    from . import figures
+    from . import plots
 
     if trials:
         accuracies = [trial["accuracy"] for trial in trials]
-        yield "progress", figures.progress_figure(accuracies, [trial["round"] for trial in trials])
+        yield "progress", plots.progress_figure(accuracies, [trial["round"] for trial in trials])
 
 
 def _tradeoff_figures(
     run: Run, finished: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Iterator[tuple[str, "Figure"]]:
     """Accuracy against MACs and against measured latency."""
-    from . import figures
+    from . import plots
 
     data = run.setting("data", {}).get("name", "")
 
-    def points(kind: str, cost: str, scale: float = 1.0) -> list[figures.Point]:
+    def points(kind: str, cost: str, scale: float = 1.0) -> list[plots.Point]:
         return [
-            figures.Point(entry["id"], value / scale, entry["accuracy"])
+            plots.Point(entry["id"], value / scale, entry["accuracy"])
             for entry in finished[kind]
             if (value := _cost(entry, cost)) is not None
         ]
@@ -120,7 +120,7 @@ def _tradeoff_figures(
         limit = run.budget.macs
         yield (
             "macs",
-            figures.tradeoff_figure(
+            plots.tradeoff_figure(
                 f"Accuracy against MACs: {data}",
                 "million MACs",
                 points("trials", "macs", 1e6),
@@ -135,7 +135,7 @@ def _tradeoff_figures(
         most = None if elsewhere else run.budget.latency_ms
         yield (
             "latency",
-            figures.tradeoff_figure(
+            plots.tradeoff_figure(
                 f"Accuracy against measured latency: {data}",
                 "milliseconds (p50, batch 1, one thread, CPU)",
                 [] if elsewhere else points("trials", "latency_ms"),
@@ -148,7 +148,7 @@ def _tradeoff_figures(
 
 def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, "Figure"]]:
     """What the predictor said of the trials before they were trained."""
-    from . import figures
+    from . import plots
 
     predicted = [
         (trial["accuracy"], known["mean"], known["std"])
@@ -158,14 +158,14 @@ def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[st
     if len(predicted) >= 3:
         measured, mean, deviation = np.array(predicted).T
         title = "Predicted and measured accuracy of the trials"
-        yield "predicted", figures.predicted_figure(measured, mean, deviation, title)
+        yield "predicted", plots.predicted_figure(measured, mean, deviation, title)
 
 
 def _embedding_figures(
     run: Run, trials: Sequence[Mapping[str, Any]]
 ) -> Iterator[tuple[str, "Figure"]]:
     """The trials in the embedding, by accuracy and by cost."""
-    from . import figures
+    from . import plots
 
     embedding = _embedding(run)
     if embedding is None:
@@ -177,7 +177,7 @@ def _embedding_figures(
     best = None if np.isnan(accuracies).all() else int(np.nanargmax(accuracies))
     yield (
         "embedding",
-        figures.embedding_figure(
+        plots.embedding_figure(
             places,
             accuracies,
             "The trials in the embedding",
@@ -188,9 +188,7 @@ def _embedding_figures(
     macs = [trial["macs"] / 1e6 for trial in trials]
     yield (
         "embedding_cost",
-        figures.embedding_figure(
-            places, macs, "The same trials by cost", "million MACs", best=best
-        ),
+        plots.embedding_figure(places, macs, "The same trials by cost", "million MACs", best=best),
     )
 
 
@@ -198,7 +196,7 @@ def _network_figures(
     finished: Mapping[str, Sequence[Mapping[str, Any]]],
 ) -> Iterator[tuple[str, "Figure"]]:
     """The learning curves of the final trainings, and the cells of the best networks."""
-    from . import cell_figures, figures
+    from . import cell_plots, plots
 
     models = finished["models"]
     curves = {
@@ -207,7 +205,7 @@ def _network_figures(
         if (entry["extra"] or {}).get("curve")
     }
     if curves:
-        yield "curves", figures.curves_figure(curves)
+        yield "curves", plots.curves_figure(curves)
     cells = [
         (
             Cell.from_json(model["cell"]),
@@ -217,7 +215,7 @@ def _network_figures(
         for model in models[:4]
     ]
     if cells:
-        yield "cells", cell_figures.best_cells_figure(cells)
+        yield "cells", cell_plots.best_cells_figure(cells)
 
 
 def _cost(entry: Mapping[str, Any], name: str) -> float | None:
@@ -251,11 +249,14 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
     if models:
         blocks += [
             Heading("Networks"),
-            Table(tables.MODEL_HEADS, [tables.model_row(entry) for entry in (*models, *baselines)]),
+            Table(
+                formatting.MODEL_HEADS,
+                [formatting.model_row(entry) for entry in (*models, *baselines)],
+            ),
             Paragraph(_model_notes(run, data, budget)),
         ]
         there = [
-            f"`{model['id']}`: {text}." for model in models if (text := tables.on_target(model))
+            f"`{model['id']}`: {text}." for model in models if (text := formatting.on_target(model))
         ]
         if there:
             blocks.append(Paragraph("On the device searched for. " + " ".join(there)))
@@ -277,13 +278,13 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
         done = [trial for trial in trials if trial["accuracy"] is not None]
         failed = [trial for trial in trials if trial["state"] == "failed"]
         text = (
-            f"{tables.number(len(done), 'trial')} in "
-            f"{tables.number(len({trial['round'] for trial in trials}), 'round')}, "
+            f"{formatting.number(len(done), 'trial')} in "
+            f"{formatting.number(len({trial['round'] for trial in trials}), 'round')}, "
             f"strategy `{run.config.get('strategy')}`; an accuracy here is on the validation part "
             "of the proxy task, which has no image of the test set."
         )
         if failed:
-            text += f" {tables.number(len(failed), 'trial')} failed and count as infeasible."
+            text += f" {formatting.number(len(failed), 'trial')} failed and count as infeasible."
         blocks += [Heading("The search"), Paragraph(text)]
         for name, caption in (
             ("progress", "accuracy of the trials in order"),
@@ -293,9 +294,11 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
         ):
             if name in drawn:
                 blocks.append(Picture(drawn[name], caption))
-        best = tables.best_trials(trials)[:10]
+        best = formatting.best_trials(trials)[:10]
         blocks.append(Paragraph("The ten best trials:" if len(trials) > 10 else "The trials:"))
-        blocks.append(Table(tables.TRIAL_HEADS, [tables.trial_row(trial) for trial in best]))
+        blocks.append(
+            Table(formatting.TRIAL_HEADS, [formatting.trial_row(trial) for trial in best])
+        )
     blocks += _reproduction(run, content)
     return blocks
 
@@ -326,12 +329,12 @@ def _summary(run: Run, content: Mapping[str, Any]) -> str:
         return text + " No network was delivered yet."
     first = delivered[0]
     text += (
-        f" {tables.number(len(delivered), 'network')} delivered; the one that the search ranks "
+        f" {formatting.number(len(delivered), 'network')} delivered; the one that the search ranks "
         f"first, `{first['id']}`, reaches {percent(first['accuracy'])} on the test set with "
         f"{format_count(first['macs'])} MACs and {format_count(first['params'])} params"
     )
     if first["latency_ms"]:
-        text += f", {tables.latency(first['latency_ms'])} an image here"
+        text += f", {formatting.latency(first['latency_ms'])} an image here"
     return text + "."
 
 

@@ -10,10 +10,10 @@ from gemkit.errors import UserError
 from gemkit.files import is_folder, write_json
 from gemkit.store import Run, now
 
-from . import tables
-from .exporting import files_of
-from .jobs import open_run
-from .progress import bar, default_console
+from .. import formatting
+from ..terminal.progress import bar, default_console
+from .export import files_of
+from .networks import open_run
 
 
 def bench(
@@ -40,7 +40,8 @@ def bench(
     from gemkit.export import timing
     from gemkit.export.benchmark import benchmark
 
-    from . import report, zoo
+    from .. import zoo
+    from ..report import report
 
     console = console or default_console()
     for item in what:
@@ -86,7 +87,9 @@ def bench(
             for kind, entry in entries
             for file in files_of(opened.path / entry["onnx"])
         }
-        console.print(f"measuring {tables.number(len(files), 'ONNX file')} side by side, in rounds")
+        console.print(
+            f"measuring {formatting.number(len(files), 'ONNX file')} side by side, in rounds"
+        )
         with bar(console, "measuring", 100) as advance:
             found = benchmark(
                 list(files),
@@ -150,12 +153,12 @@ def write_model_card(
         parity_max_abs=entry["parity_max_abs"],
         measurements=measurements,
         files=files_of(path)[1:],
-        elsewhere=tables.on_target(entry),
+        elsewhere=formatting.on_target(entry),
     )
 
 
 def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) -> None:
-    from .show import measurement_table
+    from ..terminal.show import measurement_table
 
     console.print(measurement_table(found, console.width))
     noisy = [one for one in found if one.get("noisy")]

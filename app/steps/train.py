@@ -18,8 +18,9 @@ from gemkit.files import write_bytes
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial
 
-from . import tables
-from .final import (
+from .. import formatting
+from ..terminal.progress import default_console
+from .final_training import (
     UNTIMED,
     Outcome,
     Way,
@@ -31,7 +32,7 @@ from .final import (
     seconds_per_image,
     train_all,
 )
-from .jobs import (
+from .networks import (
     Job,
     about,
     architecture_of,
@@ -45,7 +46,6 @@ from .jobs import (
     ranked_trials,
     skeleton_of,
 )
-from .progress import default_console
 
 TOP = 2
 RECIPE = "standard"
@@ -165,14 +165,15 @@ def _tell_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Co
         before = known.get(trial.id, {}).get("epochs")
         if before is not None and before != epochs:
             console.print(
-                f"{trial.id} is trained already, for {tables.number(before, 'epoch')}, and left "
+                f"{trial.id} is trained already, for {formatting.number(before, 'epoch')}, "
+                "and left "
                 "alone: train it otherwise in another run (search with another --out)"
             )
 
 
 def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
     """The trials to train in full: those named, or all that are done, the best first."""
-    from . import show
+    from ..terminal import show
 
     if not ids:
         return ranked_trials(run)
@@ -270,9 +271,10 @@ def _run_jobs(
     recipe = way.recipe
     count = min(workers, len(jobs))
     text = (
-        f"training {tables.number(len(jobs), 'network')} "
-        f"({', '.join(job.name for job in jobs)}) for {tables.number(recipe.epochs, 'epoch')} on "
-        f"{len(dataset.y_train):,} images, {tables.number(count, 'worker')}"
+        f"training {formatting.number(len(jobs), 'network')} "
+        f"({', '.join(job.name for job in jobs)}) for "
+        f"{formatting.number(recipe.epochs, 'epoch')} on "
+        f"{len(dataset.y_train):,} images, {formatting.number(count, 'worker')}"
     )
     if ranks() == 1:  # several processes take every step together
         images = len(dataset.y_train) * recipe.epochs
@@ -283,7 +285,7 @@ def _run_jobs(
                 images * seconds_per_image(job.build(dataset), dataset, recipe, way.device)
                 for job in jobs
             ]
-            text += f": about {tables.duration(max(sum(each) / count, *each))}"
+            text += f": about {formatting.duration(max(sum(each) / count, *each))}"
     console.print(text)
     with epochs_bar(console, jobs, recipe.epochs) as tell:
         for job in jobs:
@@ -293,9 +295,10 @@ def _run_jobs(
             text = (
                 f"failed: {outcome.error}"
                 if outcome.accuracy is None
-                else f"{tables.percent(outcome.accuracy)} on {len(dataset.y_test):,} test images"
+                else f"{formatting.percent(outcome.accuracy)} on "
+                f"{len(dataset.y_test):,} test images"
             )
-            console.print(f"  {job.name}: {text} ({tables.duration(outcome.seconds)})")
+            console.print(f"  {job.name}: {text} ({formatting.duration(outcome.seconds)})")
 
 
 def _finish(run: Run, job: Job, outcome: Outcome) -> None:
@@ -350,15 +353,15 @@ def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | Non
 
 def _draw_mistakes(run: Run, dataset: Dataset) -> None:
     """The confusion matrix and the most confused images of the first network, for the report."""
-    from . import figures
+    from ..report import plots
 
     models = [model for model in run.models() if model["accuracy"] is not None]
     extra = models[0]["extra"] if models else {}
     folder = run.path / "figures"
     if extra.get("confusion"):
         title = f"What {models[0]['id']} takes for what, on the test set"
-        figure = figures.confusion_figure(extra["confusion"], dataset.class_names, title)
-        figures.save(figure, folder / "confusion.png")
+        figure = plots.confusion_figure(extra["confusion"], dataset.class_names, title)
+        plots.save(figure, folder / "confusion.png")
     if extra.get("mistakes") and dataset.input_shape[0] in (1, 3):
         images = [dataset.x_test[one["index"]] for one in extra["mistakes"]]
         texts = [
@@ -367,7 +370,7 @@ def _draw_mistakes(run: Run, dataset: Dataset) -> None:
             for one in extra["mistakes"]
         ]
         title = f"Mistakes of {models[0]['id']} of most confidence"
-        figures.save(figures.images_figure(images, texts, title), folder / "mistakes.png")
+        plots.save(plots.images_figure(images, texts, title), folder / "mistakes.png")
 
 
 def _keep_examples(folder: Path, dataset: Dataset) -> None:

@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from gemkit.errors import UserError
 from gemkit.store import is_run
 
-from . import tables
+from .. import formatting
+from .content import Shown
 from .embedding_map import EmbeddingMap
-from .explore import Shown
 
 if TYPE_CHECKING:
     import gradio
@@ -233,7 +233,7 @@ class LiveSearch:
         head = (
             f'<p class="gk-note" id="live-state" data-state="{state}" data-done="{len(done)}">'
             f"<b>{len(done)} of {wish.trials}</b> candidates trained, best "
-            f"<b>{tables.percent(best)}</b> of the validation images: {escape(told)}</p>"
+            f"<b>{formatting.percent(best)}</b> of the validation images: {escape(told)}</p>"
         )
         assert self._map is not None
         places = self._map.places()
@@ -308,7 +308,8 @@ def _places(places: dict[str, object], trials: Sequence[dict[str, object]]) -> s
             f'<circle cx="{20 + (x - min(xs)) / wide * (_WIDTH - 40):.1f}" '
             f'cy="{20 + (max(ys) - y) / tall * (_HEIGHT - 40):.1f}" r="6" fill="{colour}" '
             f'stroke="var(--gk-quiet)"><title>{escape(str(id))}: '
-            f"{tables.percent(None if accuracy is None else float(str(accuracy)))}</title></circle>"
+            f"{formatting.percent(None if accuracy is None else float(str(accuracy)))}"
+            "</title></circle>"
         )
     return _plot(parts, "map of the cells; empty rings wait or are being trained")
 

@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
 
-from . import browser, serving
+from . import browser, server
+from .content import Shown
 from .embedding_map import EmbeddingMap
-from .explore import Shown
 
 if TYPE_CHECKING:
     import gradio
     from rich.console import Console
 
-    from . import predict
-    from .live import LiveSearch
+    from ..steps import predict
+    from .live_search import LiveSearch
 
 _QUEUE = 32
 _PREDICTIONS_AT_ONCE = 2
@@ -39,7 +39,7 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 def _classifier(path: Path, changed: int) -> "predict.Classifier":
     from PIL import Image
 
-    from . import predict
+    from ..steps import predict
 
     opened = predict.Classifier.open(path)
     opened.classify(Image.new("L", (8, 8)))  # the first call prepares, and would tell no time
@@ -52,7 +52,7 @@ def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str,
     Raises:
         UserError: no picture or an unusable one, or the network's file is missing or damaged.
     """
-    from . import predict
+    from ..steps import predict
 
     if not image:
         raise UserError("choose an image first: upload one, use the camera or take an example")
@@ -99,7 +99,7 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
     import gradio as gr
 
     from . import latency_table
-    from . import live as live_search
+    from . import live_search as live_search
 
     with gr.Blocks(
         title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
@@ -287,7 +287,7 @@ def launch(
     *,
     login: tuple[str, str] | None = None,
     read_only: bool = False,
-) -> serving.Server:
+) -> server.Server:
     """Start the page in the background.
 
     Args:
@@ -303,14 +303,14 @@ def launch(
     shown = Shown.open(folder)
     if host not in _LOCAL or read_only:
         shown.computer = "the computer that runs this page"
-    opened = serving.listen(host, port)
+    opened = server.listen(host, port)
     # Gradio would ask its makers for news, and whether the machine is on the internet.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
     from PIL import Image
 
-    from . import predict
-    from .live import LiveSearch
+    from ..steps import predict
+    from .live_search import LiveSearch
 
     # Pillow refuses what has more than twice so many pixels: a small file can hold gigabytes.
     Image.MAX_IMAGE_PIXELS = predict.MAX_PIXELS // 2
@@ -319,21 +319,21 @@ def launch(
     )
     blocks = layout_of(shown, live, measuring=not read_only)
     places = EmbeddingMap(shown)
-    app = serving.routes(shown, places)
+    app = server.routes(shown, places)
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
     app = gr.mount_gradio_app(
         app,
         blocks,
         path="/",
         allowed_paths=[str(shown.folder / "examples")],
-        max_file_size=serving.MAX_UPLOAD_BYTES,
+        max_file_size=server.MAX_UPLOAD_BYTES,
         footer_links=[],
         # What Gradio tells screen readers at the end of a call; it has no words for it itself.
         i18n=gr.I18n(en={"common.complete": "done"}),
         run_history=False,
         show_error=False,
         ssr_mode=False,
-        css=resources.files("gemkit.app").joinpath("static", "page.css").read_text(),
+        css=resources.files("gemkit.app.page").joinpath("static", "page.css").read_text(),
         theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]),
         head=(
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -355,10 +355,10 @@ def launch(
             live.close()
         preparing.join(20)  # an interpreter that ends beneath onnxruntime aborts
 
-    server = serving.Server(serving.Guard(app, login), opened, close)
-    server.start()
+    started = server.Server(server.Guard(app, login), opened, close)
+    started.start()
     preparing.start()
-    return server
+    return started
 
 
 def serve(

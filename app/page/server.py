@@ -26,8 +26,8 @@ from . import downloads
 if TYPE_CHECKING:
     import fastapi
 
+    from .content import Shown
     from .embedding_map import EmbeddingMap
-    from .explore import Shown
 
 MAX_UPLOAD_BYTES = 10_000_000
 _MAX_BODY_BYTES = 1_000_000
@@ -199,7 +199,7 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
     def static(name: str) -> Response:
         if name not in _STATIC:
             raise nothing
-        text = resources.files("gemkit.app").joinpath("static", name).read_bytes()
+        text = resources.files("gemkit.app.page").joinpath("static", name).read_bytes()
         return Response(text, media_type=_STATIC[name], headers={"cache-control": "no-cache"})
 
     @app.get("/run/table.json")

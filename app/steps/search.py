@@ -16,10 +16,10 @@ from gemkit.errors import UserError
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
 
-from . import tables
-from .final import UNTIMED, on_gpu, seconds_per_image
-from .jobs import LATENCY_FILE, about
-from .progress import bar, default_console
+from .. import formatting
+from ..terminal.progress import bar, default_console
+from .final_training import UNTIMED, on_gpu, seconds_per_image
+from .networks import LATENCY_FILE, about
 
 if TYPE_CHECKING:
     from gemkit.export.latency import LatencyModel
@@ -247,9 +247,9 @@ def _describe(dataset: Dataset, budget: Budget, aimed: bool, console: Console) -
 def _name_the_best(best: list[Trial], exponent: float, images: int, console: Console) -> None:
     by_score = best[0].accuracy != max(trial.accuracy or 0.0 for trial in best)
     console.print(
-        f"best of {tables.number(len(best), 'trial')}"
+        f"best of {formatting.number(len(best), 'trial')}"
         f"{f', by accuracy x MACs^{exponent:g}' if by_score else ''}: {best[0].id}, "
-        f"{tables.percent(best[0].accuracy)} on {images:,} validation images"
+        f"{formatting.percent(best[0].accuracy)} on {images:,} validation images"
     )
 
 
@@ -305,7 +305,8 @@ def _keep_predictor(run: Run, name: str, predictor: "LatencyModel", console: Con
     if not path.is_file():
         save_model(predictor, path)
     console.print(
-        f"latency: predicted for {name} from {tables.number(len(predictor.measured), 'network')} "
+        f"latency: predicted for {name} from "
+        f"{formatting.number(len(predictor.measured), 'network')} "
         "measured there, with a margin for its uncertainty; networks are delivered as predicted, "
         "not measured"
     )
@@ -352,16 +353,17 @@ def _announce(
 ) -> None:
     """Say how long the search is going to take, from a few training steps of sampled networks."""
     longer = f", the best {plan.promoted} of them longer" if plan.promoted else ""
-    on = f"on {tables.number(workers, 'worker')}{longer}"
+    on = f"on {formatting.number(workers, 'worker')}{longer}"
     if on_gpu(device):
-        console.print(f"search: {tables.number(trials, 'trial')} {on}; {UNTIMED}")
+        console.print(f"search: {formatting.number(trials, 'trial')} {on}; {UNTIMED}")
         return
     epoch = len(split.y_train) * _seconds_per_image(space, dataset, device)
     seconds = plan.epochs * epoch
     total = (seconds * trials + plan.promoted_epochs * plan.promoted * epoch) / workers
     console.print(
-        f"search: {tables.number(trials, 'trial')} of about {tables.duration(seconds)} {on}: "
-        f"about {tables.duration(total)}"
+        f"search: {formatting.number(trials, 'trial')} of about "
+        f"{formatting.duration(seconds)} {on}: "
+        f"about {formatting.duration(total)}"
     )
 
 
@@ -391,7 +393,7 @@ def _search(
 ) -> list[Trial]:
     from gemkit.search import loop
 
-    from .watching import watched
+    from ..terminal.watching import watched
 
     with watched(console, run.trials(), plan.trials + plan.promoted) as watch:
         return loop.search(run, space, propose, task, plan, workers, watch)

@@ -24,9 +24,9 @@ from gemkit.export.targets import (
     targets,
 )
 
-from . import tables
-from .progress import bar
-from .searching import default_budget
+from . import formatting
+from .steps.search import default_budget
+from .terminal.progress import bar
 
 WELL_PREDICTED = 0.8
 """Share of a device's networks to be predicted within 10 %; with less, a search keeps its limit of
@@ -124,18 +124,19 @@ def fit(
     path = save_target(name, model, budget, description)
     kept = target(name)
     console.print(
-        f"{name}: {kept.description}; {tables.number(len(model.measured), 'network')} for "
+        f"{name}: {kept.description}; {formatting.number(len(model.measured), 'network')} for "
         f"{images_of(model.skeleton)}, {_span(model)}"
     )
     if found is not None:
         console.print(
-            f"each predicted from others: {tables.percent(found['within_10_percent'], 0)} of them "
-            f"within 10 %, half within {tables.percent(found['median_error'], 1)}; "
+            "each predicted from others: "
+            f"{formatting.percent(found['within_10_percent'], 0)} of them "
+            f"within 10 %, half within {formatting.percent(found['median_error'], 1)}; "
             f"rank correlation {found['spearman']:.3f}"
         )
         if found["within_10_percent"] < WELL_PREDICTED:
             console.print(
-                f"less than {tables.percent(WELL_PREDICTED, 0)} is poor: measure again with "
+                f"less than {formatting.percent(WELL_PREDICTED, 0)} is poor: measure again with "
                 "nothing else running there, or a kit of more --samples"
             )
     console.print(f"kept in {path}")
@@ -186,18 +187,20 @@ def predict_latency(
 
 def list_targets(console: Console) -> list[dict[str, Any]]:
     """Print the devices known as a table and return them."""
-    from .show import table_of
+    from .terminal.show import table_of
 
     found = targets()
     heads = ("target", "activations", "weights", "latency", "precision", "predicts latency of", "")
     rows = [
         (
             one.name,
-            tables.size(one.budget.memory_bytes),
-            tables.size(_weight_bytes(one)),
-            tables.NONE if one.budget.latency_ms is None else format_latency(one.budget.latency_ms),
+            formatting.size(one.budget.memory_bytes),
+            formatting.size(_weight_bytes(one)),
+            formatting.NONE
+            if one.budget.latency_ms is None
+            else format_latency(one.budget.latency_ms),
             one.budget.precision,
-            tables.NONE if one.latency is None else images_of(one.latency.skeleton),
+            formatting.NONE if one.latency is None else images_of(one.latency.skeleton),
             "yours" if one.own else "",
         )
         for one in found
@@ -218,7 +221,7 @@ def show_target(name: str, console: Console) -> dict[str, Any]:
     Raises:
         UserError: there is none of that name.
     """
-    from .show import headed
+    from .terminal.show import headed
 
     found = target(name)
     console.print(*headed(found.name), found.description)
@@ -235,7 +238,8 @@ def show_target(name: str, console: Console) -> dict[str, Any]:
     else:
         versions = found.latency.device.get("versions", {})
         console.print(
-            f"latency: predicted from {tables.number(len(found.latency.measured), 'network')} for "
+            "latency: predicted from "
+            f"{formatting.number(len(found.latency.measured), 'network')} for "
             f"{images_of(found.latency.skeleton)}, {_span(found.latency)}; onnxruntime "
             f"{versions.get('onnxruntime', 'of unknown version')}, one thread, batch 1"
         )

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from gemkit.store import Trial
 
-from . import tables
+from .. import formatting
 from .progress import counter, now_and_then
 
 _ROWS, _HEIGHT, _WIDTH = 6, 7, 60
@@ -46,11 +46,11 @@ def watched(console: Console, trials: Sequence[Trial], total: int) -> Iterator[W
             console.print(f"  trial {trial.index} ({trial.id}) failed: {trial.error}")
         elif not console.is_terminal and trial.accuracy > before:
             console.print(
-                f"  trial {trial.index}: {tables.percent(trial.accuracy)}, the best so far "
-                f"({tables.number(trial.cell.nodes, 'node')}, width {trial.width}, "
-                f"{tables.count(trial.macs)} MACs)"
+                f"  trial {trial.index}: {formatting.percent(trial.accuracy)}, the best so far "
+                f"({formatting.number(trial.cell.nodes, 'node')}, width {trial.width}, "
+                f"{formatting.count(trial.macs)} MACs)"
             )
-        tell(f"{progress.tasks[0].completed:.0f} of {tables.number(total, 'trial')} ended")
+        tell(f"{progress.tasks[0].completed:.0f} of {formatting.number(total, 'trial')} ended")
 
     if not console.is_terminal:
         yield watch
@@ -75,13 +75,13 @@ def best_table(trials: Sequence[Trial]) -> Table:
         table.add_row(
             str(trial.index),
             trial.id,
-            tables.percent(trial.accuracy) if known else "running",
-            tables.percent(foreseen),
-            tables.count(trial.macs),
-            tables.count(trial.params),
+            formatting.percent(trial.accuracy) if known else "running",
+            formatting.percent(foreseen),
+            formatting.count(trial.macs),
+            formatting.count(trial.params),
             str(trial.cell.nodes),
             str(trial.width),
-            tables.duration(trial.seconds) if known and trial.seconds else tables.NONE,
+            formatting.duration(trial.seconds) if known and trial.seconds else formatting.NONE,
             style="dim" if not known else "bold" if trial is ended[0] else "",
         )
     return table
@@ -110,7 +110,7 @@ def curve(trials: Sequence[Trial], width: int = _WIDTH, height: int = _HEIGHT) -
     for column, value in enumerate(best):
         if value >= low:
             grid[row(value)][column] = "━"
-    labels = [tables.percent(high), *[""] * (height - 2), tables.percent(low)]
+    labels = [formatting.percent(high), *[""] * (height - 2), formatting.percent(low)]
     wide = max(map(len, labels))
     lines = [f"{label:>{wide}} ┤{''.join(line)}" for label, line in zip(labels, grid, strict=True)]
     return Text("\n".join(lines))
