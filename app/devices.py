@@ -9,8 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, skeleton_for
-from gemkit.budget import PRECISIONS, Budget, check_feasible, format_bytes, format_latency
+from gemkit.budget import PRECISIONS, Budget, format_bytes, format_latency
 from gemkit.cell import AGGREGATIONS, CellArrays, read_cell
+from gemkit.cost import check_feasible
 from gemkit.data import load
 from gemkit.errors import UserError
 from gemkit.export.latency import LatencyModel, cross_validate

@@ -22,7 +22,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import ArrayLike
 
-from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
+from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton, smallest
 from gemkit.budget import Budget, is_number
 from gemkit.cell import AGGREGATIONS, Cell, CellArrays
 from gemkit.errors import UserError
@@ -283,11 +283,6 @@ def load_model(path: Path | str) -> LatencyModel:
         UserError: the file is missing or no latency model; the sentence names it.
     """
     return LatencyModel.from_json(read_json(Path(path)), str(path))
-
-
-def smallest(skeleton: Skeleton) -> Architecture:
-    """The smallest network of a skeleton: one 1x1 convolution at MIN_WIDTH."""
-    return Architecture((Cell(("input", "conv1x1"), ((0, 1),)),), skeleton, MIN_WIDTH)
 
 
 def measure_here(

@@ -273,3 +273,8 @@ class Architecture:
             return cls(cells, skeleton, value["width"])
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
+
+
+def smallest(skeleton: Skeleton) -> Architecture:
+    """The smallest network of a skeleton: one 1x1 convolution at MIN_WIDTH."""
+    return Architecture((Cell(("input", "conv1x1"), ((0, 1),)),), skeleton, MIN_WIDTH)

@@ -3,12 +3,9 @@
 import re
 import sys
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import Any, Self, TypeGuard
 
 from gemkit.errors import UserError
-
-if TYPE_CHECKING:
-    from gemkit.architecture import Skeleton
 
 _COUNTS = {"": 1, "k": 1e3, "m": 1e6, "g": 1e9}
 _MILLISECONDS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
@@ -178,38 +175,3 @@ def is_number(value: Any) -> TypeGuard[float]:
     """
     known = isinstance(value, int | float) and not isinstance(value, bool)
     return known and abs(value) <= _LARGEST
-
-
-def check_feasible(
-    budget: Budget, skeleton: "Skeleton", smallest_latency_ms: float | None = None
-) -> None:
-    """Make sure that at least the smallest network of a skeleton is inside the budget.
-
-    Args:
-        smallest_latency_ms: measured latency of the smallest network, when it was measured.
-
-    Raises:
-        UserError: names the budget, the smallest possible cost and the option to change.
-    """
-    from gemkit.cost import smallest_cost
-
-    smallest = smallest_cost(skeleton, budget.precision)
-    height, width = skeleton.input_shape[1:]
-    checks = (
-        ("MACs", "--max-macs", budget.macs, smallest.macs, format_count),
-        ("params", "--max-params", budget.params, smallest.params, format_count),
-        (
-            "activation memory",
-            "--max-memory",
-            budget.memory_bytes,
-            smallest.peak_memory_bytes,
-            format_bytes,
-        ),
-        ("latency", "--max-latency", budget.latency_ms, smallest_latency_ms, format_latency),
-    )
-    for what, option, limit, least, written in checks:
-        if limit is not None and least is not None and least > limit:
-            raise UserError(
-                f"no network fits the {what} budget of {written(limit)}: the smallest one for "
-                f"{height}x{width} images takes {written(least)}; raise {option}"
-            )

@@ -1,4 +1,4 @@
-"""What an architecture costs: MACs, parameters and peak activation memory, in closed form.
+"""What an architecture costs: MACs, parameters and peak activation memory.
 
 **MACs** are the multiply-accumulates of convolutions and linear layers at batch 1, as fvcore
 counts them. fvcore also counts batch norm and pooling; these are left out, since export folds
@@ -6,7 +6,7 @@ batch norm away. **Params** are the trainable parameters, batch norm's included.
 
 **Peak activation memory** (`peak_memory`) is the largest sum of all live activation tensors over
 the steps of an execution order, at batch 1. The network's input and output are included, weights
-are not. Of a network of ours (`execution_steps`):
+are not. Of a network of ours (`execution_steps`), in the order of `gemkit.layers.layers`:
 
 - A tensor lives from the step that writes it to the last step that reads it; what no step reads
   is an output and stays. A convolution's input and output therefore live together.
@@ -19,12 +19,13 @@ are not. Of a network of ours (`execution_steps`):
 - The order is that of the node index; in a cell of sums `entry` comes first; then the leaves'
   convolution, then the projection of the cell input.
 
-At a given skeleton MACs and params are quadratic polynomials in the width, and memory is the
+`cost` walks over the layers of one network (`gemkit.layers`). For arrays of cells there is a closed
+form: at a given skeleton MACs and params are quadratic polynomials in the width, and memory is the
 largest of a few straight lines. So each cell is reduced to a few numbers once (`CostModel`), from
 which costs at any width and the largest width within a budget follow without a loop over cells.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -32,10 +33,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton
-from gemkit.budget import PRECISIONS, Budget
-from gemkit.cell import ABSENT, Cell, CellArrays
-from gemkit.operations import BY_NAME, KERNELS, codes_of
+from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton, smallest
+from gemkit.budget import PRECISIONS, Budget, format_bytes, format_count, format_latency
+from gemkit.cell import ABSENT, CellArrays
+from gemkit.errors import UserError
+from gemkit.layers import Layer, layers
+from gemkit.operations import KERNELS, codes_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -124,76 +127,23 @@ def execution_steps(architecture: Architecture, precision: str = "fp32") -> list
     Args:
         precision: element type of all activations.
     """
-    return list(_network_steps(architecture, PRECISIONS[precision]))
+    return _steps(layers(architecture), PRECISIONS[precision])
 
 
-def _network_steps(architecture: Architecture, element: int) -> Iterator[Step]:
-    skeleton = architecture.skeleton
-    channels, height, width = skeleton.input_shape
-    name = "image"
-    yield Step((), ((name, channels * height * width * element),))
-    for index, (height, width) in enumerate(skeleton.stem_resolutions):
-        channels = architecture.width
-        new = f"stem{index}"
-        yield Step((name,), ((new, channels * height * width * element),))
-        name = new
-    places = zip(skeleton.stages, architecture.stage_cells, skeleton.resolutions, strict=True)
-    for index, (stage, cell, (height, width)) in enumerate(places):
-        size = height * width * element
-        if index:
-            new = f"pool{index}"
-            yield Step((name,), ((new, channels * size),))
-            name = new
-        for repeat in range(stage.repeats):
-            prefix = f"stage{index}.{repeat}."
-            wide = architecture.width * stage.width_factor
-            yield from _cell_steps(cell, name, prefix, channels * size, wide * size)
-            name, channels = prefix + "output", wide
-    yield Step((name,), (("pooled", channels * element),))
-    yield Step(("pooled",), (("logits", skeleton.classes * element),))
-
-
-def _cell_steps(
-    cell: Cell, cell_input: str, prefix: str, input_size: int, size: int
-) -> Iterator[Step]:
-    """The steps of one cell, from tensor `cell_input` to tensor `prefix` + "output"."""
-    tensors = {0: cell_input} | {
-        node: f"{prefix}node{node}" for node in range(1, len(cell.operations))
-    }
-    sizes = {node: size if node else input_size for node in tensors}
-    if cell.aggregation == "sum" and input_size != size:
-        tensors[0], sizes[0] = f"{prefix}entry", size
-        yield Step((cell_input,), ((tensors[0], size),))
-
-    def join(read: Sequence[int], reader: int) -> tuple[Step | None, str, int]:
-        """The step that joins some nodes, if it takes one; the joined tensor and its size."""
-        names = tuple(tensors[node] for node in read)
-        if len(read) == 1:
-            return None, names[0], sizes[read[0]]
-        new = f"{prefix}joined{reader}"
-        if cell.aggregation == "concat":
-            total = sum(sizes[node] for node in read)
-            return Step(names, ((new, total),)), new, total
-        for node in read:
-            # The projection reads the cell input last, so only its entry can be overwritten.
-            if tensors[node] != cell_input and max(cell.successors[node], default=reader) == reader:
-                return Step(names), tensors[node], size
-        return Step(names, ((new, size),)), new, size
-
-    for node in range(1, len(cell.operations)):
-        step, joined, joined_size = join(cell.predecessors[node], node)
-        if step:
-            yield step
-        if BY_NAME[cell.operations[node]].is_separable:
-            yield Step((joined,), ((f"{prefix}depthwise{node}", joined_size),))
-            joined = f"{prefix}depthwise{node}"
-        yield Step((joined,), ((tensors[node], size),))
-    step, joined, _ = join(cell.leaves, len(cell.operations))
-    if step:
-        yield step
-    yield Step((joined,), ((f"{prefix}output", size),))
-    yield Step((cell_input,), ((f"{prefix}projection", size),))
-    yield Step((f"{prefix}output", f"{prefix}projection"))
+def _steps(network: Sequence[Layer], element: int) -> list[Step]:
+    last = {name: position for position, layer in enumerate(network) for name in layer.reads}
+    memory: dict[str, str] = {}  # whose memory a layer's values stand in
+    steps = []
+    for position, layer in enumerate(network):
+        reads = tuple(memory[name] for name in layer.reads)
+        free = [name for name in layer.reads if last[name] == position]
+        if layer.operator == "sum" and free:
+            memory[layer.name] = memory[free[0]]
+            steps.append(Step(reads))
+        else:
+            memory[layer.name] = layer.name
+            steps.append(Step(reads, ((layer.name, layer.values * element),)))
+    return steps
 
 
 # ---- Closed form
@@ -468,14 +418,17 @@ def _skeleton_lines(skeleton: Skeleton) -> tuple[tuple[int, int], ...]:
 
 
 def cost(architecture: Architecture, precision: str = "fp32") -> Cost:
-    """What one architecture costs.
+    """What one architecture costs, from a walk over its layers.
 
     Args:
         precision: element type of the activations, for the memory.
     """
-    cells = [CellArrays.from_cells([cell]) for cell in architecture.cells]
-    found = CostModel.of(cells, architecture.skeleton).costs(architecture.width, precision)
-    return Cost(int(found.macs[0]), int(found.params[0]), int(found.peak_memory_bytes[0]))
+    network = layers(architecture)
+    return Cost(
+        sum(layer.macs for layer in network),
+        sum(layer.params for layer in network),
+        peak_memory(_steps(network, PRECISIONS[precision])),
+    )
 
 
 def costs(
@@ -508,10 +461,31 @@ def largest_widths(
     return CostModel.of(cells, skeleton).largest_widths(budget)
 
 
-def smallest_cost(skeleton: Skeleton, precision: str = "fp32") -> Cost:
-    """The least that a network of a skeleton costs: one 1x1 convolution at MIN_WIDTH."""
-    cell = Cell(("input", "conv1x1"), ((0, 1),))
-    return cost(Architecture((cell,), skeleton, MIN_WIDTH), precision)
+def check_feasible(
+    budget: Budget, skeleton: Skeleton, smallest_latency_ms: float | None = None
+) -> None:
+    """Make sure that at least the smallest network of a skeleton is inside the budget.
+
+    Args:
+        smallest_latency_ms: measured latency of the smallest network, when it was measured.
+
+    Raises:
+        UserError: names the budget and the smallest possible cost.
+    """
+    least = cost(smallest(skeleton), budget.precision)
+    height, width = skeleton.input_shape[1:]
+    checks = (
+        ("MACs", budget.macs, least.macs, format_count),
+        ("params", budget.params, least.params, format_count),
+        ("activation memory", budget.memory_bytes, least.peak_memory_bytes, format_bytes),
+        ("latency", budget.latency_ms, smallest_latency_ms, format_latency),
+    )
+    for what, limit, found, written in checks:
+        if limit is not None and found is not None and found > limit:
+            raise UserError(
+                f"no network fits the {what} budget of {written(limit)}: the smallest one for "
+                f"{height}x{width} images takes {written(found)}; raise that limit"
+            )
 
 
 # ---- The reference
@@ -550,19 +524,22 @@ def count_with_fvcore(network: "nn.Module", input_shape: tuple[int, int, int]) -
 
 
 def verify(architecture: Architecture, network: "nn.Module") -> None:
-    """Make sure that the closed form says of a network what fvcore and PyTorch count.
+    """Make sure that walk and closed form say of a network what fvcore and PyTorch count.
 
     Raises:
-        RuntimeError: it does not, which would be a fault of gemkit's.
+        RuntimeError: they do not, which would be a fault of gemkit's.
     """
-    expected = cost(architecture)
     macs, params = count_with_fvcore(network, architecture.skeleton.input_shape)
-    for what, ours, theirs in (
-        ("MACs", expected.macs, macs),
-        ("params", expected.params, params),
+    cells = [CellArrays.from_cells([cell]) for cell in architecture.cells]
+    closed = costs(cells, architecture.skeleton, architecture.width)
+    walked = cost(architecture)
+    for what, counted, *ours in (
+        ("MACs", macs, walked.macs, closed.macs[0]),
+        ("params", params, walked.params, closed.params[0]),
     ):
-        if ours != theirs:
-            raise RuntimeError(
-                f"the cost model gives {ours} {what} for network {architecture.id}, "
-                f"but its layers have {theirs}"
-            )
+        for found in ours:
+            if found != counted:
+                raise RuntimeError(
+                    f"the cost model gives {found} {what} for network {architecture.id}, "
+                    f"but its layers have {counted}"
+                )

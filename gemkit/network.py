@@ -64,12 +64,12 @@ def _convolution(
 
 def _operation(name: str, channels_in: int, channels: int) -> nn.Sequential:
     layers: list[nn.Module] = []
-    operation = BY_NAME[name]
-    if operation.is_separable:
-        layers += _convolution(channels_in, channels_in, operation.kernel, groups=channels_in)
+    for convolution in BY_NAME[name].convolutions:
+        if convolution.is_depthwise:
+            layers += _convolution(channels_in, channels_in, convolution.kernel, groups=channels_in)
+        else:
+            layers += _convolution(channels_in, channels, convolution.kernel)
         layers.append(nn.ReLU(inplace=True))
-    layers += _convolution(channels_in, channels)
-    layers.append(nn.ReLU(inplace=True))
     return nn.Sequential(*layers)
 
 

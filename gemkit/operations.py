@@ -1,12 +1,25 @@
 """What the nodes of a cell can compute: the one place to touch to add an operation.
 
 Every operation is a depthwise convolution (unless its kernel is 1), then a 1x1 convolution to the
-cell's width; batch norm and ReLU follow each. The network, the cost model, the ONNX files,
-sampling, mutation, latency prediction and the drawings all read this table. Two operations of this
-form are the paper's: `conv1x1` and `sep3x3`.
+cell's width; batch norm and ReLU follow each. The network, the walk over its layers, the cost
+model, sampling, mutation, latency prediction and the drawings all read this table. Two operations
+of this form are the paper's: `conv1x1` and `sep3x3`.
 """
 
 from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """One convolution of an operation, with its batch norm and ReLU.
+
+    Attributes:
+        kernel: its side, an odd number.
+        is_depthwise: whether it filters each channel alone; otherwise it leads to the cell's width.
+    """
+
+    kernel: int = 1
+    is_depthwise: bool = False
 
 
 @dataclass(frozen=True)
@@ -30,6 +43,12 @@ class Operation:
     def is_separable(self) -> bool:
         """Whether there is a depthwise convolution."""
         return self.kernel > 1
+
+    @property
+    def convolutions(self) -> tuple[Convolution, ...]:
+        """What it consists of, in order."""
+        depthwise = (Convolution(self.kernel, is_depthwise=True),) if self.is_separable else ()
+        return (*depthwise, Convolution())
 
 
 TABLE = (

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture, Skeleton
+from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture, Skeleton, smallest
 from gemkit.budget import Budget
 from gemkit.canonical import fingerprints
 from gemkit.cell import AGGREGATIONS, MAX_NODES, Cell, CellArrays
-from gemkit.cost import CostModel, smallest_cost
+from gemkit.cost import CostModel, cost
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
 
@@ -205,7 +205,7 @@ class CellSpace:
     @cached_property
     def reference_macs(self) -> int:
         """MACs_ref of the efficiency score."""
-        return self.budget.macs or smallest_cost(self.skeleton, self.budget.precision).macs
+        return self.budget.macs or cost(smallest(self.skeleton)).macs
 
     def _gather(
         self,

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gemkit.architecture import Architecture
-from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.operations import BY_NAME
+from gemkit.layers import layers
 
 if TYPE_CHECKING:
     import onnx
@@ -50,56 +49,31 @@ class Shares:
         return sum(macs for _, macs in self.parts)
 
 
-def _cell_macs(cell: Cell, channels: int, width: int) -> tuple[list[int], int]:
-    """Per pixel: each node's multiply-accumulates, entry first, and those of the output."""
-    summed = cell.aggregation == "sum"
-    entry = channels * width if summed and channels != width else 0
-    first = width if summed else channels
-    found = [entry]
-    for node, sources in enumerate(cell.predecessors):
-        if node == 0:
-            continue
-        sizes = [width if source else first for source in sources]
-        read = width if summed else sum(sizes)
-        operation = BY_NAME[cell.operations[node]]
-        depthwise = operation.kernel**2 * read if operation.is_separable else 0
-        found.append(depthwise + read * width)
-    joined = width if summed else width * len(cell.leaves)
-    return found, joined * width + channels * width
-
-
 def shares(architecture: Architecture) -> Shares:
     """Take a network apart."""
     skeleton, width = architecture.skeleton, architecture.width
-    channels = skeleton.input_shape[0]
-    stem = 0
-    for height, across in skeleton.stem_resolutions:
-        stem += 9 * channels * width * height * across
-        channels = width
-    parts = [("stem", stem)]
-    count = max(len(cell.operations) for cell in architecture.cells)
-    nodes, output = [0] * count, 0
+    nodes = [0] * max(len(cell.operations) for cell in architecture.cells)
+    output = 0
+    parts: Counter[str] = Counter()
+    names = []
     shapes = []
-    places = zip(skeleton.stages, architecture.stage_cells, skeleton.resolutions, strict=True)
-    for index, (stage, cell, (height, across)) in enumerate(places):
-        wide, total = width * stage.width_factor, 0
+    for index, (stage, (height, across)) in enumerate(
+        zip(skeleton.stages, skeleton.resolutions, strict=True), start=1
+    ):
+        wide = width * stage.width_factor
         shapes.append((wide, height, across))
-        for _ in range(stage.repeats):
-            found, last = _cell_macs(cell, channels, wide)
-            for node, macs in enumerate(found):
-                nodes[node] += macs * height * across
-            output += last * height * across
-            total += (sum(found) + last) * height * across
-            channels = wide
         cells = "cell" if stage.repeats == 1 else "cells"
-        parts.append(
-            (
-                f"stage {index + 1}: {stage.repeats} {cells} at {height} x {across}, {wide} wide",
-                total,
-            )
-        )
-    parts.append(("classifier", channels * skeleton.classes))
-    return Shares(tuple(nodes), output, tuple(parts), tuple(shapes))
+        names.append(f"stage {index}: {stage.repeats} {cells} at {height} x {across}, {wide} wide")
+    for layer in layers(architecture):
+        if layer.stage is None:
+            parts["classifier" if layer.operator == "linear" else "stem"] += layer.macs
+            continue
+        parts[names[layer.stage]] += layer.macs
+        if layer.node is None:
+            output += layer.macs
+        else:
+            nodes[layer.node] += layer.macs
+    return Shares(tuple(nodes), output, tuple(parts.items()), tuple(shapes))
 
 
 @dataclass(frozen=True)

@@ -18,9 +18,9 @@ import numpy as np
 from rich.console import Console
 
 from gemkit.architecture import Architecture, skeleton_for
-from gemkit.budget import Budget, check_feasible, format_count
+from gemkit.budget import Budget, format_count
 from gemkit.cell import CellArrays
-from gemkit.cost import cost, count_with_fvcore, largest_widths
+from gemkit.cost import check_feasible, cost, count_with_fvcore, largest_widths
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 from gemkit.files import write_json, write_text

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from gemkit.architecture import Skeleton, skeleton_for
-from gemkit.budget import Budget, check_feasible, format_latency
+from gemkit.architecture import Skeleton, skeleton_for, smallest
+from gemkit.budget import Budget, format_latency
+from gemkit.cost import check_feasible
 from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
@@ -222,7 +223,7 @@ def _check_feasible(
     check_feasible(budget, skeleton)
     if budget.latency_ms is None:
         return None
-    from gemkit.export.latency import measure_here, smallest
+    from gemkit.export.latency import measure_here
 
     predictor = None if target is None else target.predictor(skeleton)
     if predictor is not None:

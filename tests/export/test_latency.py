@@ -2,13 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from networks import DIGITS, random_cell
 
-from gemkit.architecture import Architecture, Skeleton, Stage
+from gemkit.architecture import Architecture, Skeleton, Stage, smallest
 from gemkit.budget import Budget
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
@@ -24,9 +25,9 @@ from gemkit.export.latency import (
     measure_here,
     plan,
     save_model,
-    smallest,
 )
 from gemkit.export.latency_features import features
+from gemkit.layers import layers
 
 SKELETON = Skeleton((3, 16, 20), 10, (1, 2), (Stage(1, 2), Stage(2)))
 
@@ -46,47 +47,41 @@ def shapes(architecture: Architecture) -> tuple[onnx.ModelProto, dict[str, tuple
 
 
 def walked(architecture: Architecture) -> dict[str, float]:
-    """Features counted node by node in the ONNX graph; blocks of 8 filled up as said."""
-    model, of = shapes(architecture)
+    """Features counted layer by layer; channels in blocks of 8 filled up as said."""
     total = dict.fromkeys(
         ("pointwise", "depthwise", "written", "joined", "added", "kernels", "operands"), 0.0
     )
-
-    added: dict[tuple[str, ...], str] = {}
-    same: dict[str, str] = {}
+    summed = architecture.cells[0].aggregation == "sum"
+    added: set[tuple[Any, ...]] = set()  # runtimes compute equal additions once
 
     def filled(channels: int) -> int:
         return -(-channels // 8) * 8 if channels % 4 == 0 else channels
 
-    for node in model.graph.node:
-        out = of[node.output[0]]
-        inside = "stages" in node.output[0]
-        if node.op_type == "Conv" and inside:
-            groups = next(a.i for a in node.attribute if a.name == "group")
-            pixels = out[2] * out[3]
+    for layer in layers(architecture):
+        if layer.stage is None:
+            continue
+        if layer.operator == "convolution":
+            pixels = layer.height * layer.width
             total["kernels"] += 1
-            total["written"] += out[1] * pixels
-            summed = architecture.cells[0].aggregation == "sum"
-            if groups > 1:
-                total["depthwise"] += out[1] * pixels
+            total["written"] += layer.values
+            if layer.groups > 1:
+                total["depthwise"] += layer.values
             else:
-                source = of[node.input[0]][1]
-                total["pointwise"] += (
-                    filled(out[1]) * (filled(source) if summed else source) * pixels
-                )
-        elif node.op_type == "Concat":
-            total["joined"] += np.prod(out)
-            total["operands"] += len(node.input)
-        elif node.op_type == "Add":
-            # Runtimes compute equal additions once.
-            operands = tuple(same.get(name, name) for name in node.input)
-            first = added.setdefault(operands, node.output[0])
-            same[node.output[0]] = first
-            total["added"] += np.prod(out) * (first == node.output[0])
+                source = filled(layer.channels_in) if summed else layer.channels_in
+                total["pointwise"] += filled(layer.channels) * source * pixels
+        elif layer.operator == "concat":
+            total["joined"] += layer.values
+            total["operands"] += len(layer.reads)
+        elif layer.operator == "sum":
+            so_far: Any = layer.reads[0]
+            for name in layer.reads[1:]:
+                so_far = (so_far, name)
+                total["added"] += layer.values * (so_far not in added)
+                added.add(so_far)
     return total
 
 
-def test_features_equal_a_walk_over_the_graph(seed: int) -> None:
+def test_features_equal_the_walk_over_the_layers(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(30):
         cell = random_cell(rng)

@@ -7,10 +7,11 @@ import pytest
 from networks import DIGITS
 from test_kit import pools
 
+from gemkit.architecture import smallest
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.export import targets as module
-from gemkit.export.latency import fit_latency, smallest
+from gemkit.export.latency import fit_latency
 from gemkit.export.targets import remove_target, save_target, target, targets
 
 

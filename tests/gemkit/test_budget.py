@@ -5,11 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gemkit.architecture import skeleton_for
 from gemkit.budget import (
     PRECISIONS,
     Budget,
-    check_feasible,
     format_bytes,
     format_count,
     parse_bytes,
@@ -145,19 +143,3 @@ def test_description_and_round_trip() -> None:
 def test_what_is_no_budget_is_refused(value: object) -> None:
     with pytest.raises(UserError, match=r"^config\.json: "):
         Budget.from_json(value, "config.json")
-
-
-@pytest.mark.parametrize(
-    ("budget", "option"),
-    [
-        (Budget(macs=10), "--max-macs"),
-        (Budget(params=10), "--max-params"),
-        (Budget(memory_bytes=10), "--max-memory"),
-        (Budget(latency_ms=0.001), "--max-latency"),
-    ],
-)
-def test_impossible_budgets_name_the_smallest_cost(budget: Budget, option: str) -> None:
-    skeleton = skeleton_for((1, 8, 8), 10)
-    with pytest.raises(UserError, match=rf"the smallest one for 8x8 images takes .*{option}"):
-        check_feasible(budget, skeleton, smallest_latency_ms=0.05)
-    check_feasible(Budget(macs=10**9, params=10**9, latency_ms=1.0), skeleton, 0.05)

@@ -4,23 +4,30 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
-import torch
 
 from gemkit import cost as module
-from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton, Stage, skeleton_for
-from gemkit.budget import Budget, check_feasible
+from gemkit.architecture import (
+    MAX_WIDTH,
+    MIN_WIDTH,
+    Architecture,
+    Skeleton,
+    Stage,
+    skeleton_for,
+    smallest,
+)
+from gemkit.budget import Budget
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import (
     Cost,
     CostModel,
     Step,
+    check_feasible,
     cost,
     costs,
     count_with_fvcore,
     execution_steps,
     largest_widths,
     peak_memory,
-    smallest_cost,
     verify,
 )
 from gemkit.errors import UserError
@@ -93,34 +100,10 @@ def test_memory_equals_the_walk(draw_architecture: Draw) -> None:
         architecture = draw_architecture()
         for precision, element in (("fp32", 4), ("int8", 1)):
             walked = peak_memory(execution_steps(architecture, precision))
-            found = cost(architecture, precision).peak_memory_bytes
-            assert found == walked, architecture.to_json()
-            assert found % element == 0
-
-
-def _written(architecture: Architecture) -> list[int]:
-    """Values that each convolution and the classifier write, in the order they run."""
-    written: list[int] = []
-    network = build(architecture).eval()
-    for part in network.modules():
-        if isinstance(part, torch.nn.Conv2d | torch.nn.Linear):
-            part.register_forward_hook(lambda part, args, out: written.append(out.numel()))
-    with torch.no_grad():
-        network(torch.zeros(1, *architecture.skeleton.input_shape))
-    return written
-
-
-def test_steps_write_what_the_network_writes(draw_architecture: Draw) -> None:
-    for _ in range(8):
-        architecture = draw_architecture()
-        written = _written(architecture)
-        steps = [size for step in execution_steps(architecture, "int8") for size in step.writes]
-        convolved = [
-            size
-            for name, size in steps
-            if not name.startswith(("image", "pool")) and ".joined" not in name
-        ]
-        assert convolved == written
+            cells = [CellArrays.from_cells([cell]) for cell in architecture.cells]
+            found = costs(cells, architecture.skeleton, architecture.width, precision)
+            assert found.peak_memory_bytes == [walked], architecture.to_json()
+            assert walked % element == 0
 
 
 def test_peak_memory_by_hand() -> None:
@@ -272,7 +255,7 @@ def test_smallest(
     shape: tuple[int, int, int], draw_cell: DrawCell, rng: np.random.Generator
 ) -> None:
     skeleton = skeleton_for(shape, 10)
-    least = smallest_cost(skeleton)
+    least = cost(smallest(skeleton))
     for aggregation in ("concat", "sum"):
         found = costs(batch(draw_cell, 100, aggregation, rng), skeleton, MIN_WIDTH)
         assert found.macs.min() >= least.macs
@@ -288,6 +271,21 @@ def test_smallest(
     ):
         with pytest.raises(UserError, match="no network fits"):
             check_feasible(tight, skeleton)
+
+
+@pytest.mark.parametrize(
+    ("budget", "what"),
+    [
+        (Budget(macs=10), "MACs"),
+        (Budget(params=10), "params"),
+        (Budget(memory_bytes=10), "activation memory"),
+        (Budget(latency_ms=0.001), "latency"),
+    ],
+)
+def test_impossible_budgets_name_the_smallest_cost(budget: Budget, what: str) -> None:
+    with pytest.raises(UserError, match=rf"the {what} budget.*the smallest one for 8x8 images"):
+        check_feasible(budget, DIGITS, smallest_latency_ms=0.05)
+    check_feasible(Budget(macs=10**9, params=10**9, latency_ms=1.0), DIGITS, 0.05)
 
 
 def test_verify_notices_another_network(draw_cell: DrawCell) -> None:
