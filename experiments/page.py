@@ -34,9 +34,8 @@ _SERVE = (
 
 def many_trials(folder: Path, count: int, seed: int = 0) -> None:
     """A run of `count` candidates of up to thirty nodes beside the networks of the tests' run."""
-    sys.path.insert(0, str(ROOT / "tests" / "app"))
+    sys.path.insert(0, str(ROOT / "tests" / "support"))
     import page_run
-
     from gemkit.cost import costs
     from gemkit.search.sampling import random_cells
     from gemkit.store import Run, Trial

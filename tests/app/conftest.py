@@ -1,6 +1,5 @@
 """The command line in this process, and a run made by hand, without training."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,6 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.cost import cost
 from gemkit.store import Run, Trial
-
-sys.path.insert(0, str(Path(__file__).parent))  # for `page_run`
 
 
 def _random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:

@@ -15,11 +15,11 @@ from pathlib import Path
 
 import click
 import numpy as np
-import page_run
 import pytest
 from PIL import Image
 from rich.console import Console
 
+import page_run
 from gemkit import budget
 from gemkit.app import cli, options
 from gemkit.app.page import page

@@ -18,10 +18,10 @@ from urllib.parse import urlsplit
 import networkx
 import numpy as np
 import onnxruntime
-import page_run
 import pytest
 from PIL import Image
 
+import page_run
 from gemkit.app.page import (
     browser,
     cell_svg,

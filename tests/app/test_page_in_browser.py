@@ -14,9 +14,9 @@ from typing import Any
 
 import gradio
 import onnxruntime
-import page_run
 import pytest
 
+import page_run
 from gemkit.app.page import browser, page
 from gemkit.export.kit import fit_measurements
 from gemkit.store import Run

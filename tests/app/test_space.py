@@ -14,10 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import onnxruntime
-import page_run
 import pytest
 import yaml
 
+import page_run
 from gemkit.store import Run
 
 Command = Callable[..., tuple[int, str, str]]

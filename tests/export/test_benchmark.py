@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from networks import DIGITS, random_network
 from onnx import TensorProto, helper, numpy_helper
-from test_timing import model
 
 from gemkit.errors import UserError
 from gemkit.export.benchmark import benchmark, latency_ms, precision_of
 from gemkit.export.exporter import export_onnx
+from networks import DIGITS, random_network
+from onnx_files import model
 
 QUICK = {"seconds": 0.01, "rounds": 2}
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from networks import random_images, random_network
 from PIL import Image
 from scipy.stats import binom
 
@@ -16,6 +15,7 @@ from gemkit.budget import Budget
 from gemkit.export.card import interval, write_card
 from gemkit.export.exporter import export_onnx, probabilities
 from gemkit.pictures import fit_image
+from networks import random_images, random_network
 
 NAMES = ["cat", "dog", "old goat"]
 

@@ -7,11 +7,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import torch
-from networks import DIGITS, random_cell, random_network
 
 from gemkit.architecture import Architecture, Skeleton, Stage
 from gemkit.export.draft import draft
 from gemkit.export.exporter import export_onnx
+from networks import DIGITS, random_cell, random_network
 
 SKELETONS = [
     DIGITS,

@@ -9,7 +9,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 import torch
-from networks import DIGITS, random_cell, random_images, random_network
 from torch import nn
 
 from gemkit.architecture import Skeleton, Stage
@@ -17,6 +16,7 @@ from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.export import exporter
 from gemkit.export.exporter import accuracy_of, export_onnx, probabilities, read_info
+from networks import DIGITS, random_cell, random_images, random_network
 
 NAMES = tuple("abcdefghij")
 HOW = {"class_names": NAMES, "mean": [0.3], "std": [0.4], "input_shape": (1, 8, 8)}

@@ -6,24 +6,14 @@ import sys
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from networks import DIGITS, random_cell
 
-from gemkit.cell import CellArrays
 from gemkit.errors import UserError
 from gemkit.export import timing
 from gemkit.export.kit import fit_measurements, read_measurements, write_kit
+from networks import DIGITS, pools
 
 SAMPLES = 12
-
-
-def pools(seed: int) -> list[CellArrays]:
-    rng = np.random.default_rng(seed)
-    return [
-        CellArrays.from_cells([random_cell(rng, aggregation=aggregation) for _ in range(40)])
-        for aggregation in ("concat", "sum")
-    ]
 
 
 def device(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from networks import DIGITS, random_cell
 
 from gemkit.architecture import Architecture, Skeleton, Stage, smallest
 from gemkit.budget import Budget
@@ -28,6 +27,7 @@ from gemkit.export.latency import (
 )
 from gemkit.export.latency_features import features
 from gemkit.layers import layers
+from networks import DIGITS, random_cell
 
 SKELETON = Skeleton((3, 16, 20), 10, (1, 2), (Stage(1, 2), Stage(2)))
 

@@ -8,13 +8,13 @@ import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import DIGITS, random_cell, random_network
 
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export import quantize
 from gemkit.export.exporter import export_onnx, read_info
 from gemkit.export.quantize import Converted, to_fp16, to_int8
+from networks import DIGITS, random_cell, random_network
 
 Trained = tuple[Path, Dataset]
 

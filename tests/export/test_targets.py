@@ -4,8 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from networks import DIGITS
-from test_kit import pools
 
 from gemkit.architecture import smallest
 from gemkit.budget import Budget
@@ -13,6 +11,7 @@ from gemkit.errors import UserError
 from gemkit.export import targets as module
 from gemkit.export.latency import fit_latency
 from gemkit.export.targets import remove_target, save_target, target, targets
+from networks import DIGITS, pools
 
 
 @pytest.fixture(autouse=True)

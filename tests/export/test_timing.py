@@ -5,32 +5,13 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper
 
 from gemkit.export import timing
-
-
-def model(
-    path: Path, shape: Sequence = ("batch", 4, 8, 8), op: str = "Relu", domain: str = ""
-) -> str:
-    """A file of one operator."""
-    graph = helper.make_graph(
-        [helper.make_node(op, ["x"], ["y"], domain=domain)],
-        "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-    )
-    opsets = [helper.make_opsetid("", 18)]
-    if domain:
-        opsets.append(helper.make_opsetid(domain, 1))
-    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=9), path)
-    return str(path)
+from onnx_files import model
 
 
 def test_runs_on_python_38_with_two_packages() -> None:

@@ -6,7 +6,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from networks import random_images, random_network
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from gemkit.cost import cost
 from gemkit.export.exporter import export_onnx
 from gemkit.export.schedule import peak_of_file
 from gemkit.export.translate import Untranslatable, translate
+from networks import random_images, random_network
 
 HOW = {"class_names": tuple("abcdefghij"), "mean": [0.3], "std": [0.4], "input_shape": (1, 8, 8)}
 

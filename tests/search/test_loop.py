@@ -14,16 +14,14 @@ from typing import Any
 
 import pytest
 
+import cheap_trials
+from cheap_trials import EVOLUTION, PLAN, SPACE, begin, task
 from gemkit.errors import UserError
 from gemkit.search import loop
 from gemkit.search.loop import Plan, Workers
 from gemkit.search.strategies import Strategy, strategy
 from gemkit.search.trials import Outcome, ProxyTask, local_workers
 from gemkit.store import Run, Trial
-
-sys.path.insert(0, str(Path(__file__).parent))  # worker processes import it as well
-import cheap_trials
-from cheap_trials import EVOLUTION, PLAN, SPACE, begin, task
 
 TASK = task()
 
@@ -146,7 +144,6 @@ def test_interrupted_anywhere_it_ends_the_same(tmp_path: Path, seed: int) -> Non
 SCRIPT = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
 import cheap_trials as shared
 from gemkit.search import loop
 from gemkit.search.trials import local_workers
@@ -175,13 +172,16 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path: Path, seed: int) -> None:
     (tmp_path / "pids").mkdir()
     chance = random.Random(seed)
     command = [
-        *(sys.executable, "-c", SCRIPT.format(tests=str(Path(__file__).parent))),
+        *(sys.executable, "-c", SCRIPT),
         *(str(tmp_path / "run"), str(seed), str(tmp_path / "pids")),
     ]
+    environment = {**os.environ, "PYTHONPATH": str(Path(cheap_trials.__file__).parent)}
     ends, kills = "", 0
     while ends != "ended":
         done = [] if not kills else Run.open(tmp_path / "run").trials()
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(
+            command, stdout=subprocess.PIPE, text=True, env=environment
+        ) as process:
             assert process.stdout is not None
             for _ in range(chance.randrange(6, 16)):
                 ends = process.stdout.readline().strip()

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from records import crc32c, framed, masked, message, small_nasbench101
 
 from gemkit.errors import UserError
 from gemkit.search import convert_tables, tables
@@ -14,6 +13,7 @@ from gemkit.search.features import Roles
 from gemkit.search.nasbench101 import masked_crc32c
 from gemkit.search.strategies import Candidates
 from gemkit.search.tables import Queries, TableSpace, load
+from nasbench_records import crc32c, framed, masked, message, small_nasbench101
 
 MEASURES = ("training_time", "train_accuracy", "validation_accuracy", "test_accuracy")
 NAMES = ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_files import files_are_whole
 
 from gemkit import store
 from gemkit.app import cli
 from gemkit.store import Run
+from run_files import files_are_whole
 
 SEARCH = [
     "search", "--data", "digits", "--nodes", "6", "--max-macs", "100k", "--trials", "3",

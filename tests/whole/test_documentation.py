@@ -35,7 +35,6 @@ from typing import Any
 import click
 import numpy as np
 import pytest
-import records
 from PIL import Image
 
 from gemkit.app import cli
@@ -44,6 +43,7 @@ from gemkit.app.steps import pipeline
 from gemkit.export import exporter, optimize, timing
 from gemkit.search.loop import Workers
 from gemkit.store import Run
+from nasbench_records import framed, small_nasbench101
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -366,7 +366,7 @@ def small_tables(folder: Path, rng: np.random.Generator) -> None:
     }
     content = pickle.dumps({"nasbench201": {"cifar10": measured}}, 2)
     (folder / "HW-NAS-Bench-v1_0.pickle").write_bytes(content)
-    content = records.framed(records.small_nasbench101(int(rng.integers(1000)), 30))
+    content = framed(small_nasbench101(int(rng.integers(1000)), 30))
     (folder / "nasbench_only108.tfrecord").write_bytes(content)
 
 

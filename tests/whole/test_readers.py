@@ -31,7 +31,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
-from records import framed, small_nasbench101
 
 from gemkit import budget, data, pictures, recipe, train
 from gemkit.app import options
@@ -45,6 +44,7 @@ from gemkit.files import read_json, write_json
 from gemkit.network import build, load_network, save_weights
 from gemkit.search import encoder, tables
 from gemkit.store import Run, Trial
+from nasbench_records import framed, small_nasbench101
 
 HANG_SECONDS = 20
 CELL = Cell(("input", "sep3x3", "conv1x1", "sep3x3"), ((0, 1), (0, 2), (1, 3), (2, 3)))

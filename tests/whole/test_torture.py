@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from run_files import files_are_whole
 from safetensors.numpy import load_file
 
 from gemkit.store import Run
+from run_files import files_are_whole
 
 SEARCH = [
     "search", "--data", "digits", "--nodes", "8", "--max-macs", "150k", "--trials", "5",

@@ -1,10 +1,10 @@
-"""Random cells and networks for the tests of this folder."""
+"""Random cells, networks and images."""
 
 import numpy as np
 import torch
 
 from gemkit.architecture import Architecture, Skeleton, skeleton_for
-from gemkit.cell import AGGREGATIONS, OPERATIONS, Cell
+from gemkit.cell import AGGREGATIONS, OPERATIONS, Cell, CellArrays
 from gemkit.network import GEMNet, build
 
 DIGITS = skeleton_for((1, 8, 8), 10)
@@ -24,6 +24,15 @@ def random_cell(
         if rng.random() < density
     } | {(0, 1)}
     return Cell(operations, tuple(edges), aggregation or str(rng.choice(AGGREGATIONS))).pruned()
+
+
+def pools(seed: int) -> list[CellArrays]:
+    """Forty random cells for each way to join inputs."""
+    rng = np.random.default_rng(seed)
+    return [
+        CellArrays.from_cells([random_cell(rng, aggregation=aggregation) for _ in range(40)])
+        for aggregation in ("concat", "sum")
+    ]
 
 
 def random_network(
