@@ -159,13 +159,12 @@ class Batches:
         count, _, height, width = images.shape
         square = round(self._recipe.cutout * min(height, width))
         if square:
-            covered = [
-                (torch.arange(side, device=self._device) - corner).abs_() * 2 < square
-                for side, corner in (
-                    (height, torch.randint(height, (count, 1), device=self._device)),
-                    (width, torch.randint(width, (count, 1), device=self._device)),
-                )
-            ]
+            # A square around a point that is uniform over the image; what is outside is cut off.
+            covered = []
+            for side in (height, width):
+                first = torch.randint(side, (count, 1), device=self._device) - square // 2
+                at = torch.arange(side, device=self._device)
+                covered.append((first <= at) & (at < first + square))
             images = images.masked_fill(
                 (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0
             )

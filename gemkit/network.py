@@ -80,7 +80,6 @@ class GEMCell(nn.Module):
         super().__init__()
         concat = cell.aggregation == "concat"
         self.aggregation = cell.aggregation
-        self.drop_path = 0.0
         self._reads = cell.predecessors
         self._leaves = cell.leaves
         # The position in the order of execution at which a node's tensor is read last.
@@ -125,9 +124,6 @@ class GEMCell(nn.Module):
         joined = self._join([alive.pop(leaf) for leaf in self._leaves])
         out: Tensor = self.output(joined)
         del joined
-        if self.training and self.drop_path > 0:
-            kept = torch.rand(len(out), 1, 1, 1, dtype=out.dtype, device=out.device)
-            out = out * (kept >= self.drop_path) / (1 - self.drop_path)
         out += self.projection(x)
         return F.relu(out, inplace=True)
 
@@ -139,9 +135,6 @@ class GEMNet(nn.Module):
 
     Attributes:
         architecture: what the network was built from.
-        drop_path: probability of leaving out a cell's nodes (all of them, for one image) in a
-            training step, when only the projection of the cell input is kept; no effect in
-            evaluation. 0 at first.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -166,20 +159,6 @@ class GEMNet(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
-
-    @property
-    def drop_path(self) -> float:
-        return self._cells()[0].drop_path
-
-    @drop_path.setter
-    def drop_path(self, probability: float) -> None:
-        if not 0 <= probability < 1:
-            raise ValueError(f"drop_path is {probability}: it must be in [0, 1)")
-        for cell in self._cells():
-            cell.drop_path = probability
-
-    def _cells(self) -> list[GEMCell]:
-        return [module for module in self.modules() if isinstance(module, GEMCell)]
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)

@@ -1,5 +1,6 @@
 """Recipes: how a network is trained; `gemkit.train.train` carries them out."""
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Self
@@ -8,6 +9,7 @@ from gemkit.budget import is_number
 from gemkit.errors import UserError
 
 SCHEDULES = ("cosine", "one-cycle")
+_GONE = ("drop_path",)
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,6 @@ class Recipe:
             or none; 0: never.
         schedule: `cosine` (linear warm-up, then half a cosine down to 0) or `one-cycle` (Smith
             2018: cosines from 1/25 up and down to 1/250,000 of the highest learning rate).
-        drop_path: probability of leaving out a cell in a step, for networks that offer it.
     """
 
     epochs: int
@@ -49,7 +50,6 @@ class Recipe:
     flip: bool | None = None
     cutout: float = 0.0
     mixup: float = 0.0
-    drop_path: float = 0.0
     cutmix: float = 0.0
     augment: float = 0.0
     schedule: str = "cosine"
@@ -68,7 +68,7 @@ class Recipe:
         check("batch_size", at_least(2), "be a whole number >= 2")
         check("learning_rate", lambda value: is_number(value) and value > 0, "be above 0")
         check(
-            "warmup momentum label_smoothing ema crop cutout drop_path",
+            "warmup momentum label_smoothing ema crop cutout",
             lambda value: is_number(value) and 0 <= value < 1,
             "be at least 0 and below 1",
         )
@@ -82,9 +82,19 @@ class Recipe:
         check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
-        """The same recipe with other values where they are not None."""
-        asked: dict[str, Any] = {"epochs": epochs, "batch_size": batch_size}
-        return replace(self, **{name: value for name, value in asked.items() if value is not None})
+        """The same recipe with other values where they are not None.
+
+        The learning rate goes with the square root of the batch size, as it does from `standard`
+        to `full`.
+        """
+        size = self.batch_size if batch_size is None else batch_size
+        rate = self.learning_rate * math.sqrt(max(size, 1) / self.batch_size)
+        return replace(
+            self,
+            epochs=self.epochs if epochs is None else epochs,
+            batch_size=size,
+            learning_rate=float(f"{rate:.4g}"),
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in a run's configuration."""
@@ -100,6 +110,8 @@ class Recipe:
         names = [field.name for field in fields(cls)]
         if not isinstance(value, dict) or "epochs" not in value:
             raise UserError(f"{where}: a recipe is a JSON object with at least epochs")
+        # What older versions could do besides; the runs that did it are still read.
+        value = {name: one for name, one in value.items() if name not in _GONE}
         for name in value:
             if name not in names:
                 raise UserError(f"{where}: unknown setting {name!r}; use {', '.join(names)}")
@@ -112,7 +124,7 @@ class Recipe:
 RECIPES = {
     "proxy": Recipe(epochs=3),
     "standard": Recipe(epochs=16),
-    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25, drop_path=0.1),
+    "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25),
 }
 """`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
 `full`: what a network to be published is trained with, hours on a CPU."""

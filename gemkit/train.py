@@ -122,7 +122,7 @@ def train(
         x, x_eval: (n, h, w, channels) uint8.
         y, y_eval: (n,) int64.
         mean, std: one value a channel, of images scaled to 0..1.
-        seed: of the order of the images, augmentation and drop-path. Initial weights are the
+        seed: of the order of the images and of augmentation. Initial weights are the
             caller's.
         device: `auto` (CUDA if there is any), `cpu`, `cuda` or `cuda:N`.
         progress: called every few steps and at the end of every epoch.
@@ -158,7 +158,7 @@ def train(
         steps,
         progress,
     )
-    with _seeded(place), _drop_path(network, recipe.drop_path), _memory_explained(batch):
+    with _seeded(place), _memory_explained(batch):
         for epoch in range(len(curve) + 1, recipe.epochs + 1):
             torch.manual_seed(_derived(seed, epoch))
             network.train()
@@ -568,20 +568,6 @@ def _derived(seed: int, *place: int) -> int:
 
 
 @contextmanager
-def _drop_path(network: nn.Module, probability: float) -> Iterator[None]:
-    """Set `network.drop_path` for a while, where the network has it."""
-    if not probability or not hasattr(network, "drop_path"):
-        yield
-        return
-    before = network.drop_path
-    network.drop_path = probability  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        network.drop_path = before
-
-
-@contextmanager
 def _memory_explained(batch: int) -> Iterator[None]:
     try:
         yield
@@ -663,6 +649,7 @@ class _Checkpoints:
                 continue
             state, tensors = found
             check_format(state.get("format", 1), STATE_FORMAT, str(self._folder))
+            state["recipe"] = Recipe.from_json(state.get("recipe"), str(self._folder)).to_json()
             for name, value in self._fingerprint.items():
                 if state.get(name) != value:
                     raise UserError(

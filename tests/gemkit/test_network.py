@@ -117,7 +117,6 @@ def test_trains_every_parameter(
 ) -> None:
     torch.manual_seed(seed)
     network = build(Architecture((draw_cell(30, aggregation),), DIGITS, 4))
-    network.drop_path = 0.2
     network(torch.randn(64, 1, 8, 8)).logsumexp(1).sum().backward()
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None, name
@@ -160,36 +159,6 @@ def test_is_deterministic_under_a_seed() -> None:
         torch.manual_seed(5)
         networks.append(build(Architecture((CHAIN,), DIGITS, 4)).state_dict())
     assert all(torch.equal(networks[0][name], networks[1][name]) for name in networks[0])
-
-
-def test_drop_path_leaves_the_projection(seed: int) -> None:
-    torch.manual_seed(seed)
-    cell = GEMCell(CHAIN, 4, 8)
-    branches: list[Tensor] = []
-    for part in (cell.output, cell.projection):
-        part.register_forward_hook(lambda module, args, out: branches.append(out.clone()))
-    x = torch.randn(200, 4, 5, 5)
-    cell.drop_path = 0.25
-    out = cell(x)
-    nodes, projection = branches
-    dropped = torch.tensor(
-        [torch.allclose(one, other) for one, other in zip(out, projection.relu(), strict=True)]
-    )
-    assert 15 < dropped.sum() < 90
-    kept = (nodes / 0.75 + projection).relu()
-    torch.testing.assert_close(out[~dropped], kept[~dropped])
-    cell.eval()
-    out = cell(x)
-    torch.testing.assert_close(out, (branches[2] + branches[3]).relu())
-
-
-def test_drop_path_reaches_all_cells() -> None:
-    network = build(Architecture((CHAIN,), skeleton_for((3, 32, 32), 10), 4))
-    assert network.drop_path == 0
-    network.drop_path = 0.3
-    assert [m.drop_path for m in network.modules() if isinstance(m, GEMCell)] == [0.3] * 3
-    with pytest.raises(ValueError, match="drop_path"):
-        network.drop_path = 1.0
 
 
 def test_frees_what_dies(seed: int) -> None:
