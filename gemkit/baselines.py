@@ -1,7 +1,8 @@
 """Networks to compare with, fitted to the images and to a budget.
 
-torchvision's small networks, three found by differentiable search (DARTS, PC-DARTS, P-DARTS; built
-from the genotypes their authors published) and RandWire.
+torchvision's small networks, the ResNets for small images (`gemkit.resnet`), three networks found
+by differentiable search (DARTS, PC-DARTS, P-DARTS; built from the genotypes their authors
+published) and RandWire.
 
 Every torchvision network is adapted in the same way (ours), so that none is favoured:
 
@@ -10,7 +11,8 @@ Every torchvision network is adapted in the same way (ours), so that none is fav
   (stride 1) until at least 4 pixels a side remain at the end, as in GEMNet: 8 px keep one
   halving, 32 px three, 128 px and more all five.
 - Every number of channels inside, the last layers' included, is multiplied by one factor and
-  rounded to an even number, at least 4; the factor is the largest that keeps within the budget.
+  rounded as those of found networks are (`gemkit.widths`), or with `any_width` to an even number,
+  at least 4; the factor is the largest that keeps within the budget.
 - Dropout and stochastic depth are left out, since they harm networks this small, and batch norm
   keeps its statistics with PyTorch's momentum of 0.1: some of the originals average over
   thousands of steps, more than a short training has.
@@ -21,7 +23,8 @@ and drop-path: 20 cells, 36 channels. Images above 32 px pass more stem convolut
 the first reduction cells keep the resolution where fewer than 4 pixels would remain. Within a
 budget they have 20 cells if 8 channels or more fit; else the 8 cells of the papers' search
 networks and, where 4 pixels remain, a stem of stride 2 (twenty cells of 2 channels would be a
-straw man). RandWire is its paper's small regime with Watts-Strogatz graphs of fixed seeds, treated
+straw man). The ResNets have 32 pixels in their first stage, or as many as smaller images have;
+larger ones pass stem convolutions of stride 2. RandWire is its paper's small regime with Watts-Strogatz graphs of fixed seeds, treated
 as torchvision's networks are.
 """
 
@@ -36,6 +39,8 @@ from torch import Tensor, nn
 
 from gemkit.budget import format_count
 from gemkit.errors import UserError
+from gemkit.resnet import ResNet
+from gemkit.widths import rounded
 
 if TYPE_CHECKING:
     from gemkit.cost import Cost
@@ -55,11 +60,21 @@ TORCHVISION = tuple(_TORCHVISION)
 """Names of torchvision's networks."""
 DIFFERENTIABLE = ("darts_v2", "pc_darts", "p_darts")
 """Names of the networks found by differentiable search."""
-BASELINES = (*TORCHVISION, *DIFFERENTIABLE, "randwire")
+RESNETS = ("resnet8", "resnet14", "resnet20", "resnet32")
+"""Names of the ResNets for small images, by their number of layers at 32 pixels."""
+BASELINES = (*TORCHVISION, *RESNETS, *DIFFERENTIABLE, "randwire")
 """Names that `baseline` knows."""
 
 _LEAST_CHANNELS, _LEAST_SIDE = 4, 4
 _FACTOR = 256  # widths are tried in steps of 1/256 of the original
+_QUARTERS = 4  # or of a quarter of a channel, which wider stages round in their own way
+
+Rounding = Callable[[float], int]
+"""What makes a wanted number of channels one that a network has."""
+
+
+def _even(channels: float) -> int:
+    return max(_LEAST_CHANNELS, 2 * round(channels / 2))
 
 
 def baseline(
@@ -68,10 +83,11 @@ def baseline(
     classes: int,
     max_params: int | None = None,
     max_macs: int | None = None,
+    any_width: bool = False,
 ) -> nn.Module:
     """Build a network for images of a shape, as wide as the budget allows.
 
-    Without a budget the widths are the original ones. The network is freshly initialised from
+    Without a budget the widths are the original ones, unrounded. The network is freshly initialised from
     PyTorch's global generator and takes any batch size.
 
     Args:
@@ -79,19 +95,25 @@ def baseline(
         input_shape: (channels, height, width).
         max_params, max_macs: trainable parameters, and multiply-accumulates of convolutions and
             linear layers for one image.
+        any_width: channels need not be multiples that processors like.
 
     Raises:
         UserError: unknown name, or even the narrowest form is over the budget.
     """
-    design = _design(name, input_shape, classes)
     if max_params is None and max_macs is None:
+        design = _design(name, input_shape, classes, round)
         return design.build(design.original)
-    if name in DIFFERENTIABLE and not _fits(design, _WORTHWHILE_CHANNELS, max_params, max_macs):
-        design = _Searched(name, input_shape, classes, small=True)
+    rounding = _even if any_width else rounded
+    design = _design(name, input_shape, classes, rounding)
+    least = _WORTHWHILE_CHANNELS * _QUARTERS
+    if name in DIFFERENTIABLE and not _fits(design, least, max_params, max_macs):
+        design = _Searched(name, input_shape, classes, rounding, small=True)
     return design.build(_largest(name, design, max_params, max_macs))
 
 
-def nearest_baseline(input_shape: InputShape, classes: int, cost: "Cost") -> tuple[str, nn.Module]:
+def nearest_baseline(
+    input_shape: InputShape, classes: int, cost: "Cost", any_width: bool = False
+) -> tuple[str, nn.Module]:
     """The torchvision network that, within a cost, comes nearest to its MACs and parameters.
 
     Returns:
@@ -99,7 +121,7 @@ def nearest_baseline(input_shape: InputShape, classes: int, cost: "Cost") -> tup
     """
     found: tuple[float, str, _Design, int] | None = None
     for name in _TORCHVISION:
-        design = _design(name, input_shape, classes)
+        design = _design(name, input_shape, classes, _even if any_width else rounded)
         try:
             size = _largest(name, design, cost.params, cost.macs)
         except UserError:
@@ -130,16 +152,18 @@ class _Design(Protocol):
         """The network, freshly initialised."""
 
 
-def _design(name: str, input_shape: InputShape, classes: int) -> _Design:
+def _design(name: str, input_shape: InputShape, classes: int, rounding: Rounding) -> _Design:
     if name not in BASELINES:
         raise UserError(f"unknown baseline {name!r}: use one of {', '.join(BASELINES)}")
     if classes < 2 or min(input_shape) < 1:
         raise UserError(f"no network for {classes} classes and images of shape {input_shape}")
     if name in DIFFERENTIABLE:
-        return _Searched(name, input_shape, classes, small=False)
+        return _Searched(name, input_shape, classes, rounding, small=False)
+    if name in RESNETS:
+        return _ResNetDesign(name, input_shape, classes, rounding)
     if name == "randwire":
-        return _RandWireDesign(input_shape, classes)
-    return _Adapted(name, input_shape, classes)
+        return _RandWireDesign(input_shape, classes, rounding)
+    return _Adapted(name, input_shape, classes, rounding)
 
 
 def _fits(design: _Design, size: int, max_params: int | None, max_macs: int | None) -> bool:
@@ -182,10 +206,12 @@ class _Adapted:
     original = _FACTOR
     largest = 8 * _FACTOR
 
-    def __init__(self, name: str, input_shape: InputShape, classes: int) -> None:
+    def __init__(
+        self, name: str, input_shape: InputShape, classes: int, rounding: Rounding
+    ) -> None:
         from torchvision import models
 
-        self._name, self._classes = name, classes
+        self._name, self._classes, self._rounding = name, classes, rounding
         with torch.random.fork_rng([]):
             self._network: nn.Module = getattr(models, _TORCHVISION[name])(weights=None).eval()
         self._simplify()
@@ -232,8 +258,8 @@ class _Adapted:
     def _channels(self, channels: int, size: int) -> int:
         if self._name == "shufflenet_v2" and channels % 58 == 0:
             # Its halves of 58, 116, 232 channels must stay halves of one another.
-            return channels // 58 * max(_LEAST_CHANNELS, 2 * round(58 * size / _FACTOR / 2))
-        return max(_LEAST_CHANNELS, 2 * round(channels * size / _FACTOR / 2))
+            return channels // 58 * (self._rounding(116 * size / _FACTOR) // 2)
+        return self._rounding(channels * size / _FACTOR)
 
     def _simplify(self) -> None:
         for module in self._network.modules():
@@ -402,30 +428,43 @@ class _OfSize:
 
 
 class _Searched(_OfSize):
-    """A DARTS-like network; its size is the channels of a node in the first cells."""
+    """A DARTS-like network; its size is the channels of a node in the first cells, in quarters."""
 
-    original = 36
-    largest = 256
+    original = 36 * _QUARTERS
+    largest = 256 * _QUARTERS
 
-    def __init__(self, name: str, input_shape: InputShape, classes: int, small: bool) -> None:
-        self._genotype, self._small = _GENOTYPES[name], small
+    def __init__(
+        self,
+        name: str,
+        input_shape: InputShape,
+        classes: int,
+        rounding: Rounding,
+        *,
+        small: bool,
+    ) -> None:
+        self._genotype, self._small, self._rounding = _GENOTYPES[name], small, rounding
         self._input_shape, self._classes = input_shape, classes
 
     def _network(self, size: int) -> nn.Module:
-        return _DARTSNetwork(self._genotype, size, self._small, self._input_shape, self._classes)
+        wanted = size / _QUARTERS
+        channels = [self._rounding(wanted * part) for part in (3, 1, 2, 4)]
+        return _DARTSNetwork(
+            self._genotype, channels, self._small, self._input_shape, self._classes
+        )
 
 
 class _DARTSNetwork(nn.Module):
     def __init__(
         self,
         genotype: _Genotype,
-        channels: int,
+        channels: list[int],
         small: bool,
         input_shape: InputShape,
         classes: int,
     ) -> None:
         super().__init__()
-        side, width, layers = min(input_shape[1:]), 3 * channels, 8 if small else 20
+        width, *widths = channels  # of the stem, and of a node in each third of the cells
+        side, layers = min(input_shape[1:]), 8 if small else 20
         stem = [nn.Conv2d(input_shape[0], width, 3, padding=1, bias=False), nn.BatchNorm2d(width)]
         halved_stem = small and _halvings_kept(side) > 2
         while side > _STEM_SIDE or halved_stem:
@@ -443,12 +482,12 @@ class _DARTSNetwork(nn.Module):
         for layer in range(layers):
             reduction = layer in (layers // 3, 2 * layers // 3)
             halved = reduction and (layer == 2 * layers // 3 or skipped == 0) and skipped < 2
-            channels *= 2 if reduction else 1
+            third = (layer >= layers // 3) + (layer >= 2 * layers // 3)
             description = genotype.reduce if reduction else genotype.normal
             self.cells.append(
-                _DARTSCell(description, before, last, channels, halved, halved_before)
+                _DARTSCell(description, before, last, widths[third], halved, halved_before)
             )
-            before, last, halved_before = last, 4 * channels, halved
+            before, last, halved_before = last, 4 * widths[third], halved
         self.classifier = nn.Linear(last, classes)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -546,36 +585,68 @@ def _darts_operation(name: str, channels: int, stride: int) -> nn.Module:
     return nn.Sequential(*layers)
 
 
+# ----------------------------------------------------------------- ResNets for small images
+
+
+class _ResNetDesign(_OfSize):
+    """A ResNet; its size is the channels of the first stage, in quarters."""
+
+    original = 16 * _QUARTERS
+    largest = 512 * _QUARTERS
+
+    def __init__(
+        self, name: str, input_shape: InputShape, classes: int, rounding: Rounding
+    ) -> None:
+        self._blocks = (int(name.removeprefix("resnet")) - 2) // 6
+        self._input_shape, self._classes, self._rounding = input_shape, classes, rounding
+
+    def _network(self, size: int) -> nn.Module:
+        side, stem = min(self._input_shape[1:]), [1]
+        while side > _STEM_SIDE:
+            side = -(-side // 2)
+            stem = [*stem, 2] if stem[0] == 2 else [2]
+        first_halved = 3 - min(_halvings_kept(side), 2)
+        stages = [
+            (self._rounding(size / _QUARTERS * 2**stage), 2 if stage >= first_halved else 1)
+            for stage in range(3)
+        ]
+        return ResNet(
+            self._input_shape[0], self._classes, tuple(stem), tuple(stages), self._blocks
+        )
+
+
 # ---------------------------------------------------------------------------------- RandWire
 
 
 class _RandWireDesign(_OfSize):
-    """RandWire-WS(4, 0.75), small regime (Xie et al. 2019); its size is half of C."""
+    """RandWire-WS(4, 0.75), small regime (Xie et al. 2019); its size is C, in quarters."""
 
-    original = 39
-    largest = 256
+    original = 78 * _QUARTERS
+    largest = 512 * _QUARTERS
 
-    def __init__(self, input_shape: InputShape, classes: int) -> None:
-        self._input_shape, self._classes = input_shape, classes
+    def __init__(self, input_shape: InputShape, classes: int, rounding: Rounding) -> None:
+        self._input_shape, self._classes, self._rounding = input_shape, classes, rounding
 
     def _network(self, size: int) -> nn.Module:
-        return _RandWire(2 * size, self._input_shape, self._classes)
+        wanted = size / _QUARTERS
+        parts = (1 / 2, 1, 1, 2, 4, 1280 / 78)
+        channels = [self._rounding(wanted * part) for part in parts]
+        return _RandWire(channels, self._input_shape, self._classes)
 
 
 class _RandWire(nn.Module):
-    def __init__(self, channels: int, input_shape: InputShape, classes: int) -> None:
+    def __init__(self, channels: list[int], input_shape: InputShape, classes: int) -> None:
         super().__init__()
+        half, *widths, head = channels
         kept = _halvings_kept(min(input_shape[1:]))
         strides = [2 if place >= 5 - kept else 1 for place in range(5)]
-        half, head = channels // 2, max(_LEAST_CHANNELS, round(1280 * channels / 78))
         self.stem = nn.Sequential(
             nn.Conv2d(input_shape[0], half, 3, strides[0], 1, bias=False),
             nn.BatchNorm2d(half),
             nn.ReLU(),
-            nn.Conv2d(half, channels, 3, strides[1], 1, bias=False),
-            nn.BatchNorm2d(channels),
+            nn.Conv2d(half, widths[0], 3, strides[1], 1, bias=False),
+            nn.BatchNorm2d(widths[0]),
         )
-        widths = [channels, channels, 2 * channels, 4 * channels]
         self.stages = nn.Sequential(
             *(
                 _RandomStage(widths[stage], widths[stage + 1], strides[2 + stage], seed=stage)
@@ -583,7 +654,7 @@ class _RandWire(nn.Module):
             )
         )
         self.head = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(4 * channels, head, 1, bias=False), nn.BatchNorm2d(head), nn.ReLU()
+            nn.ReLU(), nn.Conv2d(widths[-1], head, 1, bias=False), nn.BatchNorm2d(head), nn.ReLU()
         )
         self.classifier = nn.Linear(head, classes)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from gemkit.baselines import BASELINES, baseline, nearest_baseline
+from gemkit.baselines import BASELINES, RESNETS, baseline, nearest_baseline
 from gemkit.cost import Cost, count_with_fvcore
 from gemkit.errors import UserError
 
@@ -66,7 +66,49 @@ def test_randwire_has_its_published_size() -> None:
     assert macs == pytest.approx(583e6, abs=6.2e6)
 
 
-@pytest.mark.parametrize("name", [*SEARCHED, "randwire"])
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [("resnet20", 0.27e6, 41e6), ("resnet32", 0.46e6, None)],
+)
+def test_resnets_have_their_published_size(
+    name: str, params: float, macs: float | None
+) -> None:
+    network = baseline(name, (3, 32, 32), 10)
+    counted = count_with_fvcore(network, (3, 32, 32))
+    assert counted[1] == pytest.approx(params, abs=0.005e6)
+    assert macs is None or counted[0] == pytest.approx(macs, rel=0.02)
+    layers = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    assert len(layers) == int(name.removeprefix("resnet"))
+    assert resolutions(network, (3, 32, 32)) == {32, 16, 8}
+
+
+def test_a_shortcut_of_a_resnet_takes_every_second_pixel(seed: int) -> None:
+    torch.manual_seed(seed)
+    block = baseline("resnet8", (3, 32, 32), 10).eval().blocks[1]
+    x = torch.rand(2, 16, 8, 8)
+    with torch.no_grad():
+        left = block(x) - torch.relu(block.branch(x))
+        block.branch[-1].weight.zero_()
+        block.branch[-1].bias.zero_()
+        alone = block(x)
+    assert left.shape == alone.shape == (2, 32, 4, 4)
+    assert torch.equal(alone[:, :16], x[:, :, ::2, ::2])
+    assert not alone[:, 16:].any()
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_channels_are_multiples_that_processors_like(name: str) -> None:
+    network = baseline(name, (3, 32, 32), 10, max_macs=5_000_000)
+    free = baseline(name, (3, 32, 32), 10, max_macs=5_000_000, any_width=True)
+    found = {m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)}
+    others = {m.out_channels for m in free.modules() if isinstance(m, nn.Conv2d)}
+    # Squeezing, halving and concatenating networks have parts of such numbers and sums of them.
+    whole = {n for n in found if n % (4 if n < 32 else 8) == 0}
+    assert {n for n in found if n not in whole and 2 * n not in whole} <= {10}  # classes
+    assert {n % 4 for n in others} != {0}
+
+
+@pytest.mark.parametrize("name", [*SEARCHED, *RESNETS, "randwire"])
 def test_larger_networks_fit_a_budget_too(name: str) -> None:
     for shape, budget in (((1, 8, 8), 3_000_000), ((3, 32, 32), 3_000_000), ((3, 40, 35), 4e7)):
         network = baseline(name, shape, 7, max_macs=int(budget))
