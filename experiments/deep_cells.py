@@ -183,9 +183,7 @@ class DeepCell(nn.Module):
         self.weights = nn.ParameterList()
         for node, operation in enumerate(cell.operations[1:], start=1):
             sizes = [width if source else start for source in cell.predecessors[node]]
-            self.nodes.append(
-                _node(operation, width if self.summed else sum(sizes), width, form)
-            )
+            self.nodes.append(_node(operation, width if self.summed else sum(sizes), width, form))
             self.weights.append(nn.Parameter(torch.zeros(len(sizes))))
         joined = width if self.summed else width * len(cell.leaves)
         self.output = nn.Sequential(*_convolution(joined, channels)) if form.output else None
@@ -388,7 +386,12 @@ def rounds() -> dict[str, list[Job]]:
         Frame(stem=((3, 2, 0.5), (3, 2, 1.0)), stages=((1, 2), (2, 2))),
     )
     return {
-        "references": [Job("star5"), Job("resnet20"), Job("sum:chain4"), Job("known:mobilenet_v3_small")],
+        "references": [
+            Job("star5"),
+            Job("resnet20"),
+            Job("sum:chain4"),
+            Job("known:mobilenet_v3_small"),
+        ],
         "first": [
             Job(f"{aggregation}random12.9", form)
             for aggregation, form in (("sum:", base), ("sum:", stream), ("", base))

@@ -24,8 +24,8 @@ the first reduction cells keep the resolution where fewer than 4 pixels would re
 budget they have 20 cells if 8 channels or more fit; else the 8 cells of the papers' search
 networks and, where 4 pixels remain, a stem of stride 2 (twenty cells of 2 channels would be a
 straw man). The ResNets have 32 pixels in their first stage, or as many as smaller images have;
-larger ones pass stem convolutions of stride 2. RandWire is its paper's small regime with Watts-Strogatz graphs of fixed seeds, treated
-as torchvision's networks are.
+larger ones pass stem convolutions of stride 2. RandWire is its paper's small regime with
+Watts-Strogatz graphs of fixed seeds, treated as torchvision's networks are.
 """
 
 import copy
@@ -87,8 +87,8 @@ def baseline(
 ) -> nn.Module:
     """Build a network for images of a shape, as wide as the budget allows.
 
-    Without a budget the widths are the original ones, unrounded. The network is freshly initialised from
-    PyTorch's global generator and takes any batch size.
+    Without a budget the widths are the original ones, unrounded. The network is freshly
+    initialised from PyTorch's global generator and takes any batch size.
 
     Args:
         name: one of `BASELINES`.
@@ -610,9 +610,7 @@ class _ResNetDesign(_OfSize):
             (self._rounding(size / _QUARTERS * 2**stage), 2 if stage >= first_halved else 1)
             for stage in range(3)
         ]
-        return ResNet(
-            self._input_shape[0], self._classes, tuple(stem), tuple(stages), self._blocks
-        )
+        return ResNet(self._input_shape[0], self._classes, tuple(stem), tuple(stages), self._blocks)
 
 
 # ---------------------------------------------------------------------------------- RandWire

@@ -161,9 +161,9 @@ class Batches:
         if square:
             # A square around a point that is uniform over the image; what is outside is cut off.
             covered = []
-            for side in (height, width):
-                first = torch.randint(side, (count, 1), device=self._device) - square // 2
-                at = torch.arange(side, device=self._device)
+            for length in (height, width):
+                first = torch.randint(length, (count, 1), device=self._device) - square // 2
+                at = torch.arange(length, device=self._device)
                 covered.append((first <= at) & (at < first + square))
             images = images.masked_fill(
                 (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0

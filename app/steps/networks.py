@@ -26,7 +26,7 @@ class Job:
     Attributes:
         name: id of the model or name of the baseline.
         architecture: what to build; None for a baseline.
-        limits: a baseline's `max_macs` and `max_params`.
+        limits: a baseline's `max_macs`, `max_params` and `any_width`.
         seed: of initialisation, order and augmentation.
         folder: where weights and checkpoints go.
         network: the baseline's name, where the job's is another.
@@ -34,7 +34,7 @@ class Job:
 
     name: str
     architecture: Architecture | None
-    limits: dict[str, int]
+    limits: Mapping[str, Any]
     seed: int
     folder: Path
     network: str = ""
@@ -157,7 +157,8 @@ def put(run: Run, job: Job, **values: Any) -> None:
 
 
 def baseline_job(run: Run, entry: Mapping[str, Any]) -> Job:
-    limits = (entry["extra"] or {}).get("limits", {})
+    # Runs that do not say so were made when any even number of channels would do.
+    limits = {"any_width": True, **(entry["extra"] or {}).get("limits", {})}
     return Job(entry["id"], None, limits, entry["seed"], run.path / "baselines" / entry["id"])
 
 

@@ -339,7 +339,7 @@ def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | Non
     except UserError:  # none of them can be made so small
         return None
     macs, params = count_with_fvcore(network, dataset.input_shape)
-    limits = {"max_macs": price.macs, "max_params": price.params}
+    limits = {"max_macs": price.macs, "max_params": price.params, "any_width": False}
     console.print(
         f"beside them {name}, as wide as the MACs and params of {first['id']} allow: "
         f"{format_count(macs)} of {format_count(price.macs)} MACs, {format_count(params)} of "

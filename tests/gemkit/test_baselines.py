@@ -70,9 +70,7 @@ def test_randwire_has_its_published_size() -> None:
     ("name", "params", "macs"),
     [("resnet20", 0.27e6, 41e6), ("resnet32", 0.46e6, None)],
 )
-def test_resnets_have_their_published_size(
-    name: str, params: float, macs: float | None
-) -> None:
+def test_resnets_have_their_published_size(name: str, params: float, macs: float | None) -> None:
     network = baseline(name, (3, 32, 32), 10)
     counted = count_with_fvcore(network, (3, 32, 32))
     assert counted[1] == pytest.approx(params, abs=0.005e6)
@@ -99,13 +97,10 @@ def test_a_shortcut_of_a_resnet_takes_every_second_pixel(seed: int) -> None:
 @pytest.mark.parametrize("name", BASELINES)
 def test_channels_are_multiples_that_processors_like(name: str) -> None:
     network = baseline(name, (3, 32, 32), 10, max_macs=5_000_000)
-    free = baseline(name, (3, 32, 32), 10, max_macs=5_000_000, any_width=True)
     found = {m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)}
-    others = {m.out_channels for m in free.modules() if isinstance(m, nn.Conv2d)}
     # Squeezing, halving and concatenating networks have parts of such numbers and sums of them.
     whole = {n for n in found if n % (4 if n < 32 else 8) == 0}
     assert {n for n in found if n not in whole and 2 * n not in whole} <= {10}  # classes
-    assert {n % 4 for n in others} != {0}
 
 
 @pytest.mark.parametrize("name", [*SEARCHED, *RESNETS, "randwire"])
