@@ -438,6 +438,7 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
         file = Path(made.get(str(model), model))
         value = module.predict(file, images, top, _console(json_file))
     _deliver_json(value, json_file)
+    module.check_all_used(value)
 
 
 @cli.command()

@@ -174,6 +174,7 @@ def python_lines(info: ModelInfo, file: str, image: str = "image.png", batch: in
         "from PIL import Image, ImageOps",
         "",
         f'session = ort.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
+        "# Ordinary pictures: 8 bits, nothing transparent. gemkit.pictures.read_picture reads all.",
         f'image = ImageOps.exif_transpose(Image.open("{image}")).convert("{mode}")',
         f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
         f"x = np.asarray(image).reshape(1, {height}, {width}, {channels})",

@@ -12,6 +12,7 @@ import importlib.util
 import io
 import math
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +23,19 @@ from numpy.typing import NDArray
 
 from gemkit import cifar
 from gemkit.errors import UserError
-from gemkit.files import is_folder, read_arrays, unreadable
+from gemkit.files import is_folder, read_arrays
+from gemkit.folders import read_folder
 from gemkit.identity import Identity, of_arrays, of_files
-from gemkit.pictures import Images, StreamedImages, decoded, jpeg_quality, open_image
-
-Labels = NDArray[np.int64]
+from gemkit.pictures import (
+    Images,
+    PictureError,
+    PicturesError,
+    StreamedImages,
+    decoded,
+    jpeg_quality,
+    open_image,
+)
+from gemkit.splits import SPLIT_SEED, Labels, stratified, test_part
 
 SOURCES = ("digits", "cifar10", "cifar100", "imagefolder:PATH", "npz:FILE")
 FOLDER_IMAGE_SIZE = 64
@@ -34,21 +43,7 @@ FOLDER_IMAGE_SIZE = 64
 MAX_CHANNELS = 16
 _PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
 _PROXY_LEAST_OF_A_CLASS = 4
-_TEST_SHARE = 0.2
-_SPLIT_SEED = 0
 _STATISTICS_OF = 10_000  # images, of a set that is streamed
-_IMAGE_SUFFIXES = {
-    ".jpg",
-    ".jpeg",
-    ".png",
-    ".bmp",
-    ".gif",
-    ".ppm",
-    ".pgm",
-    ".tif",
-    ".tiff",
-    ".webp",
-}
 
 
 @dataclass(frozen=True)
@@ -62,6 +57,8 @@ class Dataset:
         class_names: one name a class.
         mean, std: one value a channel, of the training images scaled to 0..1.
         note: what a reader of the results should know besides the name; may be empty.
+        x_validation, y_validation: what trials of the search are judged by, likewise; None where
+            a share of the training images does it.
         identity: what tells it from other data; None of images that no source was named for.
     """
 
@@ -74,6 +71,8 @@ class Dataset:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     note: str = ""
+    x_validation: Images | None = None
+    y_validation: Labels | None = None
     identity: Identity | None = None
 
     @property
@@ -140,16 +139,32 @@ def proxy_split(dataset: Dataset, seed: int) -> Split:
     """The images that trials of the search train and are judged on; never test images.
 
     A stratified tenth of the training images, but no fewer than 1,000; all of them where fewer
-    than twice that many would be left to choose from. A quarter of these is for validation.
+    than twice that many would be left to choose from. A quarter of these is for validation, or
+    they are judged by the data set's own validation images, of which no more are taken.
+
+    Raises:
+        UserError: all training images are of one colour.
     """
+    check_learnable(dataset)
     rng = np.random.default_rng(seed)
     total = len(dataset.y_train)
     wanted = max(round(total * _PROXY_SHARE), _PROXY_LEAST)
     chosen = np.arange(total)
     if total >= 2 * wanted:
-        chosen = _stratified(dataset.y_train, wanted, rng, least=_PROXY_LEAST_OF_A_CLASS)
+        chosen = stratified(dataset.y_train, wanted, rng, least=_PROXY_LEAST_OF_A_CLASS)
+    if dataset.x_validation is not None and dataset.y_validation is not None:
+        judging = np.arange(len(dataset.y_validation))
+        if len(judging) > wanted:
+            judging = stratified(dataset.y_validation, wanted, rng, kept=0)
+        train = rng.permutation(chosen)
+        return Split(
+            dataset.x_train[train],
+            dataset.y_train[train],
+            dataset.x_validation[judging],
+            dataset.y_validation[judging],
+        )
     count = round(len(chosen) * _VALIDATION_SHARE)
-    part = _stratified(dataset.y_train[chosen], count, rng, least=1)
+    part = stratified(dataset.y_train[chosen], count, rng, least=1)
     judged = np.zeros(len(chosen), dtype=bool)
     judged[part] = True
     train, validation = rng.permutation(chosen[~judged]), chosen[judged]
@@ -158,6 +173,24 @@ def proxy_split(dataset: Dataset, seed: int) -> Split:
         dataset.y_train[train],
         dataset.x_train[validation],
         dataset.y_train[validation],
+    )
+
+
+def check_learnable(dataset: Dataset) -> None:
+    """Make sure that the training images show anything.
+
+    Raises:
+        UserError: all of them are one colour, and the same.
+    """
+    images = dataset.x_train
+    first = images[0][0, 0]
+    step = max(1, 2**24 // images[0].size)
+    for start in range(0, len(images), step):
+        if (images[start : start + step] != first).any():
+            return
+    raise UserError(
+        f"all training images of {dataset.name} are of one colour ({', '.join(map(str, first))}), "
+        "nothing can be learnt from them: they may have been read or saved wrongly"
     )
 
 
@@ -176,41 +209,11 @@ def limited(dataset: Dataset, images: int | None) -> Dataset:
         raise UserError(
             f"{images} training images of {dataset.name}: use {least} (two a class) to {total}"
         )
-    rng = np.random.default_rng(_SPLIT_SEED)
-    rows = _stratified(dataset.y_train, images, rng, kept=0, least=2)
+    rng = np.random.default_rng(SPLIT_SEED)
+    rows = stratified(dataset.y_train, images, rng, kept=0, least=2)
     chosen = dataset.x_train[rows]
     mean, deviation = _statistics(chosen)
     return replace(dataset, x_train=chosen, y_train=dataset.y_train[rows], mean=mean, std=deviation)
-
-
-def _stratified(
-    labels: Labels, count: int, rng: np.random.Generator, kept: int = 1, least: int = 0
-) -> NDArray[np.intp]:
-    """Ascending places of `count` labels, drawn from every class in proportion to its size.
-
-    Args:
-        kept: members that every class keeps at least, though fewer than `count` are drawn then.
-        least: members drawn from every class that has so many, at the cost of the largest ones.
-    """
-    classes, sizes = np.unique(labels, return_counts=True)
-    exact = sizes * (count / len(labels))
-    quota = np.floor(exact).astype(np.int64)
-    for place in np.argsort(quota - exact, kind="stable")[: count - quota.sum()]:
-        quota[place] += 1
-    quota = np.minimum(quota, np.maximum(sizes - kept, 0))
-    few = np.minimum(least, np.maximum(sizes - kept, 0))
-    for place in np.flatnonzero(quota < few):
-        while quota[place] < few[place]:
-            richest = int(np.argmax(quota - few))
-            if quota[richest] <= few[richest]:
-                break
-            quota[richest] -= 1
-            quota[place] += 1
-    chosen = [
-        rng.permutation(np.flatnonzero(labels == label))[:share]
-        for label, share in zip(classes, quota, strict=True)
-    ]
-    return np.sort(np.concatenate(chosen))
 
 
 def _statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -249,21 +252,13 @@ def _dataset(
     )
 
 
-def _test_part(labels: Labels) -> NDArray[np.bool_]:
-    """Which images a fixed stratified split keeps for the test (one in five)."""
-    rng = np.random.default_rng(_SPLIT_SEED)
-    test = np.zeros(len(labels), dtype=bool)
-    test[_stratified(labels, math.ceil(len(labels) * _TEST_SHARE), rng)] = True
-    return test
-
-
 # ---------------------------------------------------------------------------------- digits
 
 
 def _digits() -> Dataset:
     pixels, labels = _digits_of_scikit_learn()
     images = np.rint(pixels.reshape(-1, 8, 8, 1) * (255 / 16)).astype(np.uint8)
-    test = _test_part(labels)
+    test = test_part(labels)
     return _dataset(
         "digits",
         (images[~test], images[test]),
@@ -306,97 +301,84 @@ def _cifar(source: str) -> Dataset:
 # ----------------------------------------------------------------------------- imagefolder
 
 
-def _image_folder(place: str) -> Dataset:
+def folder_and_size(place: str) -> tuple[Path, int]:
+    """The folder and the images' size that `PATH` or `PATH@SIZE` means.
+
+    A folder whose name ends with `@` and digits is meant as a whole.
+
+    Raises:
+        UserError: there is no such folder, or the size is out of range.
+    """
     path, at, digits = place.rpartition("@")
-    if at and digits.isdecimal() and len(digits) < 10:
-        size = int(digits)
-        if not 4 <= size <= 1024:
-            raise UserError(f"image size {size} is out of range: use 4 to 1024 pixels")
+    size = FOLDER_IMAGE_SIZE
+    if not at or not digits.isdecimal() or is_folder(Path(os.path.expanduser(place))):
+        path = place
+    elif len(digits) > 9 or not 4 <= int(digits) <= 1024:
+        raise UserError(f"image size {digits[:9]} is out of range: use 4 to 1024 pixels")
     else:
-        path, size = place, FOLDER_IMAGE_SIZE
+        size = int(digits)
     root = Path(os.path.expanduser(path))
     if not is_folder(root):
         raise UserError(f"{root} is no folder: imagefolder:PATH needs one folder of images a class")
-    divided = is_folder(root / "train")
-    names, train_files, y_train = _listed(root / "train" if divided else root, None)
-    note = f"images brought to {size}x{size}"
-    held_out = next((root / part for part in ("test", "val") if _class_folders(root / part)), None)
-    if divided and held_out is not None:
-        _, test_files, y_test = _listed(held_out, names)
-        note += f", test on {held_out.name}/"
-    else:
-        all_files, test = train_files, _test_part(y_train)
-        if not test.any():
-            raise UserError(f"{root} has one image a class: none can be kept for a test")
-        train_files = [all_files[row] for row in np.flatnonzero(~test)]
-        test_files = [all_files[row] for row in np.flatnonzero(test)]
-        y_train, y_test = y_train[~test], y_train[test]
-        note += ", one image in five kept for the test"
-    parts = {"training": (train_files, y_train), "test": (test_files, y_test)}
+    return root, size
+
+
+def _image_folder(place: str) -> Dataset:
+    root, size = folder_and_size(place)
+    plan = read_folder(root)
+    images: dict[str, Images] = {}
+    failures: list[PictureError] = []
+    for name, part in plan.parts.items():
+        try:
+            images[name] = _read_files(part.files, size)
+        except PictureError as error:
+            failures.append(error)
+        except PicturesError as error:
+            failures += error.failures
+    if failures:
+        raise _unusable(root, failures)
     dataset = _dataset(
         root.resolve().name,
-        (_read_files(train_files, size), _read_files(test_files, size)),
-        (y_train, y_test),
-        names,
-        note,
+        (images["training"], images["test"]),
+        (plan.training.labels, plan.test.labels),
+        plan.class_names,
+        f"{plan.line()}; brought to {size}x{size} pixels",
     )
-    return replace(dataset, identity=of_files(f"imagefolder:{place}", names, root, parts))
-
-
-def _class_folders(root: Path) -> list[Path]:
-    if not is_folder(root):
-        return []
-    try:
-        found = [path for path in root.iterdir() if path.is_dir()]
-    except OSError as error:
-        raise unreadable(error, root) from None
-    return sorted(path for path in found if not path.name.startswith("."))
-
-
-def _listed(
-    root: Path, expected: tuple[str, ...] | None
-) -> tuple[tuple[str, ...], list[Path], Labels]:
-    """Class names, files and labels below `root`, in a fixed order."""
-    folders = _class_folders(root)
-    names = tuple(folder.name for folder in folders)
-    for name in names:
-        try:
-            name.encode()
-        except UnicodeEncodeError:  # of a disk with another encoding
-            raise UserError(
-                f"{root}: the class folder {name!r} has no UTF-8 name: rename it"
-            ) from None
-    if expected is not None and names != expected:
-        odd = sorted(set(names) ^ set(expected))[0]
-        where = "only there" if odd in names else "missing there"
-        raise UserError(f"{root} has other classes than the training images: {odd!r} is {where}")
-    if len(names) < 2:
-        raise UserError(
-            f"{root} holds {len(names)} class folder{'' if len(names) == 1 else 's'}: "
-            "at least two are needed, one folder of images a class"
+    if plan.validation is not None:
+        dataset = replace(
+            dataset, x_validation=images["validation"], y_validation=plan.validation.labels
         )
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, folder in enumerate(folders):
-        found = sorted(
-            path
-            for path in folder.rglob("*")
-            if path.suffix.lower() in _IMAGE_SUFFIXES and not path.name.startswith(".")
-        )
-        if not found:
-            raise UserError(f"{folder} holds no images: fill it or remove it")
-        files += found
-        labels += [label] * len(found)
-    return names, files, np.array(labels, dtype=np.int64)
+    parts = {name: (part.files, part.labels) for name, part in plan.parts.items()}
+    identity = of_files(f"imagefolder:{place}", plan.class_names, root, parts)
+    return replace(dataset, identity=identity)
 
 
-def _read_files(files: list[Path], size: int) -> Images:
+def _unusable(root: Path, failures: Sequence[PictureError]) -> UserError:
+    """All pictures that cannot be used in one sentence, the first five by name."""
+    if len(failures) == 1:
+        said = str(failures[0])
+    else:
+        named = []
+        for failure in failures[:5]:
+            name = failure.what.removeprefix(f"{root}{os.sep}")
+            named.append(f"{name} ({failure.reason})")
+        more = f" and {len(failures) - 5} more" if len(failures) > 5 else ""
+        said = f"{root}: {len(failures):,} pictures cannot be used: {', '.join(named)}{more}"
+    return UserError(
+        f"{said}; mend or remove them, or leave them out with: "
+        f"gemkit data {shlex.quote(f'imagefolder:{root}')} --skip-unusable"
+    )
+
+
+def _read_files(files: Sequence[Path], size: int) -> Images:
     digest = hashlib.sha256(str(size).encode())
+    encoded = 0
     for path in files:
         try:
             state = path.stat()
-        except OSError as error:  # a link that leads nowhere
-            raise unreadable(error, path) from None
+        except OSError:  # a link that leads nowhere, which is said where it is decoded
+            continue
+        encoded += state.st_size
         # Not every name is UTF-8 on every disk.
         digest.update(os.fsencode(path.resolve()))
         digest.update(f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
@@ -404,6 +386,7 @@ def _read_files(files: list[Path], size: int) -> Images:
         f"folder-{digest.hexdigest()[:24]}",
         (len(files), size, size, 3),
         lambda row: (files[row], str(files[row])),
+        encoded,
     )
 
 
@@ -567,7 +550,9 @@ def _encoded(
     key = hashlib.sha256(repr(shape).encode())
     key.update(bounds.tobytes())
     key.update(content.tobytes())
-    images = decoded(f"npz-{key.hexdigest()[:24]}", (len(bounds) - 1, *shape), picture)
+    images = decoded(
+        f"npz-{key.hexdigest()[:24]}", (len(bounds) - 1, *shape), picture, len(content)
+    )
     return images, f"decoded from {quality}", shape
 
 

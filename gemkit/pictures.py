@@ -1,12 +1,22 @@
-"""Pictures in files: brought to the size that a network takes, decoded in threads, kept decoded."""
+"""Pictures in files: read in one way everywhere, decoded in threads, kept decoded.
+
+`read_picture` is the one way from a file to the pixels that a network takes. Training, `predict`,
+the page and calibration all read with it:
+
+- the first picture of a file is taken, turned as its EXIF orientation says;
+- deep greys become 8 bits: integers by the bits that the file's largest value needs (12-bit
+  values in a 16-bit file fill the range), floats by 0..1, or by the file's own range outside it;
+- transparent places are laid on white;
+- the picture is resized so that it covers the network's input, and cropped at the centre.
+"""
 
 import contextlib
 import functools
+import importlib.util
 import io
 import math
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -23,31 +33,82 @@ if TYPE_CHECKING:
 
 Images = NDArray[np.uint8]
 
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
+MAX_PIXELS = 2**26
+"""Pictures with more pixels are refused: they could fill the memory."""
+HEIF_SUFFIXES = frozenset((".heic", ".heif", ".hif"))
+"""Ends of the names of files that are read only where pillow-heif is installed."""
+SUFFIXES = HEIF_SUFFIXES | {
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib",
+    ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".avifs", ".jp2", ".j2k",
+    ".jpf", ".jpx", ".j2c", ".jpc", ".pcx", ".qoi",
+}  # fmt: skip
+"""Ends of the names of files that are taken for pictures, in small letters."""
+
+_FORMATS = (
+    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "AVIF", "JPEG2000", "PCX",
+    "QOI", "HEIF",
+)  # fmt: skip
+_STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"P6\n", b"P5\n", b"BM")
+_DEPTHS = (8, 10, 12, 14, 16, 20, 24, 32)  # bits a pixel that cameras and files have
+_LEAST_OF_16_BITS = 16  # of 256: what stays of a value of 12 bits when the lower 8 are cut off
+_READING = 2  # changes with what pictures are read to, so that no older copy is taken
 _CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
 _CACHED_FROM_BYTES = 2**30
+_CACHED_FROM_ENCODED_BYTES = 2**27  # of large photographs few take long
 _LEFT_OVER_AFTER = 3600.0  # seconds without a write
 _STREAMED_FROM = 16 * 2**30  # bytes when decoded
 
 
-def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:
-    """Bring one picture to what a network takes: (height, width, channels) uint8.
+class PictureError(UserError):
+    """A picture that cannot be used: `reason` says why, `what` which."""
 
-    Turned as its EXIF orientation says, converted to grey or RGB, resized so that it covers the
-    network's input, and cropped at the centre.
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(f"{what} cannot be used: {reason}")
+        self.what, self.reason = what, reason
+
+
+class PicturesError(UserError):
+    """Several pictures of a set that cannot be used, all of them in `failures`."""
+
+    def __init__(self, failures: Sequence[PictureError]) -> None:
+        self.failures = tuple(failures)
+        shown = "; ".join(str(failure) for failure in failures[:5])
+        more = f"; and {len(failures) - 5} more" if len(failures) > 5 else ""
+        super().__init__(shown + more)
+
+
+def read_picture(
+    source: Path | bytes, input_shape: tuple[int, int, int], what: str | None = None
+) -> Images:
+    """Read a picture as a network takes it: (height, width, channels) uint8.
 
     Args:
+        source: a file's path or its content.
         input_shape: (channels, height, width); channels 1 or 3.
+        what: what the picture is called in an error; the path if None.
+
+    Raises:
+        PictureError: it is missing, no picture, damaged or far too large.
+        UserError: the network takes another number of channels.
+    """
+    with _opened(source, what or str(source)) as image:
+        return fit_image(image, input_shape)
+
+
+def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:
+    """Bring a picture that Pillow opened to what a network takes; as `read_picture`.
+
+    Raises:
+        UserError: the network takes another number of channels.
+        ValueError: the picture has no 8 bits that it could be shown with.
+        and what Pillow raises of damaged files.
     """
     from PIL import Image, ImageOps
 
     channels, height, width = input_shape
     if channels not in (1, 3):
         raise UserError(f"a picture has 1 or 3 channels, the network takes {channels}")
-    image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 bits a pixel, which `convert` would clip
-        image = Image.fromarray((np.asarray(image) >> 8).clip(0, 255).astype(np.uint8))
-    image = image.convert("L" if channels == 1 else "RGB")
+    image = _on_white(_eight_bits(_upright(image))).convert("L" if channels == 1 else "RGB")
     if image.size != (width, height):
         image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
@@ -60,29 +121,178 @@ def open_image(source: "Path | io.BytesIO") -> "Image.Image":
     """
     from PIL import Image
 
+    _register_heif()
     Image.init()
     return Image.open(source, formats=[name for name in _FORMATS if name in Image.OPEN])
 
 
-def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> None:
-    """Decode one picture into `target[row]`."""
-    height, width, channels = target.shape[1:]
+def looks_like_a_picture(path: Path) -> bool:
+    """Whether a file begins as pictures of the formats that are read do."""
     try:
-        with open_image(io.BytesIO(content) if isinstance(content, bytes) else content) as image:
-            if isinstance(content, bytes) and image.size != (width, height):
-                raise ValueError(
-                    f"it is {image.height}x{image.width} pixels, the first is {height}x{width}"
-                )
-            # A JPEG much larger than what is needed can be decoded at a fraction of its size.
-            image.draft("RGB" if channels == 3 else "L", (2 * width, 2 * height))
-            target[row] = fit_image(image, (channels, height, width))
-    except MemoryError:
+        with path.open("rb") as file:
+            start = file.read(16)
+    except OSError:
+        return False
+    return start.startswith(_STARTS) or start[8:12] == b"WEBP" or start[4:12] == b"ftypavif"
+
+
+def reads_heif() -> bool:
+    """Whether HEIC and HEIF files can be read: pillow-heif is installed."""
+    return importlib.util.find_spec("pillow_heif") is not None
+
+
+@functools.cache
+def _register_heif() -> None:
+    if reads_heif():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+@contextlib.contextmanager
+def _opened(source: Path | bytes, what: str) -> Iterator["Image.Image"]:
+    """The picture in a file, open for as long as the block lasts; every error is explained."""
+    from PIL import Image, UnidentifiedImageError
+
+    too_large = f"it has more than {MAX_PIXELS // 10**6} million pixels: make it smaller"
+    try:
+        with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            if image.width * image.height > MAX_PIXELS:
+                raise PictureError(what, too_large)
+            yield image
+    except (MemoryError, UserError):
         raise
+    except FileNotFoundError:
+        raise PictureError(what, "there is no such file") from None
+    except Image.DecompressionBombError:
+        raise PictureError(what, too_large) from None
+    except UnidentifiedImageError:
+        raise PictureError(what, _unidentified(source)) from None
     except Exception as error:  # Pillow's decoders raise errors of many kinds
-        reason = " ".join(str(error).split()) or type(error).__name__
-        if isinstance(content, bytes) or reason.startswith("cannot identify"):
-            reason = re.sub(r"cannot identify image file.*", "no readable picture", reason)
-        raise UserError(f"{what} cannot be used: {reason}") from None
+        raise PictureError(what, _reason(error)) from None
+
+
+def _unidentified(source: Path | bytes) -> str:
+    start = source[:12] if isinstance(source, bytes) else b""
+    if isinstance(source, Path):
+        with contextlib.suppress(OSError), source.open("rb") as file:
+            start = file.read(12)
+    if not start:
+        return "it is empty"
+    if start[4:8] == b"ftyp" and start[8:11] in (b"hei", b"hev", b"mif", b"msf"):
+        return "it is a HEIC picture: install pillow-heif to read these"
+    return "no picture that can be read (JPEG, PNG and so on)"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    text = " ".join(str(error).split()) or type(error).__name__
+    if "truncated" in text.lower() or "broken data stream" in text:
+        return "it is cut off, its end is missing"
+    return f"it is damaged ({text[:1].lower()}{text[1:]})"
+
+
+def _upright(image: "Image.Image") -> "Image.Image":
+    """The picture turned as its EXIF orientation says.
+
+    Only the pixels are turned. Pillow's `exif_transpose` writes the metadata anew as well, which
+    fails for values that are read but cannot be written.
+    """
+    from PIL import Image
+
+    # Before the pixels are there PNG does not know its orientation, and TIFF turns itself.
+    deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
+    image.load()
+    if deep and image.mode in ("LA", "RGB", "RGBA", "RGBX", "CMYK"):
+        bands = image.getextrema()
+        if (
+            max(high for _, high in bands[: len("RGB") if len(bands) > 2 else 1])
+            < _LEAST_OF_16_BITS
+        ):
+            raise ValueError(
+                "of 16 bits a channel only the lower ones are used, of which Pillow reads none: "
+                "save it with 8 bits"
+            )
+    try:
+        orientation = image.getexif().get(0x0112)
+    except Exception:  # metadata may be damaged in any way
+        orientation = None
+    turned = {
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_270,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_90,
+    }
+    if isinstance(orientation, int) and orientation in turned:
+        return image.transpose(turned[orientation])
+    return image
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    """Pictures of more than 8 bits as grey ones of 8, L*a*b* as RGB, others as they are."""
+    from PIL import Image
+
+    if image.mode == "LAB":
+        from PIL import ImageCms
+
+        lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        return cast("Image.Image", ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
+    if image.mode != "F" and not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image)
+    levels = _levels(values)
+    clear = image.info.get("transparency")
+    if isinstance(clear, int | float):
+        levels[values == clear] = 255
+    return Image.fromarray(levels)
+
+
+def _levels(values: NDArray[Any]) -> Images:
+    """Grey values of any kind as 0..255."""
+    floating = values.dtype.kind == "f"
+    known = values[np.isfinite(values)] if floating else values
+    if known.size == 0:
+        raise ValueError("none of its values is a number")
+    low, high = float(known.min()), float(known.max())
+    if low < 0 or (floating and high > 1):
+        bottom, top = low, max(high, low + 1e-9)
+    elif floating:
+        bottom, top = 0.0, 1.0
+    else:
+        bits = next((bits for bits in _DEPTHS if high < 2**bits), 32)
+        bottom, top = 0.0, float(2**bits - 1)
+    # Values that are no numbers are black.
+    scaled = (np.nan_to_num(values.astype(np.float32), nan=bottom) - bottom) * (
+        255 / (top - bottom)
+    )
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+
+
+def _on_white(image: "Image.Image") -> "Image.Image":
+    """Transparent places laid on white."""
+    from PIL import Image
+
+    if not image.has_transparency_data:
+        return image
+    if image.mode == "La":
+        image = image.convert("LA")
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(white, image)
+
+
+def _decode_into(target: Images, row: int, content: bytes | Path, what: str) -> None:
+    """Decode one picture into `target[row]`; encoded ones must have its size."""
+    height, width, channels = target.shape[1:]
+    with _opened(content, what) as image:
+        if isinstance(content, bytes) and image.size != (width, height):
+            size = f"{image.height}x{image.width}"
+            raise PictureError(what, f"it is {size} pixels, the first is {height}x{width}")
+        target[row] = fit_image(image, (channels, height, width))
 
 
 class StreamedImages:
@@ -114,14 +324,11 @@ class StreamedImages:
         chosen = np.arange(len(self))[rows]
         images = np.empty((chosen.size, *self.shape[1:]), dtype=np.uint8)
 
-        def some(places: NDArray[np.intp]) -> None:
-            for place in places.tolist():
-                row = int(chosen.flat[place])
-                _decode_into(images, place, *self._content(row))
+        def content(place: int) -> tuple[bytes | Path, str]:
+            return self._content(int(chosen.flat[place]))
 
-        parts = np.array_split(np.arange(chosen.size), min(chosen.size, 2 * usable_cores()) or 1)
-        for _ in self._pool.map(some, parts):
-            pass
+        block = max(1, math.ceil(chosen.size / (2 * usable_cores())))
+        _decode_all(images, content, self._pool, block)
         return images if chosen.ndim else images[0]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
@@ -129,10 +336,40 @@ class StreamedImages:
         return images if dtype is None else images.astype(dtype)
 
 
+def _decode_all(
+    target: Images,
+    content: Callable[[int], tuple[bytes | Path, str]],
+    pool: ThreadPoolExecutor,
+    block: int,
+) -> None:
+    """Decode pictures into all rows of `target`, in blocks of so many: handing over a task costs
+    as much as decoding a small picture.
+
+    Raises:
+        PictureError: one cannot be used.
+        PicturesError: several cannot.
+    """
+    failures: dict[int, PictureError] = {}
+
+    def some(start: int) -> None:
+        for row in range(start, min(start + block, len(target))):
+            try:
+                _decode_into(target, row, *content(row))
+            except PictureError as error:
+                failures[row] = error
+
+    for _ in pool.map(some, range(0, len(target), block)):
+        pass
+    if failures:
+        found = [failures[row] for row in sorted(failures)]
+        raise found[0] if len(found) == 1 else PicturesError(found)
+
+
 def decoded(
     key: str,
     shape: tuple[int, int, int, int],
     content: Callable[[int], tuple[bytes | Path, str]],
+    encoded_bytes: int,
 ) -> Images:
     """Decode many pictures in threads; large sets are kept decoded in the data folder.
 
@@ -143,26 +380,27 @@ def decoded(
         key: changes whenever the pictures do.
         shape: (n, height, width, channels).
         content: row -> (encoded bytes or path, name of the row for people).
+        encoded_bytes: of all pictures together.
+
+    Raises:
+        PictureError, PicturesError: some cannot be used.
     """
 
     def fill(target: Images) -> None:
-        def some(rows: range) -> None:
-            for row in rows:
-                _decode_into(target, row, *content(row))
-
-        # Blocks, not a row each: handing over a task costs as much as decoding a small picture.
-        blocks = [range(start, min(start + 256, shape[0])) for start in range(0, shape[0], 256)]
         with ThreadPoolExecutor(usable_cores()) as pool:
-            for _ in pool.map(some, blocks):
-                pass
+            _decode_all(target, content, pool, 64)
 
     if math.prod(shape) > _STREAMED_FROM:
         return cast(Images, StreamedImages(shape, content))
-    if shape[0] < _CACHED_FROM and math.prod(shape) < _CACHED_FROM_BYTES:
+    if (
+        shape[0] < _CACHED_FROM
+        and math.prod(shape) < _CACHED_FROM_BYTES
+        and encoded_bytes < _CACHED_FROM_ENCODED_BYTES
+    ):
         images = np.empty(shape, dtype=np.uint8)
         fill(images)
         return images
-    path = data_folder() / "decoded" / f"{key}.npy"
+    path = data_folder() / "decoded" / f"{key}-{_READING}.npy"
     try:
         kept: Images = np.load(path, mmap_mode="r", allow_pickle=False)
         if kept.shape == shape and kept.dtype == np.uint8:

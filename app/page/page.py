@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
+from gemkit.pictures import MAX_PIXELS, read_picture
 
 from . import browser, server
 from .content import Shown
@@ -37,12 +38,14 @@ _LOCAL = ("127.0.0.1", "localhost", "::1")
 
 @functools.lru_cache(maxsize=8)
 def _classifier(path: Path, changed: int) -> "predict.Classifier":
-    from PIL import Image
+    import numpy as np
 
     from ..steps import predict
 
     opened = predict.Classifier.open(path)
-    opened.classify(Image.new("L", (8, 8)))  # the first call prepares, and would tell no time
+    channels, height, width = opened.info.input_shape
+    # The first call prepares, and would tell no time.
+    opened.classify(np.zeros((height, width, channels), dtype=np.uint8))
     return opened
 
 
@@ -52,8 +55,6 @@ def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str,
     Raises:
         UserError: no picture or an unusable one, or the network's file is missing or damaged.
     """
-    from ..steps import predict
-
     if not image:
         raise UserError("choose an image first: upload one, use the camera or take an example")
     if not id:
@@ -62,10 +63,8 @@ def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str,
     if path is None:
         raise UserError(shown.missing(id) or f"there is nothing called {id}")
     classifier = _classifier(path, path.stat().st_mtime_ns)
-    try:
-        picture = predict.open_picture(Path(image))
-    except UserError as error:  # the visitor knows no path of this machine
-        raise UserError(str(error).replace(image, "the upload")) from None
+    # The visitor knows no path of this machine.
+    picture = read_picture(Path(image), classifier.info.input_shape, "the upload")
     probabilities, milliseconds = classifier.classify(picture)
     size = " x ".join(map(str, classifier.info.input_shape[1:]))
     note = f"**{milliseconds:.2f} ms** in onnxruntime on {shown.computer}; brought to {size} pixels"
@@ -227,7 +226,7 @@ def _image(shown: Shown) -> "gradio.Image":
         height=250,
         elem_id="image",
     )
-    # What is sent stays a file until `predict.open_picture` has looked at it.
+    # What is sent stays a file until `read_picture` has looked at it.
     image.preprocess = _path
     examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
     if examples:
@@ -309,11 +308,10 @@ def launch(
     import gradio as gr
     from PIL import Image
 
-    from ..steps import predict
     from .live_search import LiveSearch
 
     # Pillow refuses what has more than twice so many pixels: a small file can hold gigabytes.
-    Image.MAX_IMAGE_PIXELS = predict.MAX_PIXELS // 2
+    Image.MAX_IMAGE_PIXELS = MAX_PIXELS // 2
     live = (
         None if read_only else LiveSearch(shown.folder.with_name(f"{shown.name}-live"), shown.asked)
     )

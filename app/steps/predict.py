@@ -11,15 +11,10 @@ from numpy.typing import NDArray
 
 from gemkit.errors import UserError
 from gemkit.export import exporter, timing
-from gemkit.files import is_file
-from gemkit.pictures import fit_image, open_image
+from gemkit.pictures import Images, PictureError, read_picture
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
     from rich.console import Console
-
-MAX_PIXELS = 40_000_000
-"""Pictures with more pixels are refused: they could fill the memory."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +51,14 @@ class Classifier:
             )
         return cls(info, session)
 
-    def classify(self, image: "Image") -> tuple[NDArray[np.float64], float]:
-        """Probabilities of the classes (classes,) and the milliseconds that onnxruntime took."""
+    def classify(self, picture: Images) -> tuple[NDArray[np.float64], float]:
+        """Probabilities of the classes (classes,) and the milliseconds that onnxruntime took.
+
+        Args:
+            picture: (height, width, channels) uint8, as `gemkit.pictures.read_picture` gives it.
+        """
         batch = exporter.fixed_batch(self.session) or 1
-        pixels = np.repeat(fit_image(image, self.info.input_shape)[None], batch, axis=0)
+        pixels = np.repeat(picture[None], batch, axis=0)
         inputs = self.info.normalise(pixels)
         start = time.perf_counter()
         output = exporter.run(self.session, inputs)[0].astype(np.float64)
@@ -70,50 +69,26 @@ class Classifier:
         return output, milliseconds
 
 
-def open_picture(path: Path) -> "Image":
-    """Read a picture.
-
-    Raises:
-        UserError: it is missing, no picture, damaged or far too large; the sentence names it.
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    if not is_file(path):
-        raise UserError(f"there is no picture {path}")
-    try:
-        image = open_image(path)
-        if image.width * image.height > MAX_PIXELS:
-            raise UserError(
-                f"{path} has {image.width}x{image.height} pixels: "
-                f"at most {MAX_PIXELS // 1_000_000} million are read"
-            )
-        image.load()
-    except (UnidentifiedImageError, Image.DecompressionBombError):
-        raise UserError(f"{path} is no picture that can be read (PNG, JPEG and so on)") from None
-    except UserError:
-        raise
-    except Exception as error:  # Pillow's decoders raise errors of many kinds
-        reason = " ".join(str(error).lower().split()) or type(error).__name__
-        raise UserError(f"{path} is a damaged picture: {reason}") from None
-    return image
-
-
 def predict(
     model: Path, images: Sequence[Path], top: int, console: "Console"
 ) -> list[dict[str, Any]]:
-    """Print the most probable classes of pictures.
+    """Print the most probable classes of pictures, one after the other.
 
     Returns:
         per picture `image`, `classes` (name and probability, most probable first) and
-        `milliseconds`.
+        `milliseconds`; of one that cannot be used `image` and `error`.
 
     Raises:
-        UserError: the model or a picture cannot be read; nothing is printed then.
+        UserError: the model cannot be read.
     """
     classifier = Classifier.open(model)
-    pictures = [open_picture(path) for path in images]
     found: list[dict[str, Any]] = []
-    for path, picture in zip(images, pictures, strict=True):
+    for path in images:
+        try:
+            picture = read_picture(path, classifier.info.input_shape)
+        except PictureError as error:
+            found.append({"image": str(path), "error": str(error)})
+            continue
         probabilities, milliseconds = classifier.classify(picture)
         order = np.argsort(-probabilities, kind="stable")[:top]
         classes = [
@@ -126,3 +101,15 @@ def predict(
         )
         console.print(f"{path}: {named}")
     return found
+
+
+def check_all_used(found: Sequence[dict[str, Any]]) -> None:
+    """Make sure that every picture was classified.
+
+    Raises:
+        UserError: some could not be used; the first five are named.
+    """
+    errors = [entry["error"] for entry in found if "error" in entry]
+    if errors:
+        more = f"; and {len(errors) - 5} more" if len(errors) > 5 else ""
+        raise UserError("; ".join(errors[:5]) + more)

@@ -23,6 +23,7 @@ from gemkit.cost import count_with_fvcore
 from gemkit.data import load
 from gemkit.errors import UserError
 from gemkit.network import load_network
+from gemkit.pictures import read_picture
 from gemkit.store import Run
 
 MakeCell = Callable[[np.random.Generator, int, float], Cell]
@@ -175,15 +176,27 @@ def test_pictures_can_be_classified(run_folder: Path, capsys: pytest.CaptureFixt
     assert [entry["image"] for entry in found] == [str(path) for path in pictures]
     classifier = predict.Classifier.open(run_folder / model["onnx"])
     for entry, path in zip(found, pictures, strict=True):
-        probabilities, _ = classifier.classify(predict.open_picture(path))
+        probabilities, _ = classifier.classify(read_picture(path, classifier.info.input_shape))
         assert probabilities.sum() == pytest.approx(1)
         assert entry["classes"][0]["probability"] == pytest.approx(probabilities.max())
 
 
-def test_a_text_that_claims_to_be_a_picture_is_refused(run_folder: Path, tmp_path: Path) -> None:
-    (tmp_path / "text.png").write_text("no picture")
-    with pytest.raises(UserError, match=r"text\.png is no picture"):
-        predict.open_picture(tmp_path / "text.png")
+def test_pictures_that_cannot_be_used_do_not_hide_the_others(
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model,) = _content(run_folder)["models"]
+    good = sorted((run_folder / "examples").glob("*.png"))[0]
+    for name in ("text.png", "empty.png"):
+        (tmp_path / name).write_text("words" if name == "text.png" else "")
+    named = [tmp_path / "text.png", good, tmp_path / "empty.png"]
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["predict", str(run_folder / model["onnx"]), *map(str, named), "--json"])
+    assert ended.value.code == 2
+    said = capsys.readouterr()
+    found = json.loads(said.out)
+    assert ["error" in entry for entry in found] == [True, False, True]
+    for path in (named[0], named[2]):
+        assert f"{path} cannot be used" in said.err.replace("\n", " ")
 
 
 # ---- parts

@@ -250,7 +250,9 @@ def bench_metadata(path: Path) -> None:
         model.metadata_props.add(key=key, value=text)
     path.write_bytes(model.SerializeToString())
     bench_onnx(path)
-    predict.Classifier.open(path).classify(Image.new("L", (8, 8)))
+    opened = predict.Classifier.open(path)
+    channels, height, width = opened.info.input_shape
+    opened.classify(np.zeros((height, width, channels), np.uint8))
 
 
 @cache
@@ -399,7 +401,7 @@ def good_picture(path: Path) -> None:
 
 
 def read_picture(path: Path) -> None:
-    pictures.fit_image(predict.open_picture(path), (3, 8, 8))
+    pictures.read_picture(path, (3, 8, 8))
 
 
 def good_records(path: Path) -> None:
