@@ -254,10 +254,10 @@ def _eight_bits(image: "Image.Image") -> "Image.Image":
 def _levels(values: NDArray[Any]) -> Images:
     """Grey values of any kind as 0..255."""
     floating = values.dtype.kind == "f"
-    known = values[np.isfinite(values)] if floating else values
-    if known.size == 0:
+    finite = values[np.isfinite(values)] if floating else values
+    if finite.size == 0:
         raise ValueError("none of its values is a number")
-    low, high = float(known.min()), float(known.max())
+    low, high = float(finite.min()), float(finite.max())
     if low < 0 or (floating and high > 1):
         bottom, top = low, max(high, low + 1e-9)
     elif floating:
@@ -265,11 +265,10 @@ def _levels(values: NDArray[Any]) -> Images:
     else:
         bits = next((bits for bits in _DEPTHS if high < 2**bits), 32)
         bottom, top = 0.0, float(2**bits - 1)
-    # Values that are no numbers are black.
-    scaled = (np.nan_to_num(values.astype(np.float32), nan=bottom) - bottom) * (
-        255 / (top - bottom)
-    )
-    return np.rint(scaled.clip(0, 255)).astype(np.uint8)
+    # What is no number is black.
+    shares = (np.nan_to_num(values.astype(np.float32), nan=bottom) - bottom) / (top - bottom)
+    levels: Images = np.rint(255 * shares.clip(0, 1)).astype(np.uint8)
+    return levels
 
 
 def _on_white(image: "Image.Image") -> "Image.Image":

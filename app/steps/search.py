@@ -239,6 +239,8 @@ def _describe(dataset: Dataset, budget: Budget, aimed: bool, console: Console) -
         f"test images of {'x'.join(map(str, dataset.x_train.shape[1:]))}, "
         f"{dataset.classes} classes"
     )
+    if dataset.note:
+        console.print(f"      {dataset.note}")
     console.print(
         f"budget: {budget.describe()}"
         + (" (what gemkit aims for at this size of image)" if aimed else "")
