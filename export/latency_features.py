@@ -145,17 +145,20 @@ def _features(
     found |= {f"{name}/{block}": zero.copy() for name in _BLOCKED for block in _BLOCKS}
     found |= {name: zero.copy() for name in _PLAIN}
     channels = zero + skeleton.input_shape[0]
-    for height, wide in skeleton.stem_resolutions:
-        found["stem"] = found["stem"] + 9 * height * wide * channels * width
-        channels = width
+    for (height, wide), factor in zip(
+        skeleton.stem_resolutions, skeleton.stem_factors, strict=True
+    ):
+        here = _channels(skeleton, factor, width)
+        found["stem"] = found["stem"] + 9 * height * wide * channels * here
+        channels = here
     for index, (stage, (height, wide)) in enumerate(
         zip(skeleton.stages, skeleton.resolutions, strict=True)
     ):
-        w = width * stage.width_factor
-        once = _cell_costs(counts, summed, height * wide, channels, w)
+        w = _channels(skeleton, stage.width_factor, width)
+        once = _cell_costs(counts, summed, height * wide, channels, w, skeleton, index, 0)
         costs = once
         if stage.repeats > 1:
-            again = _cell_costs(counts, summed, height * wide, w, w)
+            again = _cell_costs(counts, summed, height * wide, w, w, skeleton, index, 1)
             costs = {name: once[name] + (stage.repeats - 1) * again[name] for name in once}
         channels = w
         classes = {"8": w % 8 == 0, "4": (w % 8 != 0) & (w % 4 == 0), "1": w % 4 != 0}
@@ -170,24 +173,40 @@ def _features(
     return found
 
 
+def _channels(skeleton: Skeleton, factor: float, width: FloatArray) -> FloatArray:
+    """Channels of what has a factor, at each width."""
+    values, places = np.unique(width, return_inverse=True)
+    found = [skeleton.channels(factor, int(value)) for value in values]
+    return np.array(found, np.float64)[places]
+
+
 def _cell_costs(
-    counts: _Counts, summed: bool, pixels: int, c: FloatArray, w: FloatArray
+    counts: _Counts,
+    summed: bool,
+    pixels: int,
+    c: FloatArray,
+    w: FloatArray,
+    skeleton: Skeleton,
+    stage: int,
+    repeat: int,
 ) -> dict[str, FloatArray]:
-    """Costs of one cell with a c-channel input at width w."""
+    """Costs of one cell with a c-channel input at width w, at a place of the skeleton."""
+    plain = skeleton.is_plain(stage, repeat)
+    projected = not (plain and skeleton.shortcut == "identity")
     # A multiple of 4 is filled up to one of 8 by runtimes that work on blocks of 8.
     padded_w = np.where(w % 4 == 0, 8 * np.ceil(w / 8), w)
     padded_c = np.where(c % 4 == 0, 8 * np.ceil(c / 8), c)
     zero = np.zeros_like(w)
     if summed:
-        entry = (c != w) & (counts.outer > 0)
+        entry = (counts.outer > 0) & (not plain)
         adds = counts.additions
-        pointwise = padded_w * (counts.nodes + 1) + padded_c * (1 + entry)
+        pointwise = padded_w * (counts.nodes + 1) + padded_c * (projected + entry)
         depthwise = w * counts.depthwise
         separable = w * counts.separable
         joined = joins = operands = zero
     else:
         entry, adds = zero > 0, zero
-        pointwise = w * (counts.inner + counts.leaves) + c * (counts.outer + 1)
+        pointwise = w * (counts.inner + counts.leaves) + c * (counts.outer + projected)
         separable = w * counts.separable_inner + c * counts.separable_outer
         depthwise = w * counts.depthwise_inner + c * counts.depthwise_outer
         last = counts.leaves * (counts.leaves > 1)
@@ -200,10 +219,10 @@ def _cell_costs(
         "depthwise": pixels * depthwise,
         **{f"depthwise/{block}": pixels * found for block, found in channels.items()},
         "groups": channels["1"],
-        "written": pixels * (w * (counts.nodes + 2 + entry) + separable),
+        "written": pixels * (w * (counts.nodes + 1 + projected + entry) + separable),
         "joined": pixels * joined,
         "added": pixels * w * (adds + 1),
-        "kernels": counts.nodes + counts.separable + 2 + entry,
+        "kernels": counts.nodes + counts.separable + 1 + projected + entry,
         "operands": operands,
         "joins": joins,
         "adds": adds + 1,

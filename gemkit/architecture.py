@@ -1,30 +1,35 @@
 """An architecture: cells, the skeleton that they are put into, and a width.
 
 The skeleton (macro-architecture) is a stem, stages that each halve the resolution, global average
-pooling and a classifier. All channel counts are multiples of one number, the width, so that a
-cell can be scaled to a budget. What the network computes is told in `gemkit.network`.
+pooling and a classifier. All channel counts follow from one number, the width, so that a cell can
+be scaled to a budget: each is a factor of it, rounded to what processors like (`gemkit.widths`).
+What the network computes is told in `gemkit.network`; which skeletons are tried in
+`gemkit.skeletons`.
 """
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, Self
 
 from gemkit.cell import MAX_NODES, Cell
 from gemkit.errors import UserError
 from gemkit.operations import KERNELS
+from gemkit.widths import rounded
 
 MIN_WIDTH = 4
-"""Fewest channels of the first stage."""
+"""Smallest width."""
 MAX_WIDTH = 1024
-"""Most channels of the first stage: where scaling ends when no budget ends it before."""
-VECTOR = 8
-"""Channels that processors compute at once: a width may take longer than the next multiple."""
-
+"""Largest width: where scaling ends when no budget ends it before."""
+SHORTCUTS = ("projection", "identity")
+"""What a cell's input passes on its way around the nodes: a 1x1 convolution, or nothing where the
+stage, or the stem before it, has the same factor."""
 
 _MOST = 64
 """Largest width factor and number of repeats of a stage."""
+_PARTS = 4
+"""Width factors are multiples of a quarter."""
 _MOST_MACS = 1 << 62
 """What no network may reach, so that costs can be reckoned in 64 bits."""
 
@@ -33,25 +38,38 @@ def _is_whole(value: object, least: int = 1) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
+def _is_factor(value: Any) -> bool:
+    known = isinstance(value, int | float) and not isinstance(value, bool)
+    return known and 0 < value <= _MOST and float(value * _PARTS).is_integer()
+
+
 @dataclass(frozen=True)
 class Stage:
     """Cells of one resolution.
 
     Attributes:
-        width_factor: channels of the stage's nodes as a multiple of the architecture's width.
+        width_factor: channels of the stage's nodes as a multiple of the architecture's width, a
+            multiple of a quarter.
         repeats: number of cells, one after the other.
     """
 
-    width_factor: int
+    width_factor: float
     repeats: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("width_factor", "repeats"):
-            value = getattr(self, name)
-            if not _is_whole(value) or value > _MOST:
-                raise UserError(
-                    f"a stage's {name} is {value!r}: it must be a whole number from 1 to {_MOST}"
-                )
+        _check_factor("a stage's width_factor", self.width_factor)
+        if not _is_whole(self.repeats) or self.repeats > _MOST:
+            raise UserError(
+                f"a stage's repeats is {self.repeats!r}: it must be a whole number from 1 to "
+                f"{_MOST}"
+            )
+
+
+def _check_factor(name: str, value: object) -> None:
+    if not _is_factor(value):
+        raise UserError(
+            f"{name} is {value!r}: it must be a multiple of a quarter, above 0 and up to {_MOST}"
+        )
 
 
 @dataclass(frozen=True)
@@ -63,6 +81,10 @@ class Skeleton:
         classes: number of classes, at least 2.
         stem_strides: strides (1 or 2) of the stem's 3x3 convolutions.
         stages: the stages; a 2x2 max-pooling stands between two of them.
+        stem_factors: channels of the stem's convolutions as multiples of the width, in quarters;
+            1 each where none are given.
+        shortcut: one of `SHORTCUTS`.
+        any_width: numbers of channels need not be multiples that processors like.
 
     Raises:
         UserError: a value is out of range, or the image is too small for the reductions.
@@ -72,10 +94,15 @@ class Skeleton:
     classes: int
     stem_strides: tuple[int, ...]
     stages: tuple[Stage, ...]
+    stem_factors: tuple[float, ...] = ()
+    shortcut: str = "projection"
+    any_width: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("input_shape", "stem_strides", "stages"):
+        for name in ("input_shape", "stem_strides", "stages", "stem_factors"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
+        if not self.stem_factors:
+            object.__setattr__(self, "stem_factors", (1,) * len(self.stem_strides))
         if len(self.input_shape) != 3 or not all(map(_is_whole, self.input_shape)):
             raise UserError(
                 f"input shape {list(self.input_shape)} must be channels, height and width, "
@@ -89,6 +116,17 @@ class Skeleton:
             raise UserError(
                 f"stem strides {list(self.stem_strides)} must be one or more of 1 and 2"
             )
+        for factor in self.stem_factors:
+            _check_factor("a stem's factor", factor)
+        if len(self.stem_factors) != len(self.stem_strides):
+            raise UserError(
+                f"{len(self.stem_factors)} stem factors for {len(self.stem_strides)} strides: "
+                "give one for each convolution of the stem"
+            )
+        if self.shortcut not in SHORTCUTS:
+            raise UserError(f"unknown shortcut {self.shortcut!r}: use {' or '.join(SHORTCUTS)}")
+        if not isinstance(self.any_width, bool):
+            raise UserError(f"any_width is {self.any_width!r}: it must be true or false")
         if not self.stages:
             raise UserError("a skeleton needs at least one stage")
         if min(self.resolutions[-1]) < 1:
@@ -108,15 +146,16 @@ class Skeleton:
         width."""
         edges, leaves = MAX_NODES * (MAX_NODES + 1) // 2, MAX_NODES
         stem = [height * width for height, width in self.stem_resolutions]
-        macs = 9 * MAX_WIDTH * (self.input_shape[0] * stem[0] + MAX_WIDTH * sum(stem[1:]))
-        before = 1
+        widest = MAX_WIDTH * math.ceil(max(self.stem_factors))
+        macs = 9 * widest * (self.input_shape[0] * stem[0] + widest * sum(stem[1:]))
+        before = self.stem_factors[-1]
         for stage, (height, width) in zip(self.stages, self.resolutions, strict=True):
-            channels = MAX_WIDTH * max(before, stage.width_factor)
+            channels = MAX_WIDTH * math.ceil(max(before, stage.width_factor))
             depthwise = max(KERNELS) ** 2 * edges * channels
             pointwise = (edges + leaves + 2) * channels**2  # with the entry and the projection
             macs += height * width * stage.repeats * (depthwise + pointwise)
             before = stage.width_factor
-        return macs + MAX_WIDTH * before * self.classes
+        return macs + MAX_WIDTH * math.ceil(before) * self.classes
 
     @property
     def total_stride(self) -> int:
@@ -139,6 +178,17 @@ class Skeleton:
         height, width = self.stem_resolutions[-1]
         return tuple((height >> stage, width >> stage) for stage in range(len(self.stages)))
 
+    def channels(self, factor: float, width: int) -> int:
+        """Channels of what has a factor, in a network of a width."""
+        if self.any_width:
+            return max(1, math.floor(factor * width + 0.5))
+        return rounded(factor * width)
+
+    def is_plain(self, stage: int, repeat: int) -> bool:
+        """Whether a cell has as many channels as its input at every width."""
+        before = self.stages[stage - 1].width_factor if stage else self.stem_factors[-1]
+        return repeat > 0 or before == self.stages[stage].width_factor
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in a run's configuration."""
         return {
@@ -149,6 +199,9 @@ class Skeleton:
                 {"width_factor": stage.width_factor, "repeats": stage.repeats}
                 for stage in self.stages
             ],
+            "stem_factors": list(self.stem_factors),
+            "shortcut": self.shortcut,
+            "any_width": self.any_width,
         }
 
     @classmethod
@@ -158,8 +211,10 @@ class Skeleton:
         Raises:
             UserError: `value` is no skeleton; the sentence begins with `where`.
         """
-        _check_object(value, ("input_shape", "classes", "stem_strides", "stages"), where)
-        for name in ("input_shape", "stem_strides", "stages"):
+        if isinstance(value, dict):  # files of version 0.1 do not have the later ones
+            value = {"stem_factors": [], "shortcut": "projection", "any_width": True, **value}
+        _check_object(value, tuple(field.name for field in fields(cls)), where)
+        for name in ("input_shape", "stem_strides", "stages", "stem_factors"):
             if not isinstance(value[name], list):
                 raise UserError(f"{where}: {name!r} must be a list")
         for stage in value["stages"]:
@@ -170,6 +225,9 @@ class Skeleton:
                 value["classes"],
                 tuple(value["stem_strides"]),
                 tuple(Stage(stage["width_factor"], stage["repeats"]) for stage in value["stages"]),
+                tuple(value["stem_factors"]),
+                value["shortcut"],
+                value["any_width"],
             )
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
@@ -207,8 +265,7 @@ class Architecture:
         cells: one cell for all stages, or one per stage; kept pruned (nodes that the cell input
             does not reach are dropped).
         skeleton: stem, stages and classifier.
-        width: channels of the stem, MIN_WIDTH to MAX_WIDTH; stage k has `width` times its
-            `width_factor`.
+        width: MIN_WIDTH to MAX_WIDTH; stem and stages have their factors of it, rounded.
 
     Raises:
         UserError: the number of cells does not match the stages, or the width is out of range.
@@ -237,6 +294,18 @@ class Architecture:
         if len(self.cells) == 1:
             return self.cells * len(self.skeleton.stages)
         return self.cells
+
+    @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Channels of each convolution of the stem."""
+        skeleton = self.skeleton
+        return tuple(skeleton.channels(factor, self.width) for factor in skeleton.stem_factors)
+
+    @property
+    def stage_channels(self) -> tuple[int, ...]:
+        """Channels of each stage's cells."""
+        skeleton = self.skeleton
+        return tuple(skeleton.channels(one.width_factor, self.width) for one in skeleton.stages)
 
     @property
     def id(self) -> str:

@@ -20,15 +20,16 @@ are not. Of a network of ours (`execution_steps`), in the order of `gemkit.layer
   convolution, then the projection of the cell input.
 
 `cost` walks over the layers of one network (`gemkit.layers`). For arrays of cells there is a closed
-form: at a given skeleton MACs and params are quadratic polynomials in the width, and memory is the
-largest of a few straight lines. So each cell is reduced to a few numbers once (`CostModel`), from
-which costs at any width and the largest width within a budget follow without a loop over cells.
+form: at a given skeleton MACs and params are quadratic polynomials in the stages' channels, and
+memory is the largest of a few sums of them. So each cell is reduced to a few numbers once
+(`CostModel`), from which costs at any width follow without a loop over cells. None falls as the
+width grows, so the largest width within a budget is found by halving.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
 IntArray = NDArray[np.int64]
 
-_AREAS = np.array([kernel**2 for kernel in KERNELS], dtype=np.int64)
+_AREAS = [kernel**2 for kernel in KERNELS]
 """Weights of a depthwise convolution per channel, by kernel."""
 _CHUNK = 4096
 """Cells reduced at a time: their arrays stay in the processor's cache."""
@@ -158,8 +159,8 @@ class _Counts:
     Attributes:
         nodes: number of nodes.
         edges, input_edges: w- and c-channel inputs of all nodes (c: the cell input's channels).
-        separable_edges, separable_input_edges: the same of the separable nodes alone, by kernel,
-            (kernels, n).
+        separable_edges, separable_input_edges: the same of the separable nodes alone.
+        depthwise_edges, depthwise_input_edges: these times the area of the node's kernel.
         leaves: w-channel inputs of the output convolution.
         live: by the number of c-channel tensors alive at a step (1, 2, 3, the cell input is
             always one), the largest number of w-channel tensors beside them.
@@ -172,20 +173,39 @@ class _Counts:
     input_edges: IntArray
     separable_edges: IntArray
     separable_input_edges: IntArray
+    depthwise_edges: IntArray
+    depthwise_input_edges: IntArray
     leaves: IntArray
     live: tuple[IntArray, IntArray, IntArray]
     live_with_entry: IntArray
     summed: bool
 
-    def peak(self, channels_in: int, channels: int) -> IntArray:
-        """Largest number of values alive inside the cell, per pixel."""
+    def peak(self, channels_in: IntArray, channels: IntArray, plain: bool) -> IntArray:
+        """Largest number of values alive inside the cell, per pixel; `plain`: no entry."""
         if self.summed:
-            live = self.live[0] if channels_in == channels else self.live_with_entry
+            live = self.live[0] if plain else self.live_with_entry
             return np.asarray(channels_in + live * channels)
         one, two, three = (
             inputs * channels_in + live * channels for inputs, live in enumerate(self.live, 1)
         )
         return np.asarray(np.maximum(np.maximum(one, two), three))
+
+    def of_rows(self, rows: Any) -> "_Counts":
+        """The counts of some cells."""
+        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        one, two, three = (line[rows] for line in self.live)
+        return _Counts(**arrays, live=(one, two, three), summed=self.summed)
+
+    @staticmethod
+    def concatenate(parts: Sequence["_Counts"]) -> "_Counts":
+        """The counts of all parts' cells in order."""
+        arrays = {name: np.concatenate([getattr(p, name) for p in parts]) for name in _ARRAYS}
+        lines = [np.concatenate([part.live[line] for part in parts]) for line in range(3)]
+        one, two, three = lines
+        return _Counts(**arrays, live=(one, two, three), summed=parts[0].summed)
+
+
+_ARRAYS = [one.name for one in fields(_Counts) if one.name not in ("live", "summed")]
 
 
 def _last_readers(edges: NDArray[np.uint8]) -> NDArray[np.int16]:
@@ -194,7 +214,9 @@ def _last_readers(edges: NDArray[np.uint8]) -> NDArray[np.int16]:
     # One word per node with a bit per reader: its highest bit is its logarithm.
     padded = np.zeros((count, places, _WORD), dtype=np.uint8)
     padded[:, :, :places] = edges
-    words = np.packbits(padded.reshape(count, -1), axis=1, bitorder="little").view("<u4")
+    words = np.packbits(padded.reshape(count, places * _WORD), axis=1, bitorder="little").view(
+        "<u4"
+    )
     return np.asarray(np.frexp(words.T.astype(np.float64))[1] - 1, dtype=np.int16)
 
 
@@ -225,6 +247,9 @@ def _count(cells: CellArrays) -> _Counts:
     def total(values: NDArray[np.generic]) -> IntArray:
         return np.asarray(values.sum(axis=0, dtype=np.int64))
 
+    def by_area(values: Sequence[IntArray]) -> IntArray:
+        return np.asarray(sum(area * one for area, one in zip(_AREAS, values, strict=True)))
+
     def largest(live: NDArray[np.int16], where: NDArray[np.bool_]) -> IntArray:
         return np.asarray(np.where(where, live, _NEVER).max(axis=0), dtype=np.int64)
 
@@ -253,8 +278,10 @@ def _count(cells: CellArrays) -> _Counts:
             nodes=nodes,
             edges=nodes,
             input_edges=zero,
-            separable_edges=np.stack([total(kind) for kind in kinds]),
-            separable_input_edges=np.zeros((len(kinds), count), np.int64),
+            separable_edges=total(separable),
+            separable_input_edges=zero,
+            depthwise_edges=by_area([total(kind) for kind in kinds]),
+            depthwise_input_edges=zero,
             leaves=zero + 1,
             live=(live[0], zero + _NEVER, zero + _NEVER),
             live_with_entry=live[1],
@@ -275,8 +302,10 @@ def _count(cells: CellArrays) -> _Counts:
         nodes=nodes,
         edges=total(inner_degree),
         input_edges=total(from_input),
-        separable_edges=np.stack([total(inner_degree * kind) for kind in kinds]),
-        separable_input_edges=np.stack([total(from_input & kind) for kind in kinds]),
+        separable_edges=total(inner_degree * separable),
+        separable_input_edges=total(from_input & separable),
+        depthwise_edges=by_area([total(inner_degree * kind) for kind in kinds]),
+        depthwise_input_edges=by_area([total(from_input & kind) for kind in kinds]),
         leaves=leaves,
         live=(one, largest(wide, fed), largest(twice, depthwise & from_input)),
         live_with_entry=one,
@@ -285,22 +314,71 @@ def _count(cells: CellArrays) -> _Counts:
 
 
 @dataclass(frozen=True)
-class CostModel:
-    """Cells in a skeleton, reduced to what their cost at any width follows from.
+class _Place:
+    """Cells of a stage that have the same input: `count` of them, one after the other.
 
     Attributes:
-        macs: coefficients of the squared and of the plain width, int64 arrays (n,).
-        params: the same of the trainable parameters, beside one per class.
-        memory: values alive inside the cells, per unit of width, int64 (n,).
-        lines: (slope, constant) of the values alive at the other steps that can need most.
-        classes: number of classes.
+        before: the factor of their input's channels.
+        plain: whether their input has as many channels as they have, at every width.
+        projections: 1x1 convolutions that read the cell input alone: projection and entry.
     """
 
-    macs: tuple[IntArray, IntArray]
-    params: tuple[IntArray, IntArray]
-    memory: IntArray
-    lines: tuple[tuple[int, int], ...]
-    classes: int
+    before: float
+    factor: float
+    area: int
+    count: int
+    plain: bool
+    projections: int
+
+
+def _places(skeleton: Skeleton, stage: int, summed: bool) -> list[_Place]:
+    factor = skeleton.stages[stage].width_factor
+    height, width = skeleton.resolutions[stage]
+    before = skeleton.stages[stage - 1].width_factor if stage else skeleton.stem_factors[-1]
+    found = []
+    for repeat, count in ((0, 1), (1, skeleton.stages[stage].repeats - 1)):
+        plain = skeleton.is_plain(stage, repeat)
+        projected = not (plain and skeleton.shortcut == "identity")
+        projections = projected + (summed and not plain)
+        if count:
+            found.append(_Place(before, factor, height * width, count, plain, projections))
+        before = factor
+    return found
+
+
+@lru_cache(maxsize=256)
+def _channels_at(skeleton: Skeleton, factor: float) -> IntArray:
+    """Channels of what has a factor, at every width from 0 to MAX_WIDTH."""
+    widths = range(MAX_WIDTH + 1)
+    return np.array([skeleton.channels(factor, width) for width in widths], dtype=np.int64)
+
+
+@lru_cache(maxsize=64)
+def _around(skeleton: Skeleton) -> Costs:
+    """Costs of stem and classifier at every width; of the memory the values, not the bytes."""
+    channels, height, width = skeleton.input_shape
+    areas = [high * wide for high, wide in skeleton.stem_resolutions]
+    last = _channels_at(skeleton, skeleton.stages[-1].width_factor)
+    macs = last * skeleton.classes
+    params = (last + 1) * skeleton.classes
+    before, values = np.full_like(last, channels), np.full_like(last, channels * height * width)
+    # A pooling needs no more than the end of the cell before it: two tensors of the larger size.
+    memory = last + skeleton.classes
+    for factor, area in zip(skeleton.stem_factors, areas, strict=True):
+        here = _channels_at(skeleton, factor)
+        macs = macs + 9 * area * before * here
+        params = params + (9 * before + 2) * here
+        memory = np.maximum(memory, values + area * here)
+        before, values = here, area * here
+    return Costs(macs, params, memory)
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """Cells in a skeleton, reduced to what their cost at any width follows from."""
+
+    _skeleton: Skeleton
+    _counts: tuple[_Counts, ...]  # for all stages, or one for each
 
     @classmethod
     def of(cls, cells: CellArrays | Sequence[CellArrays], skeleton: Skeleton) -> "CostModel":
@@ -312,31 +390,21 @@ class CostModel:
         stages = [cells] if isinstance(cells, CellArrays) else list(cells)
         if len(stages) not in (1, len(skeleton.stages)) or len({len(s) for s in stages}) != 1:
             raise ValueError("give cells for all stages, or as many for each stage")
-        count = len(stages[0])
-        found = np.zeros((5, count), dtype=np.int64)
-        for start in range(0, count, _CHUNK):
-            part = slice(start, start + _CHUNK)
-            counts = [_count(stage[part]) for stage in stages]
-            found[:, part] = _combine(counts * (len(skeleton.stages) // len(counts)), skeleton)
-        return cls(
-            (found[0], found[1]),
-            (found[2], found[3]),
-            found[4],
-            _skeleton_lines(skeleton),
-            skeleton.classes,
+        starts = range(0, max(len(stages[0]), 1), _CHUNK)
+        counts = (
+            _Counts.concatenate([_count(stage[start : start + _CHUNK]) for start in starts])
+            for stage in stages
         )
+        return cls(skeleton, tuple(counts))
+
+    def __len__(self) -> int:
+        return len(self._counts[0].nodes)
 
     def costs(self, widths: ArrayLike, precision: str = "fp32") -> Costs:
         """Costs at a width, or at one width per cell."""
-        width = np.broadcast_to(np.asarray(widths, dtype=np.int64), self.memory.shape)
-        values = self.memory * width
-        for slope, constant in self.lines:
-            values = np.maximum(values, slope * width + constant)
-        return Costs(
-            (self.macs[0] * width + self.macs[1]) * width,
-            (self.params[0] * width + self.params[1]) * width + self.classes,
-            values * PRECISIONS[precision],
-        )
+        width = np.broadcast_to(np.asarray(widths, dtype=np.int64), (len(self),))
+        found = self._costs(width, range(len(self)))
+        return Costs(found.macs, found.params, found.peak_memory_bytes * PRECISIONS[precision])
 
     def largest_widths(self, budget: Budget) -> IntArray:
         """The largest width of each cell within the budget's MACs, params and memory.
@@ -344,77 +412,48 @@ class CostModel:
         Every width below it fits as well. At most MAX_WIDTH; 0 where not even MIN_WIDTH fits.
         Latency is not looked at.
         """
-        widths = np.full(self.memory.shape, MAX_WIDTH, dtype=np.int64)
-        if budget.macs is not None:
-            widths = np.minimum(widths, _largest_root(*self.macs, budget.macs))
-        if budget.params is not None:
-            room = budget.params - self.classes
-            widths = np.minimum(widths, _largest_root(*self.params, room))
-        if budget.memory_bytes is not None:
-            values = min(int(budget.memory_bytes), 1 << 62) // PRECISIONS[budget.precision]
-            widths = np.minimum(widths, values // self.memory)
-            for slope, constant in self.lines:
-                widths = np.minimum(widths, (values - constant) // slope)
-        return np.asarray(np.where(widths < MIN_WIDTH, 0, widths))
+        inside = np.full(len(self), MIN_WIDTH - 1, dtype=np.int64)
+        above = np.full(len(self), MAX_WIDTH + 1, dtype=np.int64)
+        while len(rows := np.flatnonzero(above - inside > 1)):
+            middle = (inside[rows] + above[rows]) // 2
+            found = self._costs(middle, rows)
+            size = PRECISIONS[budget.precision]
+            fits = np.ones(len(rows), dtype=bool)
+            for limit, values in (
+                (budget.macs, found.macs),
+                (budget.params, found.params),
+                (budget.memory_bytes, found.peak_memory_bytes * size),
+            ):
+                if limit is not None:
+                    fits &= values <= limit
+            inside[rows[fits]], above[rows[~fits]] = middle[fits], middle[~fits]
+        return np.asarray(np.where(inside < MIN_WIDTH, 0, inside))
 
-
-def _largest_root(square: IntArray, plain: IntArray, room: int) -> IntArray:
-    """The largest whole w <= MAX_WIDTH with square * w^2 + plain * w <= room; 0 if there is none.
-
-    `square` is positive and `plain` is not negative.
-    """
-    room = min(int(room), 1 << 62)
-    if room <= 0:
-        return np.zeros_like(square)
-    # This form of the quadratic formula does not cancel digits; rounding is mended exactly.
-    root = 2 * room / (plain + np.sqrt(plain.astype(float) ** 2 + 4.0 * square * room))
-    width = np.minimum(root, MAX_WIDTH).astype(np.int64)
-    width -= (square * width + plain) * width > room
-    width += (square * (width + 1) + plain) * (width + 1) <= room
-    return np.asarray(np.minimum(width, MAX_WIDTH))
-
-
-def _combine(stages: Sequence[_Counts], skeleton: Skeleton) -> IntArray:
-    """Coefficients of width^2 and width of MACs, then of params; and memory's slope: (5, n)."""
-    pixels = [height * width for height, width in skeleton.resolutions]
-    stem = [height * width for height, width in skeleton.stem_resolutions]
-    kernel = 9  # of the stem
-    last = skeleton.stages[-1].width_factor
-    # Stem and classifier; a batch norm has two parameters per channel.
-    square = kernel * sum(stem[1:])
-    plain = kernel * skeleton.input_shape[0] * stem[0] + last * skeleton.classes
-    square_params = kernel * (len(stem) - 1)
-    plain_params = kernel * skeleton.input_shape[0] + 2 * len(stem) + last * skeleton.classes
-    shape = stages[0].nodes.shape
-    macs = [np.full(shape, square, np.int64), np.full(shape, plain, np.int64)]
-    params = [np.full(shape, square_params, np.int64), np.full(shape, plain_params, np.int64)]
-    memory = np.zeros(shape, np.int64)
-    before = 1
-    for stage, counts, area in zip(skeleton.stages, stages, pixels, strict=True):
-        factor = stage.width_factor
-        for c in (before, *(factor,) * (stage.repeats - 1)):
-            entry = counts.summed and c != factor
-            read = counts.edges * factor + counts.input_edges * c
-            depthwise = counts.separable_edges * factor + counts.separable_input_edges * c
-            weights = (read + counts.leaves * factor + c * (1 + entry)) * factor
-            normalised = depthwise.sum(axis=0) + (counts.nodes + 2 + entry) * factor
-            macs[0] += area * weights
-            macs[1] += area * (_AREAS @ depthwise)
-            params[0] += weights
-            params[1] += _AREAS @ depthwise + 2 * normalised
-            memory = np.maximum(memory, area * counts.peak(c, factor))
-        before = factor
-    return np.stack([*macs, *params, memory])
-
-
-def _skeleton_lines(skeleton: Skeleton) -> tuple[tuple[int, int], ...]:
-    """Values alive at the steps outside the cells: (multiple of the width, constant) of each."""
-    channels, height, width = skeleton.input_shape
-    areas = [height * width for height, width in skeleton.stem_resolutions]
-    lines = [(areas[0], channels * height * width)]
-    lines += [(first + second, 0) for first, second in pairwise(areas)]
-    # A pooling needs no more than the end of the cell before it: two tensors of the larger size.
-    return (*lines, (skeleton.stages[-1].width_factor, skeleton.classes))
+    def _costs(self, width: IntArray, rows: IntArray | range) -> Costs:
+        """Costs of some cells at a width each; of the memory the values, not the bytes."""
+        around = _around(self._skeleton)
+        macs, params = around.macs[width], around.params[width]
+        memory = around.peak_memory_bytes[width]
+        counts = [one if len(rows) == len(self) else one.of_rows(rows) for one in self._counts]
+        for stage in range(len(self._skeleton.stages)):
+            own = counts[stage if len(counts) > 1 else 0]
+            for place in _places(self._skeleton, stage, own.summed):
+                c = _channels_at(self._skeleton, place.before)[width]
+                w = _channels_at(self._skeleton, place.factor)[width]
+                weights = (
+                    ((own.edges + own.leaves) * w + (own.input_edges + place.projections) * c) * w
+                    + own.depthwise_edges * w
+                    + own.depthwise_input_edges * c
+                )
+                normalised = (
+                    own.separable_edges * w
+                    + own.separable_input_edges * c
+                    + (own.nodes + 1 + place.projections) * w
+                )
+                macs += place.count * place.area * weights
+                params += place.count * (weights + 2 * normalised)
+                memory = np.maximum(memory, place.area * own.peak(c, w, place.plain))
+        return Costs(macs, params, memory)
 
 
 def cost(architecture: Architecture, precision: str = "fp32") -> Cost:

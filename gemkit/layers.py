@@ -93,22 +93,24 @@ def layers(architecture: Architecture) -> tuple[Layer, ...]:
     """The layers of a network in the default order of execution, the image first.
 
     In a cell that is the order of the nodes' indices; an entry comes before them, the projection of
-    the cell input after the leaves' convolution.
+    the cell input, if there is one, after the leaves' convolution.
     """
     return tuple(_network(architecture))
 
 
 def _network(architecture: Architecture) -> _Layers:
-    skeleton, width = architecture.skeleton, architecture.width
+    skeleton = architecture.skeleton
     channels = skeleton.input_shape[0]
     x = Layer(IMAGE, "input", (), channels, *skeleton.input_shape)
     yield x
-    for index, stride in enumerate(skeleton.stem_strides):
-        x = _convolution(f"stem.{3 * index}", x, width, 3, stride=stride)
+    stem = zip(skeleton.stem_strides, architecture.stem_channels, strict=True)
+    for index, (stride, wide) in enumerate(stem):
+        x = _convolution(f"stem.{3 * index}", x, wide, 3, stride=stride)
         yield x
-    for number, (stage, cell) in enumerate(
-        zip(skeleton.stages, architecture.stage_cells, strict=True)
-    ):
+    stages = zip(
+        skeleton.stages, architecture.stage_cells, architecture.stage_channels, strict=True
+    )
+    for number, (stage, cell, wide) in enumerate(stages):
         if number:
             size = x.height // 2, x.width // 2
             x = Layer(
@@ -117,7 +119,9 @@ def _network(architecture: Architecture) -> _Layers:
             yield x
         for repeat in range(stage.repeats):
             name = f"stages.{number}.{repeat}"
-            x = yield from _cell(cell, x, name, width * stage.width_factor, number)
+            plain = skeleton.is_plain(number, repeat)
+            identity = plain and skeleton.shortcut == "identity"
+            x = yield from _cell(cell, x, name, wide, number, plain, identity)
     x = Layer("pooled", "mean", (x.name,), x.channels, x.channels, 1, 1)
     yield x
     x = Layer("classifier", "linear", (x.name,), x.channels, skeleton.classes, 1, 1)
@@ -125,9 +129,17 @@ def _network(architecture: Architecture) -> _Layers:
     return x
 
 
-def _cell(cell: Cell, cell_input: Layer, name: str, channels: int, stage: int) -> _Layers:
+def _cell(
+    cell: Cell,
+    cell_input: Layer,
+    name: str,
+    channels: int,
+    stage: int,
+    plain: bool,
+    identity: bool,
+) -> _Layers:
     tensors = {0: cell_input}
-    if cell.aggregation == "sum" and cell_input.channels != channels:
+    if cell.aggregation == "sum" and not plain:
         tensors[0] = _convolution(
             f"{name}.entry.0", cell_input, channels, relu=False, stage=stage, node=0
         )
@@ -150,8 +162,10 @@ def _cell(cell: Cell, cell_input: Layer, name: str, channels: int, stage: int) -
     x = yield from _joined(cell, tensors, cell.leaves, f"{name}.join", stage)
     x = _convolution(f"{name}.output.0", x, channels, relu=False, stage=stage)
     yield x
-    side = _convolution(f"{name}.projection.0", cell_input, channels, relu=False, stage=stage)
-    yield side
+    side = cell_input
+    if not identity:
+        side = _convolution(f"{name}.projection.0", cell_input, channels, relu=False, stage=stage)
+        yield side
     x = _sum((x, side), f"{name}.sum", relu=True, stage=stage)
     yield x
     return x

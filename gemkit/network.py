@@ -1,8 +1,8 @@
 """GEMNet: the PyTorch network of an architecture.
 
 stem -> stages of cells, 2x2 max-pooling between them -> global average pooling -> classifier.
-The stem is one 3x3 convolution (padding 1), batch norm and ReLU per stride, all of `width`
-channels. Stage k repeats its cell at `w = width * width_factor` channels.
+The stem is one 3x3 convolution (padding 1), batch norm and ReLU per stride. How many channels `w`
+stem and stages have is `gemkit.architecture`'s to say.
 
 A cell with a `c`-channel input at width `w` (predecessor: SwiftNet, by the paper's first author;
 the aggregation by sum is ours, after RandWire):
@@ -11,9 +11,10 @@ the aggregation by sum is ours, after RandWire):
   side by side in the order of their index; with "sum" they are added.
 - `conv1x1`: 1x1 convolution, batch norm, ReLU. `sep3x3`: depthwise 3x3 convolution, batch norm,
   ReLU, then 1x1 convolution, batch norm, ReLU. No convolution has a bias; all strides are 1.
-- With "sum" and c != w one 1x1 convolution and batch norm (`entry`) first bring the cell input to
+- With "sum", where c differs from w at some width, one 1x1 convolution and batch norm (`entry`) first bring the cell input to
   `w` channels for all nodes that read it.
-- output = ReLU(BN(conv1x1(join(leaves))) + BN(conv1x1(cell input))), `w` channels.
+- output = ReLU(BN(conv1x1(join(leaves))) + BN(conv1x1(cell input))), `w` channels; in a skeleton of
+  shortcut "identity" the cell input is added as it is where it has `w` channels at every width.
 """
 
 import json
@@ -76,7 +77,9 @@ def _operation(name: str, channels_in: int, channels: int) -> nn.Sequential:
 class GEMCell(nn.Module):
     """One cell: (batch, channels_in, h, w) -> (batch, channels, h, w)."""
 
-    def __init__(self, cell: Cell, channels_in: int, channels: int) -> None:
+    def __init__(
+        self, cell: Cell, channels_in: int, channels: int, plain: bool, identity: bool
+    ) -> None:
         super().__init__()
         concat = cell.aggregation == "concat"
         self.aggregation = cell.aggregation
@@ -89,9 +92,7 @@ class GEMCell(nn.Module):
             for position in range(len(cell.operations))
         )
         self.entry = (
-            None
-            if concat or channels_in == channels
-            else nn.Sequential(*_convolution(channels_in, channels))
+            None if concat or plain else nn.Sequential(*_convolution(channels_in, channels))
         )
         self.nodes = nn.ModuleList()
         for node in range(1, len(cell.operations)):
@@ -101,7 +102,7 @@ class GEMCell(nn.Module):
             )
         joined = channels * len(cell.leaves) if concat else channels
         self.output = nn.Sequential(*_convolution(joined, channels))
-        self.projection = nn.Sequential(*_convolution(channels_in, channels))
+        self.projection = None if identity else nn.Sequential(*_convolution(channels_in, channels))
 
     def _join(self, tensors: "Sequence[Tensor]") -> Tensor:
         if len(tensors) == 1:
@@ -124,7 +125,7 @@ class GEMCell(nn.Module):
         joined = self._join([alive.pop(leaf) for leaf in self._leaves])
         out: Tensor = self.output(joined)
         del joined
-        out += self.projection(x)
+        out += x if self.projection is None else self.projection(x)
         return F.relu(out, inplace=True)
 
 
@@ -139,21 +140,26 @@ class GEMNet(nn.Module):
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        skeleton, width = architecture.skeleton, architecture.width
+        skeleton = architecture.skeleton
         self.architecture = architecture
         stem: list[nn.Module] = []
         channels = skeleton.input_shape[0]
-        for stride in skeleton.stem_strides:
-            stem += _convolution(channels, width, 3, stride=stride)
+        for stride, wide in zip(skeleton.stem_strides, architecture.stem_channels, strict=True):
+            stem += _convolution(channels, wide, 3, stride=stride)
             stem.append(nn.ReLU(inplace=True))
-            channels = width
+            channels = wide
         self.stem = nn.Sequential(*stem)
         self.stages = nn.ModuleList()
-        for stage, cell in zip(skeleton.stages, architecture.stage_cells, strict=True):
+        stages = zip(
+            skeleton.stages, architecture.stage_cells, architecture.stage_channels, strict=True
+        )
+        for index, (stage, cell, wide) in enumerate(stages):
             blocks = []
-            for _ in range(stage.repeats):
-                blocks.append(GEMCell(cell, channels, width * stage.width_factor))
-                channels = width * stage.width_factor
+            for repeat in range(stage.repeats):
+                plain = skeleton.is_plain(index, repeat)
+                identity = plain and skeleton.shortcut == "identity"
+                blocks.append(GEMCell(cell, channels, wide, plain, identity))
+                channels = wide
             self.stages.append(nn.Sequential(*blocks))
         self.classifier = nn.Linear(channels, skeleton.classes)
         for module in self.modules():

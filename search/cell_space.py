@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture, Skeleton, smallest
+from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton, smallest
 from gemkit.budget import Budget
 from gemkit.canonical import fingerprints
 from gemkit.cell import AGGREGATIONS, MAX_NODES, Cell, CellArrays

@@ -51,16 +51,14 @@ class Shares:
 
 def shares(architecture: Architecture) -> Shares:
     """Take a network apart."""
-    skeleton, width = architecture.skeleton, architecture.width
+    skeleton = architecture.skeleton
     nodes = [0] * max(len(cell.operations) for cell in architecture.cells)
     output = 0
     parts: Counter[str] = Counter()
     names = []
     shapes = []
-    for index, (stage, (height, across)) in enumerate(
-        zip(skeleton.stages, skeleton.resolutions, strict=True), start=1
-    ):
-        wide = width * stage.width_factor
+    stages = zip(skeleton.stages, skeleton.resolutions, architecture.stage_channels, strict=True)
+    for index, (stage, (height, across), wide) in enumerate(stages, start=1):
         shapes.append((wide, height, across))
         cells = "cell" if stage.repeats == 1 else "cells"
         names.append(f"stage {index}: {stage.repeats} {cells} at {height} x {across}, {wide} wide")

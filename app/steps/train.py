@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from gemkit.architecture import MIN_WIDTH, VECTOR, Architecture
+from gemkit.architecture import MIN_WIDTH, Architecture
 from gemkit.budget import format_count, format_latency
 from gemkit.cell import write_cell
 from gemkit.cost import cost, count_with_fvcore

@@ -27,15 +27,22 @@ def random_cell(rng: np.random.Generator, nodes: int, aggregation: str) -> Cell:
 
 
 def random_skeleton(rng: np.random.Generator) -> Skeleton:
-    """A preset as often as a skeleton of any stem, widths and repeats."""
+    """A preset as often as a skeleton of any stem, widths, repeats and shortcut."""
     classes = int(rng.integers(2, 30))
     if rng.random() < 0.5:
         return skeleton_for(PRESETS[rng.integers(len(PRESETS))], classes)
-    stages = [
-        Stage(int(rng.integers(1, 6)), int(rng.integers(1, 4))) for _ in range(rng.integers(1, 5))
-    ]
+    factors = rng.choice([0.75, 1, 1, 1.5, 2, 3, 5], size=7).tolist()
+    stages = [Stage(factors.pop(), int(rng.integers(1, 4))) for _ in range(rng.integers(1, 5))]
     shape = (int(rng.integers(1, 5)), *rng.integers(32, 60, size=2).tolist())
-    return Skeleton(shape, classes, tuple(rng.integers(1, 3, size=2).tolist()), tuple(stages))
+    return Skeleton(
+        shape,
+        classes,
+        tuple(rng.integers(1, 3, size=2).tolist()),
+        tuple(stages),
+        tuple(factors[:2]),
+        str(rng.choice(["projection", "identity"])),
+        bool(rng.random() < 0.5),
+    )
 
 
 def random_architecture(rng: np.random.Generator, nodes: int | None = None) -> Architecture:

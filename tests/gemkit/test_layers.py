@@ -76,9 +76,9 @@ def test_every_layer_follows_from_what_it_reads(draw_architecture: Draw) -> None
         shapes = {(one.stage, one.channels, one.height, one.width) for one in ends}
         skeleton = architecture.skeleton
         assert shapes == {
-            (index, architecture.width * stage.width_factor, *resolution)
-            for index, (stage, resolution) in enumerate(
-                zip(skeleton.stages, skeleton.resolutions, strict=True)
+            (index, wide, *resolution)
+            for index, (wide, resolution) in enumerate(
+                zip(architecture.stage_channels, skeleton.resolutions, strict=True)
             )
         }
 

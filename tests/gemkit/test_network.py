@@ -57,12 +57,12 @@ def reference(network: GEMNet, x: Tensor) -> Tensor:
         )
         return (x - mean) / torch.sqrt(var + 1e-5) * scale + bias
 
-    def run(cell: Cell, x: Tensor, prefix: str, width: int) -> Tensor:
+    def run(cell: Cell, x: Tensor, prefix: str, plain: bool) -> Tensor:
         def join(tensors: list[Tensor]) -> Tensor:
             return torch.cat(tensors, 1) if cell.aggregation == "concat" else sum(tensors)  # type: ignore[return-value]
 
         values = [x]
-        if cell.aggregation == "sum" and x.shape[1] != width:
+        if cell.aggregation == "sum" and not plain:
             values = [convolve(x, prefix + ".entry", 0)]
         for node in range(1, len(cell.operations)):
             y = join([values[source] for source, target in cell.edges if target == node])
@@ -73,9 +73,9 @@ def reference(network: GEMNet, x: Tensor) -> Tensor:
             values.append(y)
         readers = {source for source, _ in cell.edges}
         joined = join([y for node, y in enumerate(values) if node and node not in readers])
-        return (
-            convolve(joined, prefix + ".output", 0) + convolve(x, prefix + ".projection", 0)
-        ).relu()
+        if not (plain and architecture.skeleton.shortcut == "identity"):
+            x = convolve(x, prefix + ".projection", 0)
+        return (convolve(joined, prefix + ".output", 0) + x).relu()
 
     x = x.double()
     for index, stride in enumerate(architecture.skeleton.stem_strides):
@@ -87,6 +87,7 @@ def reference(network: GEMNet, x: Tensor) -> Tensor:
             for name in ("running_mean", "running_var", "weight", "bias")
         )
         x = ((x - mean) / torch.sqrt(var + 1e-5) * scale + bias).relu()
+    before = architecture.skeleton.stem_factors[-1]
     for index, stage in enumerate(architecture.skeleton.stages):
         if index:
             height, width = x.shape[2] // 2, x.shape[3] // 2
@@ -94,8 +95,9 @@ def reference(network: GEMNet, x: Tensor) -> Tensor:
             x = x.unflatten(3, (width, 2)).unflatten(2, (height, 2)).amax((3, 5))
         for repeat in range(stage.repeats):
             cell = architecture.stage_cells[index]
-            wide = architecture.width * stage.width_factor
-            x = run(cell, x, f"stages.{index}.{repeat}", wide)
+            plain = before == stage.width_factor
+            x = run(cell, x, f"stages.{index}.{repeat}", plain)
+            before = stage.width_factor
     return x.mean((2, 3)) @ state["classifier.weight"].T + state["classifier.bias"]
 
 
@@ -166,7 +168,7 @@ def test_frees_what_dies(seed: int) -> None:
 
     nodes = 12
     cell = Cell(("input", *["conv1x1"] * nodes), tuple((node, node + 1) for node in range(nodes)))
-    network = GEMCell(cell, 4, 4).eval()
+    network = GEMCell(cell, 4, 4, plain=True, identity=False).eval()
     alive: list[weakref.ref[Tensor]] = []
     most = 0
 
