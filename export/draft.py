@@ -200,7 +200,7 @@ class _Builder:
                 out = self.node(
                     "MaxPool", [out], f"pool.{index}", kernel_shape=[2, 2], strides=[2, 2]
                 )
-            width = architecture.width * stage.width_factor
+            width = architecture.stage_channels[index]
             for repeat in range(stage.repeats):
                 out = self.cell(cell, out, f"stages.{index}.{repeat}", channels, width)
                 channels = width

@@ -11,8 +11,8 @@ the aggregation by sum is ours, after RandWire):
   side by side in the order of their index; with "sum" they are added.
 - `conv1x1`: 1x1 convolution, batch norm, ReLU. `sep3x3`: depthwise 3x3 convolution, batch norm,
   ReLU, then 1x1 convolution, batch norm, ReLU. No convolution has a bias; all strides are 1.
-- With "sum", where c differs from w at some width, one 1x1 convolution and batch norm (`entry`) first bring the cell input to
-  `w` channels for all nodes that read it.
+- With "sum", where c differs from w at some width, one 1x1 convolution and batch norm (`entry`)
+  first bring the cell input to `w` channels for all nodes that read it.
 - output = ReLU(BN(conv1x1(join(leaves))) + BN(conv1x1(cell input))), `w` channels; in a skeleton of
   shortcut "identity" the cell input is added as it is where it has `w` channels at every width.
 """

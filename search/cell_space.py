@@ -26,6 +26,7 @@ from gemkit.cell import AGGREGATIONS, MAX_NODES, Cell, CellArrays
 from gemkit.cost import CostModel, cost
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
+from gemkit.widths import VECTOR
 
 from .sampling import crossover, mutate, random_cells
 from .strategies import Candidates, Graphs, efficiency_factor

@@ -17,6 +17,7 @@ from gemkit.errors import UserError
 from gemkit.files import write_bytes
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial
+from gemkit.widths import VECTOR
 
 from .. import formatting
 from ..terminal.progress import default_console
