@@ -192,7 +192,7 @@ def _cell_costs(
 ) -> dict[str, FloatArray]:
     """Costs of one cell with a c-channel input at width w, at a place of the skeleton."""
     plain = skeleton.is_plain(stage, repeat)
-    projected = not (plain and skeleton.shortcut == "identity")
+    projected = int(not (plain and skeleton.shortcut == "identity"))
     # A multiple of 4 is filled up to one of 8 by runtimes that work on blocks of 8.
     padded_w = np.where(w % 4 == 0, 8 * np.ceil(w / 8), w)
     padded_c = np.where(c % 4 == 0, 8 * np.ceil(c / 8), c)
