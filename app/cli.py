@@ -137,7 +137,7 @@ def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
     With `--resume` what was not given is as the run was begun.
     """
-    from .steps.pipeline import default_out
+    from .steps.search import default_out
 
     if options["resume"]:
         _as_begun(options)
@@ -180,7 +180,7 @@ def _as_begun(options: dict[str, Any]) -> None:
     from gemkit.recipe import RECIPES
     from gemkit.store import Run, is_run
 
-    from .steps.pipeline import default_out
+    from .steps.search import default_out
 
     path = options["out"] or default_out(options["data"], resume=True)
     if not is_run(path):

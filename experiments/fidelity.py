@@ -37,8 +37,9 @@ from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.recipe import RECIPES
 from gemkit.search.cell_space import CellSpace
-from gemkit.search.trials import ProxyTask, end_with_parent, run_trial
+from gemkit.search.trials import ProxyTask, run_trial
 from gemkit.train import TrainingFailed
+from gemkit.workers import end_with_parent
 
 SHORT = (1, 3, 9)
 LONG, TRIALS, DRAWS = SHORT[-1], 16, 4000

@@ -21,7 +21,8 @@ from gemkit.architecture import Architecture
 from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search import encoder
-from gemkit.search.strategies import Graphs, History, strategy
+from gemkit.search.interfaces import Graphs, History
+from gemkit.search.strategies import strategy
 
 RESULTS = pool.ROOT / "results" / "search_live.json"
 BATCH, INITIAL, TOP, AGAIN = 4, 10, 3, 3

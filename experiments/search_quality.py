@@ -34,16 +34,10 @@ from gemkit.cell import OPERATIONS, CellArrays
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search import ablation, encoder
+from gemkit.search.interfaces import Candidates, Embedding, FloatArray, Graphs, Prediction
 from gemkit.search.kept import Kept
 from gemkit.search.predictor import STRUCTURE, GraphPredictor
-from gemkit.search.strategies import (
-    STRATEGIES,
-    Candidates,
-    Embedding,
-    FloatArray,
-    Graphs,
-    Prediction,
-)
+from gemkit.search.strategies import STRATEGIES
 from gemkit.search.tables import Table, TableSpace
 
 ROOT = Path(__file__).resolve().parents[1]

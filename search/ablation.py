@@ -16,12 +16,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from scipy.stats import kendalltau, spearmanr
 
 from gemkit.errors import UserError
 
 from . import tables
+from .encoder import (
+    EncoderConfig,
+    GraphEncoder,
+    embed,
+    load_encoder,
+    save_encoder,
+    train_encoder,
+)
 from .features import Roles, reduced
+from .finetune import FineTuned
+from .interfaces import Candidates, Embedding, FloatArray, Graphs, History, Predictor
 from .kept import Kept, Piece, Progress
 from .predictor import (
     STRUCTURE,
@@ -30,16 +42,7 @@ from .predictor import (
     flat_predictor,
     nasgem_predictor,
 )
-from .strategies import (
-    STRATEGIES,
-    Candidates,
-    Embedding,
-    FloatArray,
-    Graphs,
-    History,
-    Predictor,
-    strategy,
-)
+from .strategies import STRATEGIES, strategy
 from .tables import Queries, Table, TableSpace
 
 DEFAULT_STRATEGIES = ("nasgem", "bo", "bo+embedding", "evolution", "evolution+embedding", "random")
@@ -59,8 +62,6 @@ def table_encoder(table: Table, steps: int = 600) -> Any:
     It learns from 3,000 cells, half of them as they stand, half as they are left under random
     hypotheses about which label is dead and which a wire, since the predictor embeds such graphs.
     """
-    from .encoder import EncoderConfig, load_encoder, save_encoder, train_encoder
-
     for place in _encoder_places(table):
         if place.is_file():
             try:
@@ -102,8 +103,6 @@ def _encoder_places(table: Table) -> list[Path]:
 
 def table_embedding(table: Table) -> Embedding:
     """The embedding of a table's cells by its own encoder."""
-    from .encoder import embed
-
     encoder = table_encoder(table)
 
     def embedding(graphs: Graphs) -> NDArray[np.float32]:
@@ -211,8 +210,6 @@ def correlation(
     Returns `kendall_tau`, `spearman` and `coverage` (share of values inside the interval that
     should hold 90 % of them), None where the table has too few cells, or no ranks among them.
     """
-    from scipy.stats import kendalltau, spearmanr
-
     values = table.metric(metric)
     rng = np.random.default_rng([seed, 7])
     rows = rng.permutation(np.flatnonzero(np.isfinite(values)))
@@ -560,10 +557,6 @@ def _groups(*groups: str, roles: bool = False) -> Callable[[Opened], Predictor]:
 
 
 def _untrained(at: Opened) -> Predictor:
-    import torch
-
-    from .encoder import EncoderConfig, GraphEncoder, embed
-
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         encoder = GraphEncoder(EncoderConfig(labels=len(at.table.label_names)))
@@ -576,8 +569,6 @@ def _untrained(at: Opened) -> Predictor:
 
 def _fine_tuned(weight: float) -> Callable[[Opened], Predictor]:
     def make(at: Opened) -> Predictor:
-        from .finetune import FineTuned
-
         return FineTuned(table_encoder(at.table), training_graphs(at.table), weight)
 
     return make

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton, smallest
 from gemkit.budget import Budget
@@ -28,8 +28,8 @@ from gemkit.errors import UserError
 from gemkit.machine import usable_cores
 from gemkit.widths import VECTOR
 
+from .interfaces import Candidates, Graphs
 from .sampling import crossover, mutate, random_cells
-from .strategies import Candidates, Graphs, efficiency_factor
 
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
@@ -42,6 +42,14 @@ _WHOLE_TRY, _WORTH_IT = 4096, 1e-3
 """Drawing ends when so many draws give less than this share of new cells."""
 _CHUNK = 4096
 _MOST_EDITS = 4
+
+
+def efficiency_factor(macs: ArrayLike, reference: float, weight: float = -0.07) -> FloatArray:
+    """(MACs / reference) ** weight: the part of the efficiency score that is known beforehand.
+
+    Source: ours (the paper names an efficiency score and gives no formula).
+    """
+    return (np.asarray(macs, dtype=float) / reference) ** weight
 
 
 @dataclass(frozen=True)

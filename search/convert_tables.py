@@ -24,7 +24,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike, NDArray
+from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
 
 from gemkit.errors import UserError
 from gemkit.files import is_file, replacing
@@ -86,8 +88,6 @@ def nasbench201(path: Path) -> dict[str, NDArray[Any]]:
     Metrics are named DATASET_SPLIT_EPOCHS (`cifar10-valid_x-valid_199`), with FLOPs and parameters
     (both in millions) of each data set beside them.
     """
-    import torch
-
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -126,16 +126,12 @@ def _framed(data: bytes) -> bytes:
 
     That format is a row of pickles: magic number, version, system, the object, its storages.
     """
-    from torch.serialization import MAGIC_NUMBER, PROTOCOL_VERSION
-
     before = (MAGIC_NUMBER, PROTOCOL_VERSION, {"little_endian": True})
     return b"".join(pickle.dumps(part, 2) for part in before) + data + pickle.dumps([], 2)
 
 
 def hw_nas_bench(path: Path) -> dict[str, NDArray[Any]]:
     """From the pickle of HW-NAS-Bench: latency (ms) and energy (mJ) of devices, on CIFAR-10."""
-    import torch
-
     numbers = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     scalar = np.float64(0).__reduce__()[0]
     names: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), *numbers]

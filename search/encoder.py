@@ -10,6 +10,7 @@ The encoder that comes with gemkit (`encoder.safetensors`, for the default space
     python -m gemkit.search.encoder --out search/encoder.safetensors
 """
 
+import argparse
 import json
 import sys
 import time
@@ -23,6 +24,9 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich import progress as bars
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gemkit.cell import OPERATIONS, CellArrays
@@ -325,8 +329,6 @@ def save_encoder(
     encoder: GraphEncoder, path: Path, curve: list[dict[str, float]] | None = None
 ) -> None:
     """Write weights, configuration and training curve into one safetensors file."""
-    from safetensors.torch import save
-
     # One entry: safetensors writes several in an order that changes from run to run.
     about = {"format": FORMAT, "config": asdict(encoder.config), "curve": curve or []}
     state = {name: value.contiguous() for name, value in encoder.state_dict().items()}
@@ -337,8 +339,6 @@ _ABOUT = "gemkit_encoder"
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
     if not is_file(path):
         raise UserError(f"no encoder file {path}")
     try:
@@ -413,10 +413,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _train_and_write(arguments: list[str] | None) -> None:
-    import argparse
-
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
     parser = argparse.ArgumentParser(description="train the graph encoder of the 30-node space")
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--seed", type=int, default=0)
@@ -449,8 +445,12 @@ def _train_and_write(arguments: list[str] | None) -> None:
     probe.unlink()
     torch.set_num_threads(1)  # sums in one order: the same file every time
     started, used = time.perf_counter(), time.process_time()
-    columns = (BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
-    with Progress(TextColumn("training the encoder"), *columns) as bar:
+    columns = (
+        bars.BarColumn(),
+        bars.TextColumn("loss {task.fields[loss]:.3f}"),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(bars.TextColumn("training the encoder"), *columns) as bar:
         task = bar.add_task("train", total=chosen.steps, loss=float("nan"))
         trained = train_for_cells(
             config,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from gemkit.canonical import mix
 
-from .strategies import FloatArray, Graphs, IntArray
+from .interfaces import FloatArray, Graphs, IntArray
 
 PATHS_UP_TO = 10
 """Graphs with more places than this are described by short walks instead of whole paths."""

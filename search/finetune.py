@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from gemkit.regression import Warp
 
+from .encoder import GraphEncoder, embed
+from .interfaces import Candidates, FloatArray, Graphs
 from .predictor import FittedPredictor, GraphPredictor
-from .strategies import Candidates, FloatArray, Graphs
-
-if TYPE_CHECKING:
-    from .encoder import GraphEncoder
+from .similarity import SIMILARITIES
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,6 @@ class FineTuned:
 
     def __call__(self, candidates: Candidates, values: FloatArray) -> FittedPredictor:
         """Fit to values (n,), nan where a trial failed."""
-        from .encoder import embed
-
         done = np.flatnonzero(np.isfinite(values))
         encoder = self._trained(candidates.graphs[done], values[done])
 
@@ -54,11 +52,6 @@ class FineTuned:
         return GraphPredictor(self.groups, embedding, roles=False)(candidates, values)
 
     def _trained(self, graphs: Graphs, values: FloatArray) -> GraphEncoder:
-        import torch
-        from torch import nn
-
-        from .similarity import SIMILARITIES
-
         scores = Warp.of(values, "left", 0.3)(values)
         scores = (scores - scores.mean()) / (scores.std() or 1.0)
         encoder = copy.deepcopy(self.encoder)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, as_completed
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_json
-
-from .trials import local_workers, stop
+from gemkit.workers import Workers
 
 Progress = Callable[[str, int, int], None]
 """(what, done, of how many)."""
@@ -60,16 +59,17 @@ def _carried_out(pieces: Sequence[Piece], workers: int) -> Iterator[tuple[str, A
         for name, function, arguments in pieces:
             yield name, function(*arguments)
         return
-    with _single_threaded():
-        pool = local_workers(workers)
-        try:
-            futures: dict[Future[Any], str] = {
-                pool.submit(function, *arguments): name for name, function, arguments in pieces
-            }
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        finally:
-            stop(pool)
+    waiting = deque(pieces)
+    with _single_threaded(), Workers.local(workers) as running:
+        while waiting or running.running:
+            while waiting and running.idle:
+                name, function, arguments = waiting.popleft()
+                running.submit(name, function, *arguments)
+            ended = running.next()
+            assert ended is not None
+            if ended.died:
+                raise UserError(f"{ended.key}: {ended.died}")
+            yield ended.key, ended.value
 
 
 @contextmanager

@@ -9,20 +9,11 @@ makes, with one worker, the same trials as one that was left alone.
 from __future__ import annotations
 
 import math
-import re
-import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import (
-    FIRST_COMPLETED,
-    BrokenExecutor,
-    CancelledError,
-    Executor,
-    Future,
-    wait,
-)
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -30,16 +21,13 @@ import numpy as np
 from gemkit.architecture import Architecture
 from gemkit.errors import UserError
 from gemkit.store import Run, Trial
+from gemkit.workers import Workers
 
-from .cell_space import CellSpace, Scaled
-from .strategies import Candidates, History, Strategy, efficiency_factor
-from .trials import Evaluate, Outcome, ProxyTask, local_workers, run_trial, stop
+from .cell_space import CellSpace, Scaled, efficiency_factor
+from .interfaces import Candidates, Evaluate, History, Outcome, Strategy
 
 Progress = Callable[[Trial], None]
 """Called with a trial when it starts and when it ends."""
-
-Job = tuple[ProxyTask, Architecture, int, int]
-"""Task, architecture, seed, epochs."""
 
 _PROPOSALS, _TRIAL = 1, 2
 """What a random stream is for."""
@@ -77,192 +65,76 @@ class Plan:
             raise UserError("a search needs at least one trial, one per round, and one epoch")
 
 
-@dataclass
-class Workers:
-    """Where trials run: any executor, on any machine that can import gemkit.
-
-    Attributes:
-        make: makes the executor; called again when it broke because a process died.
-        count: how many trials run at once.
-        evaluate: runs a trial; must be importable by the workers.
-        end: ends an executor now.
-    """
-
-    make: Callable[[], Executor]
-    count: int = 1
-    evaluate: Evaluate = run_trial
-    end: Callable[[Any], None] = stop
-    _executor: Executor | None = field(default=None, repr=False)
-
-    @classmethod
-    def local(cls, count: int = 1) -> Workers:
-        """Processes of this machine."""
-        return cls(lambda: local_workers(count), count)
-
-    @classmethod
-    def dask(cls, address: str) -> Workers:
-        """The workers of a Dask cluster, by its scheduler's address; all must have the data.
-
-        Dask itself repeats the trials of a worker that died on another one.
-
-        Raises:
-            UserError: `distributed` is not installed, nobody answers, or there is no worker.
-        """
-        try:
-            from distributed import Client
-        except ImportError:
-            raise UserError("Dask needs another package: pip install 'gemkit[dask]'") from None
-        if not re.fullmatch(r"inproc://\S+|([a-z]+://)?[^\s/]+:[0-9]+(/\S*)?", address):
-            raise UserError(
-                f"{address!r} is no address of a Dask scheduler: write it like tcp://host:8786"
-            )
-        try:
-            client = Client(address, timeout="10s", set_as_default=False)
-        except (OSError, ValueError, TypeError) as error:
-            raise UserError(
-                f"no Dask scheduler answers at {address} ({type(error).__name__})"
-            ) from None
-        count = sum(client.ncores().values())
-        if not count:
-            client.close()
-            raise UserError(f"the Dask cluster at {address} has no workers")
-
-        def end(executor: Any) -> None:
-            executor.shutdown(wait=False)
-            client.close()
-
-        return cls(client.get_executor, count, end=end)
-
-    def __enter__(self) -> Workers:
-        self._executor = self.make()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._executor is not None:
-            self.end(self._executor)
-            self._executor = None
-
-    def outcomes(
-        self,
-        jobs: Iterable[Job],
-        started: Callable[[int], None],
-        wanted: Callable[[], bool],
-        more: Callable[[bool], Sequence[Job]] = lambda busy: (),
-    ) -> Iterator[tuple[int, Outcome]]:
-        """Run jobs, in order, `count` at once; yield (position, outcome) as they end.
-
-        When a process dies, nobody can tell which of the trials that were running took it down.
-        So they run again one by one, and one that dies alone has failed.
-
-        Args:
-            started: called with a job's position before it starts.
-            wanted: asked before each start; once it says no, only what is running is finished.
-            more: asked when a worker has nothing to do, and told whether another one has; its
-                jobs are added to the others.
-        """
-        jobs = list(jobs)
-        waiting, suspects = deque(range(len(jobs))), deque[int]()
-        running: dict[Future[Outcome], int] = {}
-        alone = False
-        while True:
-            while wanted() and len(running) < self.count:
-                if running and (alone or suspects):
-                    break
-                if not (suspects or waiting):
-                    fresh = more(bool(running))
-                    waiting.extend(range(len(jobs), len(jobs) + len(fresh)))
-                    jobs += fresh
-                if not (suspects or waiting):
-                    break
-                alone = bool(suspects)
-                position = suspects.popleft() if alone else waiting.popleft()
-                started(position)
-                running[self._submit(jobs[position])] = position
-            if not running:
-                return
-            ended, _ = wait(running, return_when=FIRST_COMPLETED)
-            broken = []
-            for future in ended:
-                position = running.pop(future)
-                try:
-                    outcome = future.result()
-                except BrokenExecutor:
-                    broken.append(position)
-                except CancelledError:
-                    raise UserError(
-                        "the connection to the workers was lost: continue with --resume "
-                        "when they are there again"
-                    ) from None
-                except Exception as error:
-                    if type(error).__name__ != "KilledWorker":  # of distributed
-                        raise
-                    yield position, Outcome(None, f"its workers died: {error}", math.nan)
-                else:
-                    yield position, outcome
-            if broken:
-                self._renew()
-                if alone:
-                    reason = "its process died (killed, or out of memory)"
-                    yield broken[0], Outcome(None, reason, math.nan)
-                else:
-                    suspects.extend(sorted([*broken, *running.values()]))
-                running.clear()
-
-    def _renew(self) -> None:
-        assert self._executor is not None
-        self.end(self._executor)
-        self._executor = self.make()
-
-    def _submit(self, job: Job) -> Future[Outcome]:
-        assert self._executor is not None, "use the workers as a context manager"
-        try:
-            return self._executor.submit(self.evaluate, *job)
-        except BrokenExecutor:  # a process died while it was idle
-            self._renew()
-            return self._executor.submit(self.evaluate, *job)
-
-
 def search(
     run: Run,
     space: CellSpace,
     strategy: Strategy,
-    task: ProxyTask,
+    evaluate: Evaluate,
     plan: Plan,
     workers: Workers,
-    progress: Progress | None = None,
+    progress: Progress = lambda trial: None,
 ) -> list[Trial]:
     """Search, or continue a search, until the plan is fulfilled.
 
     Args:
         run: open for writing; holds everything that is found, as it is found.
         strategy: proposes cells; asked once a round with the whole history.
+        evaluate: trains a cell; called by the workers.
 
     Returns:
         The finished trials, the best first (see `ranking`).
 
     Raises:
-        UserError: too many trials failed in a row, or nothing fits the budgets.
+        UserError: too many trials failed in a row, none succeeded, or nothing fits the budgets.
+            What failed is queued: continued, the search tries it again.
     """
     clock = _Clock(run, plan.seconds)
-
-    def next_round(busy: bool = False) -> list[Trial]:
-        trials = run.trials()
-        if len(trials) >= plan.trials or (busy and plan.in_rounds):
-            return []
-        with clock.spending("proposing"):
-            proposed = propose(run, space, strategy, plan, trials)
-            run.add_trials(proposed)
-        return proposed
-
+    queue = deque(trial for trial in run.trials() if trial.state == "queued")
     with workers:
-        while not clock.is_over:
-            open_ = [trial for trial in run.trials() if trial.state == "queued"]
-            open_ = open_ or next_round() or promote(run, space, plan, run.trials())
-            if not open_:
+        while True:
+            if not queue and workers.idle and not clock.is_over:
+                trials = run.trials()
+                # The next round; it need not wait for the end of the last one.
+                if len(trials) < plan.trials and not (workers.running and plan.in_rounds):
+                    with clock.spending("proposing"):
+                        proposed = propose(run, space, strategy, plan, trials)
+                        run.add_trials(proposed)
+                    queue.extend(proposed)
+                # After the last round: the best once more, for longer.
+                if not queue and not workers.running:
+                    queue.extend(promote(run, space, plan, trials))
+
+            while queue and workers.idle and not clock.is_over:
+                trial = queue.popleft()
+                run.trial_started(trial.index)
+                progress(replace(trial, state="running"))
+                architecture = Architecture((trial.cell,), space.skeleton, trial.width)
+                workers.submit(trial, evaluate, architecture, trial.seed, trial.epochs)
+
+            if not workers.running:  # all is done, or the time is over
                 break
-            train(run, space, task, plan, workers, open_, next_round, clock, progress)
+            ended = workers.next()
+            assert ended is not None
+            trial = _stored(run, ended.key, ended.value or Outcome(None, ended.died, math.nan))
+            clock.tick()
+            progress(trial)
+            failures = _failures_in_a_row(run) if trial.state == "failed" else []
+            if len(failures) >= plan.failures:
+                _try_again(run, [one for one in failures if "tried_again" not in one.extra])
+                raise UserError(
+                    f"{len(failures)} trials failed in a row, the last one because: "
+                    f"{trial.error}. {_MEND}"
+                )
+
     withdraw(run)
-    return ranking(run.trials(), space)
+    ranked = ranking(run.trials(), space)
+    if not ranked:
+        failures = [trial for trial in run.trials() if trial.state == "failed"]
+        if not failures:
+            raise UserError("the time was over before a trial ended: allow more")
+        _try_again(run, failures)
+        raise UserError(f"every trial failed, the last one because: {failures[-1].error}. {_MEND}")
+    return ranked
 
 
 def propose(
@@ -294,60 +166,18 @@ def propose(
     ]
 
 
-def train(
-    run: Run,
-    space: CellSpace,
-    task: ProxyTask,
-    plan: Plan,
-    workers: Workers,
-    trials: Iterable[Trial],
-    more: Callable[[bool], Sequence[Trial]],
-    clock: _Clock,
-    progress: Progress | None,
-) -> None:
-    """Run trials, and what `more` adds to them, and store each as it ends."""
-    trials = list(trials)
-
-    def started(position: int) -> None:
-        run.trial_started(trials[position].index)
-        if progress:
-            progress(replace(trials[position], state="running"))
-
-    def job(trial: Trial) -> Job:
-        architecture = Architecture((trial.cell,), space.skeleton, trial.width)
-        return task, architecture, trial.seed, trial.epochs
-
-    def more_jobs(busy: bool) -> list[Job]:
-        added = more(busy)
-        trials.extend(added)
-        return [job(trial) for trial in added]
-
-    for position, outcome in workers.outcomes(
-        [job(trial) for trial in trials], started, lambda: not clock.is_over, more_jobs
-    ):
-        trial = trials[position]
-        seconds = outcome.seconds if math.isfinite(outcome.seconds) else None
-        if outcome.accuracy is not None:
-            run.trial_done(trial.index, outcome.accuracy, outcome.seconds)
-            ended = replace(trial, state="done", accuracy=outcome.accuracy)
-        else:
-            error = outcome.error or "failed without a reason"
-            if short := trial.extra.get("short"):
-                run.trial_restored(trial.index, **short, extra={"long_error": error})
-            else:
-                run.trial_failed(trial.index, error, seconds)
-            ended = replace(trial, state="failed", error=error)
-        clock.tick()
-        if progress:
-            progress(replace(ended, seconds=seconds))
-        if outcome.failed and len(failures := _failures_in_a_row(run)) >= plan.failures:
-            for one in failures:
-                if not one.extra.get("tried_again"):
-                    run.trial_queued(one.index, one.epochs, {"tried_again": True})
-            raise UserError(
-                f"{len(failures)} trials failed in a row, the last one because: {outcome.error}. "
-                "Mend the cause and continue with --resume, which tries them once more"
-            )
+def _stored(run: Run, trial: Trial, outcome: Outcome) -> Trial:
+    """Store how a trial ended, and return it as it is now."""
+    seconds = outcome.seconds if math.isfinite(outcome.seconds) else None
+    if outcome.accuracy is not None:
+        run.trial_done(trial.index, outcome.accuracy, outcome.seconds)
+        return replace(trial, state="done", accuracy=outcome.accuracy, seconds=seconds)
+    error = outcome.error or "failed without a reason"
+    if short := trial.extra.get("short"):
+        run.trial_restored(trial.index, **short, extra={"long_error": error})
+    else:
+        run.trial_failed(trial.index, error, seconds)
+    return replace(trial, state="failed", error=error, seconds=seconds)
 
 
 def promote(run: Run, space: CellSpace, plan: Plan, trials: Sequence[Trial]) -> list[Trial]:
@@ -428,11 +258,20 @@ def trial_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, _TRIAL, index]).generate_state(1)[0] >> 1)
 
 
+_MEND = "Mend the cause and continue with --resume, which tries them once more"
+
+
 def _failures_in_a_row(run: Run) -> list[Trial]:
     """The failed trials after the last one, by index, that is done."""
     ended = [trial for trial in run.trials() if trial.state in ("done", "failed")]
     good = max((place for place, trial in enumerate(ended) if trial.state == "done"), default=-1)
     return ended[good + 1 :]
+
+
+def _try_again(run: Run, failures: Sequence[Trial]) -> None:
+    """Queue failed trials once more."""
+    for trial in failures:
+        run.trial_queued(trial.index, trial.epochs, {"tried_again": True})
 
 
 def _short(trial: Trial) -> float | None:
@@ -459,11 +298,11 @@ class _Clock:
     def __init__(self, run: Run, limit: float | None) -> None:
         self._run, self._limit = run, limit
         self._before = float(run.setting("search_seconds", 0.0))
-        self._started = time.monotonic()
+        self._started = monotonic()
 
     @property
     def spent(self) -> float:
-        return self._before + time.monotonic() - self._started
+        return self._before + monotonic() - self._started
 
     @property
     def is_over(self) -> bool:
@@ -475,8 +314,8 @@ class _Clock:
     @contextmanager
     def spending(self, on: str) -> Iterator[None]:
         """Add the time of a block to the setting `ON_seconds`."""
-        started = time.monotonic()
+        started = monotonic()
         yield
         name = f"{on}_seconds"
-        spent = self._run.setting(name, 0.0) + time.monotonic() - started
+        spent = self._run.setting(name, 0.0) + monotonic() - started
         self._run.set_setting(name, spent)

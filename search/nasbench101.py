@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from gemkit.errors import UserError
 
-from .strategies import FloatArray, IntArray
+from .interfaces import FloatArray, IntArray
 
 ABSENT = 255
 """Code of a place without node in the `ops` of a table with operations on nodes."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .strategies import (
+from .interfaces import (
     Candidates,
     Embedding,
     Fitted,

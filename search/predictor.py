@@ -35,7 +35,7 @@ from .features import (
     used_nodes,
     walks,
 )
-from .strategies import Candidates, Embedding, FloatArray, Graphs, IntArray, Prediction
+from .interfaces import Candidates, Embedding, FloatArray, Graphs, IntArray, Prediction
 
 STRUCTURE = ("counts", "paths", "bags", "walks")
 GROUPS = (*STRUCTURE, "shape", "embedding", "flat", "wl", "used", "positions")

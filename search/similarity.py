@@ -9,15 +9,13 @@ measured: `docs/embedding.md`, rebuilt by
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix, diags, hstack
 
 from . import wl
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 Similarity = Callable[[NDArray[np.int8], NDArray[np.bool_], int], Any]
 """(labels (n, m), adjacency (n, m, m), number of kinds of labels) -> unit rows (n, d), dense or
@@ -162,13 +160,11 @@ def _coarse_labels(
 
 def _histograms(
     refined: Sequence[NDArray[np.int32]], weights: Sequence[float], unary: bool = False
-) -> "csr_matrix":
+) -> csr_matrix:
     """Counts of labels by round, weighted; `unary` writes a count c as c ones.
 
     The product of two unary counts is the smaller of both: histogram intersection.
     """
-    from scipy.sparse import csr_matrix, hstack
-
     parts = []
     for labels, weight in zip(refined, weights, strict=True):
         graphs, places = np.nonzero(labels >= 0)
@@ -186,8 +182,6 @@ def _histograms(
     return hstack(parts, format="csr")
 
 
-def _unit(vectors: "csr_matrix") -> "csr_matrix":
-    from scipy.sparse import diags
-
+def _unit(vectors: csr_matrix) -> csr_matrix:
     lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
     return diags(1 / lengths, dtype=np.float32) @ vectors

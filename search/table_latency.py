@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from gemkit import regression
 from gemkit.errors import UserError
 
 from . import tables
 from .ablation import interval, opened
+from .interfaces import FloatArray, IntArray
 from .kept import Kept, Progress
-from .predictor import GraphPredictor
-from .strategies import FloatArray, IntArray
+from .predictor import GraphPredictor, Memo, compute
 
 
 def latency(
@@ -83,20 +84,16 @@ def latency(
     return report
 
 
-def latency_predictor(memo: Any = None) -> GraphPredictor:
+def latency_predictor(memo: Memo = compute) -> GraphPredictor:
     """The predictor of latencies of labelled graphs: costs of the operations executed add up, at
     each place its own."""
-    from .predictor import compute
-
     groups = ("used", "positions")
-    return GraphPredictor(groups, None, memo or compute, linear=groups, warp="none")
+    return GraphPredictor(groups, None, memo, linear=groups, warp="none")
 
 
 def _latency(
     path: str, unique: bool, name: str, seed: int, samples: int
 ) -> dict[str, dict[str, float]]:
-    from scipy.stats import spearmanr
-
     at = opened(path, unique, False)
     values = at.table.metric(name)
     rows = np.random.default_rng([seed, 7]).permutation(np.flatnonzero(np.isfinite(values)))

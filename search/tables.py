@@ -31,9 +31,9 @@ from gemkit.errors import UserError
 from gemkit.files import is_file, read_arrays, replacing, unreadable
 
 from .features import Roles, compacted, live_nodes
+from .interfaces import Candidates, FloatArray, Graphs, IntArray
 from .nasbench101 import ABSENT, MOST_OPERATIONS, read_nasbench101
 from .predictor import Raw
-from .strategies import Candidates, FloatArray, Graphs, IntArray
 
 EDGES = ((0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3))
 """Edges of an npz table that does not name them: those of NAS-Bench-201, in its order."""

@@ -1,33 +1,29 @@
 """Proxy trials: one architecture is built, counted, trained shortly and judged.
 
-`run_trial` is a plain function of small arguments, so it runs on any
-`concurrent.futures.Executor`: in this process, in local processes (`LocalWorkers`), on a Dask
-cluster. Whatever goes wrong with one network (an exception, a loss that is not finite, memory,
-time) becomes part of the trial's outcome and never stops the search.
+`run_trial` is a plain function of small arguments, so it runs wherever `gemkit.workers` runs it.
+Whatever goes wrong with one network (an exception, a loss that is not finite, memory, time) becomes
+part of the trial's outcome and never stops the search.
 """
 
 from __future__ import annotations
 
 import functools
-import multiprocessing
-import os
-import signal
-import sys
 import threading
 import time
-import types
-from collections.abc import Callable
-from concurrent.futures import Executor, ProcessPoolExecutor
 from dataclasses import dataclass
-from multiprocessing.connection import wait
-from multiprocessing.context import SpawnContext, SpawnProcess
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
 
 from gemkit.architecture import Architecture
-from gemkit.machine import usable_cores
+from gemkit.cost import verify
+from gemkit.data import load, proxy_split
+from gemkit.network import build
+from gemkit.recipe import Recipe
+from gemkit.train import TrainingFailed, train
+from gemkit.workers import worker_number
 
-if TYPE_CHECKING:
-    from gemkit.recipe import Recipe
+from .interfaces import Outcome
 
 
 @dataclass(frozen=True)
@@ -50,30 +46,11 @@ class ProxyTask:
     threads: int = 1
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """How a trial ended: with an accuracy (a fraction) or with the reason why it failed."""
-
-    accuracy: float | None
-    error: str | None
-    seconds: float
-
-    @property
-    def failed(self) -> bool:
-        return self.accuracy is None
-
-
-Evaluate = Callable[[ProxyTask, Architecture, int, int], Outcome]
-"""(task, architecture, seed, epochs) -> outcome; `run_trial` or something of its form."""
-
-
 _one_at_a_time = threading.Lock()
-_worker = 0
-"""Number of this process among the local workers: decides which GPU it uses."""
 
 
 def run_trial(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> Outcome:
-    """Train an architecture on the proxy task.
+    """Train an architecture on the proxy task; with the task filled in, an `Evaluate`.
 
     The result depends on the arguments alone (and on the machine's arithmetic): not on the
     worker, nor on what it did before. The test set is never looked at.
@@ -94,15 +71,9 @@ def run_trial(task: ProxyTask, architecture: Architecture, seed: int, epochs: in
 
 
 def _trained(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> float:
-    import torch
-
-    from gemkit.cost import verify
-    from gemkit.network import build
-    from gemkit.train import train
-
     torch.set_num_threads(task.threads)
     if task.device != "cpu" and torch.cuda.is_available():
-        torch.cuda.set_device(_worker % torch.cuda.device_count())
+        torch.cuda.set_device(worker_number() % torch.cuda.device_count())
     split, mean, std = _data(task.data, task.seed)
     torch.manual_seed(seed)
     network = build(architecture)
@@ -125,99 +96,15 @@ def _trained(task: ProxyTask, architecture: Architecture, seed: int, epochs: int
 @functools.lru_cache(maxsize=1)
 def _data(spec: str, seed: int) -> tuple[Any, tuple[float, ...], tuple[float, ...]]:
     """The proxy's split, with mean and deviation; read once in every process."""
-    from gemkit.data import load, proxy_split
-
     dataset = load(spec)
     return proxy_split(dataset, seed), dataset.mean, dataset.std
 
 
 def _reason(failure: BaseException) -> str:
     """Why a trial failed, in one line."""
-    from gemkit.train import TrainingFailed
-
     text = " ".join(str(failure).split())
     if isinstance(failure, MemoryError) or "out of memory" in text or "allocate memory" in text:
         return "out of memory"
     if isinstance(failure, TrainingFailed):
         return text
     return f"{type(failure).__name__}: {text}"[:500]
-
-
-# -- local processes
-
-
-def threads_per_worker(workers: int) -> int:
-    """Threads that each of some local workers may use so that the cores are not oversubscribed.
-
-    OMP_NUM_THREADS, OpenMP's own variable, bounds them: who trains several runs on one machine
-    sets it, since threads that wait for one another's cores make each run ten times slower.
-    """
-    asked = os.environ.get("OMP_NUM_THREADS", "")
-    share = max(1, usable_cores() // workers)
-    return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
-
-
-class _Process(SpawnProcess):
-    """A fresh process that does not run the caller's main script again.
-
-    All that the workers need is importable from gemkit. So a search may be called from a script
-    without the `if __name__ == "__main__"` that multiprocessing else asks for.
-    """
-
-    @staticmethod
-    def _Popen(process_obj: Any) -> Any:
-        main = sys.modules["__main__"]
-        sys.modules["__main__"] = types.ModuleType("__main__")
-        try:
-            return SpawnProcess._Popen(process_obj)  # type: ignore[attr-defined]
-        finally:
-            sys.modules["__main__"] = main
-
-
-class _Context(SpawnContext):
-    Process = _Process  # type: ignore[assignment]
-
-
-def local_workers(workers: int) -> Executor:
-    """Processes that run trials; on a machine with several GPUs each gets one in turn.
-
-    They end with the process that started them, however it ends.
-    """
-    context = _Context()
-    return ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0),)
-    )
-
-
-def stop(executor: Executor) -> None:
-    """End an executor now; what it was running is lost."""
-    processes = list((getattr(executor, "_processes", None) or {}).values())
-    executor.shutdown(wait=False, cancel_futures=True)
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
-
-
-def _begin(counter: Any) -> None:
-    """First steps of a local worker."""
-    # Ctrl-C reaches the whole group of processes: the parent decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
-    global _worker
-    with counter.get_lock():
-        _worker = counter.value
-        counter.value += 1
-
-
-def end_with_parent() -> None:
-    """Let this process end with the one that started it, however that ends."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
-
-
-def _follow(sentinel: int) -> None:
-    """End this process when its parent has ended."""
-    wait([sentinel])
-    os._exit(1)

@@ -2,9 +2,10 @@
 
 import ast
 import sys
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+import networkx
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -14,26 +15,76 @@ PACKAGES = {
     "export": "gemkit.export",
     "app": "gemkit.app",
 }
+"""Folders and what they are imported as."""
 ALLOWED = {
-    "gemkit": set[str](),
-    "search": {"gemkit.search"},
-    "export": {"gemkit.export"},
-    "app": {"gemkit.search", "gemkit.export", "gemkit.app"},
+    "gemkit": {"gemkit"},
+    "search": {"gemkit", "search"},
+    "export": {"gemkit", "export"},
+    "app": {"gemkit", "search", "export", "app"},
 }
+"""For each folder, the folders that it may import from."""
+KNOWN_CIRCLES: list[set[str]] = [
+    {"gemkit.app.steps.bench", "gemkit.app.steps.export", "gemkit.app.zoo"}
+]
+"""Still to be mended; nothing may be added."""
 SOURCES = sorted(path for folder in PACKAGES for path in (ROOT / folder).rglob("*.py"))
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
-    """Absolute names that a file imports, anywhere in it."""
-    for node in ast.walk(ast.parse(path.read_text())):
+def module_of(path: Path) -> str:
+    folder, *rest = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join([PACKAGES[folder], *rest]).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in SOURCES}
+
+
+@cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+@cache
+def imported(path: Path) -> list[tuple[str, str | None, int]]:
+    """Every import of a file, also those inside functions: module, name (or None), line.
+
+    Relative ones are spelled out; a module that is imported as a name counts as a module.
+    """
+    found: list[tuple[str, str | None, int]] = []
+    module = module_of(path)
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
+            found += [(alias.name, None, node.lineno) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, *base.split(".")]).rstrip(".")
             for alias in node.names:
-                yield alias.name, node.lineno
-        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
-            yield node.module, node.lineno
-            if node.module == "gemkit":
-                for alias in node.names:
-                    yield f"gemkit.{alias.name}", node.lineno
+                inner = f"{base}.{alias.name}"
+                whole = inner in MODULES
+                found.append((inner if whole else base, None if whole else alias.name, node.lineno))
+    return found
+
+
+def defined(path: Path) -> tuple[set[str], set[str]]:
+    """Names that a module makes itself, and names that it only imports."""
+    own, passed = set[str](), set[str]()
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            own.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            own.add(node.id)
+        elif isinstance(node, ast.Import | ast.ImportFrom):
+            passed |= {alias.asname or alias.name for alias in node.names}
+    return own, passed - own
+
+
+def folder_of(module: str) -> str | None:
+    """The folder that a module lies in, None where it is not ours."""
+    if module not in MODULES:
+        return None
+    return MODULES[module].relative_to(ROOT).parts[0]
 
 
 def test_there_are_sources() -> None:
@@ -43,11 +94,27 @@ def test_there_are_sources() -> None:
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_point_downwards_only(path: Path) -> None:
     folder = path.relative_to(ROOT).parts[0]
-    for name, line in imported(path):
-        assert name.split(".")[0] not in {"search", "export", "app"}, f"{path}:{line}"
-        for package in set(PACKAGES.values()) - {"gemkit"}:
-            if name == package or name.startswith(package + "."):
-                assert package in ALLOWED[folder], f"{path}:{line} imports {name}"
+    for module, _, line in imported(path):
+        assert module.split(".")[0] not in {"search", "export", "app"}, f"{path}:{line}"
+        above = folder_of(module)
+        assert above is None or above in ALLOWED[folder], f"{path}:{line} imports {module}"
+
+
+def test_imports_make_no_circle() -> None:
+    graph = networkx.DiGraph()
+    for module, path in MODULES.items():
+        needed = {one for one, *_ in imported(path) if one in MODULES}
+        graph.add_edges_from((module, one) for one in needed - {module})
+    circles = [part for part in networkx.strongly_connected_components(graph) if len(part) > 1]
+    assert not [one for one in circles if not any(one <= known for known in KNOWN_CIRCLES)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_are_imported_from_where_they_are_made(path: Path) -> None:
+    for module, name, line in imported(path):
+        if module in MODULES and name is not None:
+            passed = defined(MODULES[module])[1]
+            assert name not in passed, f"{path}:{line}: {module} only passes {name} on"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -7,8 +7,8 @@ import json
 import os
 import shutil
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, wait
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from rich.console import Console
 
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
+from gemkit.workers import Workers, threads_per_worker
 
 from ..terminal.progress import bar
 from .networks import Job, save
@@ -349,13 +350,9 @@ def train_all(
     """Train several networks in processes side by side; yields each as it ends.
 
     With one worker everything happens in this process. Whoever stops iterating stops the workers;
-    a training that was stopped continues from its last epoch the next time.
-
-    Raises:
-        UserError: a worker process died; all that is finished is kept.
+    a training that was stopped continues from its last epoch the next time. So do those whose
+    process died, one by one; one that takes its process down alone has failed.
     """
-    from gemkit.search.trials import local_workers, stop, threads_per_worker
-
     workers = min(workers, len(jobs))
     if ranks() > 1:
         for job in jobs:
@@ -366,25 +363,16 @@ def train_all(
         for job in jobs:
             yield job, train_one(job, _data(way.data, way.images), way, tell)
         return
-    pool = local_workers(workers)
-    try:
-        threads = threads_per_worker(workers)
-        waiting = {pool.submit(_work, job, way, threads): job for job in jobs}
-        while waiting:
-            ended, _ = wait(waiting, timeout=_POLL, return_when=FIRST_COMPLETED)
-            for job in waiting.values():
+    waiting, threads = deque(jobs), threads_per_worker(workers)
+    with Workers.local(workers) as pool:
+        while waiting or pool.running:
+            while waiting and pool.idle:
+                pool.submit(waiting[0], _work, waiting.popleft(), way, threads)
+            ended = pool.next(_POLL)
+            for job in pool.running:
                 with contextlib.suppress(OSError, ValueError):
                     tell(job.name, float(_share_file(job).read_text()))
-            for future in ended:
-                job = waiting.pop(future)
-                tell(job.name, 1.0)
-                try:
-                    outcome = future.result()
-                except BrokenExecutor:
-                    raise UserError(
-                        f"a process that trained {job.name} died (killed, or out of memory): give "
-                        "the same command again to go on, with --workers 1 if memory is short"
-                    ) from None
-                yield job, outcome
-    finally:
-        stop(pool)
+            if ended is not None:
+                tell(ended.key.name, 1.0)
+                died = Outcome(None, 0.0, way.recipe.epochs, [], 0.0, ended.died)
+                yield ended.key, ended.value or died

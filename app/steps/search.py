@@ -3,6 +3,7 @@
 import contextlib
 import os
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
 from gemkit.store import Run, Trial, is_run
+from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting
 from ..terminal.progress import bar, default_console
@@ -27,9 +29,8 @@ if TYPE_CHECKING:
     from gemkit.export.targets import Target
     from gemkit.search.cell_space import CellSpace, Latency
     from gemkit.search.encoder import GraphEncoder
-    from gemkit.search.loop import Plan, Workers
-    from gemkit.search.strategies import Strategy
-    from gemkit.search.trials import ProxyTask
+    from gemkit.search.interfaces import Evaluate, Strategy
+    from gemkit.search.loop import Plan
 
 DEFAULT_TRIALS = 16
 _WORK_PER_CANDIDATE = 1.5e7
@@ -125,8 +126,7 @@ def search(
     from gemkit.search import encoder as encoders
     from gemkit.search import strategies
     from gemkit.search.cell_space import CellSpace
-    from gemkit.search.loop import Workers
-    from gemkit.search.trials import ProxyTask, threads_per_worker
+    from gemkit.search.trials import ProxyTask, run_trial
 
     console = console or default_console()
     path = Path(out) if out is not None else default_out(data, resume)
@@ -192,10 +192,9 @@ def search(
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
         if missing > 0:
             _announce(space, split, dataset, plan, missing, many.count, device, console)
-        best = _search(opened, space, propose, task, plan, many, console)
+        best = _search(opened, space, propose, partial(run_trial, task), plan, many, console)
         opened.set_setting("ranking", [trial.id for trial in best])
-    if best:
-        _name_the_best(best, space.exponent, len(split.y_validation), console)
+    _name_the_best(best, space.exponent, len(split.y_validation), console)
     if hint:
         console.print(f"next: gemkit train {path}")
     return Run.open(path)
@@ -389,9 +388,9 @@ def _search(
     run: Run,
     space: "CellSpace",
     propose: "Strategy",
-    task: "ProxyTask",
+    evaluate: "Evaluate",
     plan: "Plan",
-    workers: "Workers",
+    workers: Workers,
     console: Console,
 ) -> list[Trial]:
     from gemkit.search import loop
@@ -399,7 +398,7 @@ def _search(
     from ..terminal.watching import watched
 
     with watched(console, run.trials(), plan.trials + plan.promoted) as watch:
-        return loop.search(run, space, propose, task, plan, workers, watch)
+        return loop.search(run, space, propose, evaluate, plan, workers, watch)
 
 
 def _latency_model(

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import page_run
 import pytest
 from rich.console import Console
 
@@ -11,7 +13,12 @@ from gemkit.app.steps import search as step
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.search import loop
-from gemkit.store import Run
+from gemkit.store import Run, Trial
+
+
+def found() -> list[Trial]:
+    """What a search might have found."""
+    return page_run.trials_of([page_run.chain(2)], np.random.default_rng(0))
 
 
 def planned(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> loop.Plan:
@@ -20,7 +27,7 @@ def planned(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> loop.
 
     def search(*arguments: Any) -> list[Any]:
         seen.append(arguments[4])
-        return []
+        return found()
 
     monkeypatch.setattr(loop, "search", search)
     quiet = Console(quiet=True)
@@ -67,7 +74,7 @@ def test_resume_needs_no_option_again(
 
     def search(*arguments: Any) -> list[Any]:
         plans.append(arguments[4])
-        return []
+        return found()
 
     monkeypatch.setattr(loop, "search", search)
     words = (
@@ -90,6 +97,6 @@ def test_resume_needs_no_option_again(
 def test_resume_begins_where_there_is_nothing(
     monkeypatch: pytest.MonkeyPatch, gemkit: Callable[..., tuple[int, str, str]]
 ) -> None:
-    monkeypatch.setattr(loop, "search", lambda *_: [])
+    monkeypatch.setattr(loop, "search", lambda *_: found())
     assert gemkit("search", "--out", "fresh", "--nodes", "7", "--resume")[0] == 0
     assert Run.open("fresh").config["nodes"] == 7

@@ -20,9 +20,9 @@ from gemkit.app.steps.final_training import _mistakes
 from gemkit.data import load
 from gemkit.errors import UserError
 from gemkit.network import load_network
-from gemkit.search import trials
 from gemkit.store import Run
 from gemkit.train import logits
+from gemkit.workers import Workers
 
 
 @pytest.fixture
@@ -147,7 +147,7 @@ def test_networks_of_a_run_are_trained_on_one_data_set_and_each_card_says_how(
     assert (2, 50) in told
 
 
-def test_a_worker_that_dies_is_told_in_one_sentence(
+def test_a_training_whose_process_dies_has_failed(
     fresh: Path,
     few: str,
     gemkit: Callable[..., tuple[int, str, str]],
@@ -159,12 +159,14 @@ def test_a_worker_that_dies_is_told_in_one_sentence(
             ended.set_exception(BrokenExecutor("a process died"))
             return ended
 
-    monkeypatch.setattr(trials, "local_workers", lambda count: Dying(count))
-    monkeypatch.setattr(trials, "stop", lambda pool: pool.shutdown())
-    code, _, err = gemkit("train", str(fresh), "--epochs", "1", "--data", few, "--workers", "2")
-    assert code == 2
-    assert "died (killed, or out of memory): give the same command again" in err
-    assert len(err.strip().splitlines()) == 1
+    dying = classmethod(lambda cls, count: cls(lambda: Dying(count), count))
+    monkeypatch.setattr(Workers, "local", dying)
+    code, out, err = gemkit("train", str(fresh), "--epochs", "1", "--data", few, "--workers", "2")
+    assert code == 0, err
+    assert (out + err).count("failed: its process died (killed, or out of memory)") == 2
+    with Run.open(fresh) as run:
+        states = [one["state"] for one in (*run.models(), *run.baselines())]
+        assert states.count("failed") == 2
 
 
 def test_what_was_trained_is_not_lost_where_its_result_cannot_be_stored(

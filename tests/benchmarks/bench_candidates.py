@@ -30,9 +30,9 @@ def measure(count: int) -> dict[str, float]:
     from gemkit.budget import Budget
     from gemkit.search.cell_space import CellSpace, explore
     from gemkit.search.encoder import default_encoder, embed
+    from gemkit.search.interfaces import Candidates
     from gemkit.search.nasgem import expected_improvement
     from gemkit.search.predictor import nasgem_predictor
-    from gemkit.search.strategies import Candidates
 
     torch.set_num_threads(1)  # `explore` uses the cores, one chunk each
     budget = Budget(macs=20_000_000, params=500_000, memory_bytes=1_000_000)

@@ -12,8 +12,8 @@ from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.operations import TABLE
 from gemkit.search.cell_space import CellSpace, Scaled, explore
+from gemkit.search.interfaces import Candidates
 from gemkit.search.sampling import random_cells
-from gemkit.search.strategies import Candidates
 
 SKELETON = skeleton_for((3, 32, 32), 10)
 BUDGETS = [

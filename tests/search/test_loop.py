@@ -1,5 +1,6 @@
 """The search loop: the same again after a kill, nothing lost, stopped with a sentence."""
 
+import itertools
 import os
 import random
 import subprocess
@@ -9,26 +10,26 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import cheap_trials
-from cheap_trials import EVOLUTION, PLAN, SPACE, begin, task
+from cheap_trials import EVOLUTION, PLAN, SPACE, always_failing, begin, by_cell
 from gemkit.errors import UserError
 from gemkit.search import loop
-from gemkit.search.loop import Plan, Workers
-from gemkit.search.strategies import Strategy, strategy
-from gemkit.search.trials import Outcome, ProxyTask, local_workers
+from gemkit.search.interfaces import Evaluate, Outcome, Strategy
+from gemkit.search.loop import Plan
+from gemkit.search.strategies import strategy
 from gemkit.store import Run, Trial
+from gemkit.workers import Workers
 
-TASK = task()
 
-
-def here(evaluate: Any = cheap_trials.by_cell, count: int = 1) -> Workers:
+def here(count: int = 1) -> Workers:
     """Trials in threads of this process."""
-    return Workers(lambda: ThreadPoolExecutor(count), count, evaluate)
+    return Workers(lambda: ThreadPoolExecutor(count), count)
 
 
 def results(trials: Sequence[Trial]) -> list[tuple[Any, ...]]:
@@ -56,13 +57,18 @@ def searched(
     path: Path,
     seed: int,
     plan: Plan,
+    evaluate: Evaluate = by_cell,
     workers: Workers | None = None,
     chosen: Strategy = EVOLUTION,
-    given: ProxyTask = TASK,
 ) -> list[Trial]:
     """The trials of a search, by index."""
     with begin(path, seed) as run:
-        loop.search(run, SPACE, chosen, given, plan, workers or here())
+        loop.search(run, SPACE, chosen, evaluate, plan, workers or here())
+        return run.trials()
+
+
+def searched_trials(path: Path) -> list[Trial]:
+    with Run.open(path) as run:
         return run.trials()
 
 
@@ -79,14 +85,14 @@ def test_one_seed_gives_one_search(tmp_path: Path, seed: int) -> None:
 def test_results_decide_what_comes_next(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=12, per_round=4, epochs=2)
     one = searched(tmp_path / "a", seed, plan)
-    other = searched(tmp_path / "b", seed, plan, here(cheap_trials.opposite))
+    other = searched(tmp_path / "b", seed, plan, cheap_trials.opposite)
     assert [trial.key for trial in one[:4]] == [trial.key for trial in other[:4]]
     assert [trial.key for trial in one[4:]] != [trial.key for trial in other[4:]]
 
 
 def test_the_best_are_trained_longer_and_come_first(tmp_path: Path, seed: int) -> None:
     with begin(tmp_path / "run", seed) as run:
-        ranked = loop.search(run, SPACE, strategy("random"), TASK, PLAN, here())
+        ranked = loop.search(run, SPACE, strategy("random"), by_cell, PLAN, here())
         trials = run.trials()
     longer = [one for one in trials if one.epochs == 5]
     assert len(longer) == 3
@@ -108,7 +114,7 @@ def test_the_best_are_trained_longer_and_come_first(tmp_path: Path, seed: int) -
 
 def test_a_finished_search_does_nothing_more(tmp_path: Path, seed: int) -> None:
     first = searched(tmp_path / "run", seed, PLAN)
-    again = searched(tmp_path / "run", seed, PLAN, here(cheap_trials.always_failing))
+    again = searched(tmp_path / "run", seed, PLAN, always_failing)
     assert first == again
 
 
@@ -132,7 +138,7 @@ def test_interrupted_anywhere_it_ends_the_same(tmp_path: Path, seed: int) -> Non
 
             with begin(path, seed) as run:
                 try:
-                    loop.search(run, SPACE, EVOLUTION, TASK, PLAN, here(), count)
+                    loop.search(run, SPACE, EVOLUTION, by_cell, PLAN, here(), count)
                 except Cut:
                     sittings += 1
                     continue
@@ -143,16 +149,17 @@ def test_interrupted_anywhere_it_ends_the_same(tmp_path: Path, seed: int) -> Non
 
 SCRIPT = """
 import sys
+from functools import partial
 from pathlib import Path
 import cheap_trials as shared
 from gemkit.search import loop
-from gemkit.search.trials import local_workers
+from gemkit.workers import Workers
 
 # Without a main guard: the workers must not run this script again.
 with shared.begin(Path(sys.argv[1]), int(sys.argv[2])) as run:
     loop.search(
-        run, shared.SPACE, shared.EVOLUTION, shared.task(sys.argv[3]), shared.PLAN,
-        loop.Workers(lambda: local_workers(1), 1, shared.slowly),
+        run, shared.SPACE, shared.EVOLUTION, partial(shared.slowly, Path(sys.argv[3])),
+        shared.PLAN, Workers.local(1),
         lambda trial: print(trial.state, trial.index, flush=True),
     )
 print("ended", flush=True)
@@ -215,10 +222,10 @@ def test_a_slow_trial_keeps_nobody_waiting(tmp_path: Path, seed: int) -> None:
     others_done, ended = threading.Event(), 0
     pending: list[int] = []
 
-    def first_is_slow(task: Any, architecture: Any, seed: int, epochs: int) -> Outcome:
+    def first_is_slow(architecture: Any, seed: int, epochs: int) -> Outcome:
         if seed == loop.trial_seed(run.seed, 0):
             assert others_done.wait(60), "the others waited for the slow trial"
-        return cheap_trials.by_cell(task, architecture, seed, epochs)
+        return by_cell(architecture, seed, epochs)
 
     def count(trial: Trial) -> None:
         nonlocal ended
@@ -234,7 +241,7 @@ def test_a_slow_trial_keeps_nobody_waiting(tmp_path: Path, seed: int) -> None:
         return found
 
     with begin(tmp_path / "run", seed) as run:
-        loop.search(run, SPACE, watched, TASK, plan, here(first_is_slow, 2), count)
+        loop.search(run, SPACE, watched, first_is_slow, plan, here(2), count)
         trials = run.trials()
     assert [one.state for one in trials] == ["done"] * 14
     assert len({one.key for one in trials}) == 14
@@ -247,15 +254,17 @@ def test_rounds_that_wait_repeat_with_any_number_of_workers(tmp_path: Path, seed
     plan = replace(PLAN, in_rounds=True)
     alone = results(searched(tmp_path / "alone", seed, plan))
     assert alone == results(searched(tmp_path / "usual", seed, PLAN))
-    several = here(cheap_trials.at_random_speed, 3)
-    assert alone == results(searched(tmp_path / "several", seed, plan, several))
+    several = searched(tmp_path / "several", seed, plan, cheap_trials.at_random_speed, here(3))
+    assert alone == results(several)
 
 
 def test_failures_are_recorded_and_learned_from(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=16, per_round=4, epochs=2, failures=17)
-    trials = searched(tmp_path / "run", seed, plan, here(cheap_trials.failing))
+    failing = partial(cheap_trials.failing, loop.trial_seed(seed, 0))
+    trials = searched(tmp_path / "run", seed, plan, failing)
     failed = [one for one in trials if one.state == "failed"]
-    assert {one.index for one in failed} == {one.index for one in trials if one.cell.nodes % 2 == 0}
+    even = {one.index for one in trials if one.cell.nodes % 2 == 0}
+    assert {one.index for one in failed} == even - {0}
     assert all(one.error == "the loss is not finite" and one.accuracy is None for one in failed)
     values = loop.history(SPACE, trials).values
     assert [value != value for value in values] == [one.state == "failed" for one in trials]
@@ -264,7 +273,7 @@ def test_failures_are_recorded_and_learned_from(tmp_path: Path, seed: int) -> No
 def test_too_many_failures_end_the_search(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=30, per_round=2, epochs=2, failures=5)
     with pytest.raises(UserError, match=r"5 trials failed in a row.*nothing works"):
-        searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing))
+        searched(tmp_path / "run", seed, plan, always_failing)
     with Run.open(tmp_path / "run") as run:
         tried = [one.key for one in run.trials()[:5]]
         assert {one.state for one in run.trials()} == {"queued"}
@@ -281,7 +290,7 @@ def test_failures_that_are_the_cells_own_do_not_stop_a_search_for_good(
     ended: set[int] = set()
     for _ in range(20):
         with pytest.raises(UserError, match="failed in a row"):
-            searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing))
+            searched(tmp_path / "run", seed, plan, always_failing)
         with Run.open(tmp_path / "run") as run:
             now = {one.index for one in run.trials() if one.state == "failed"}
         assert ended <= now
@@ -293,11 +302,11 @@ def test_failures_that_are_the_cells_own_do_not_stop_a_search_for_good(
 
 def test_a_failed_promotion_keeps_the_short_result(tmp_path: Path, seed: int) -> None:
     with begin(tmp_path / "run", seed) as run:
-        short = loop.search(run, SPACE, EVOLUTION, TASK, Plan(6, 3, 2), here())
+        short = loop.search(run, SPACE, EVOLUTION, by_cell, Plan(6, 3, 2), here())
         plan = Plan(6, 3, 2, promoted=2, promoted_epochs=6)
-        long = loop.search(run, SPACE, EVOLUTION, TASK, plan, here(cheap_trials.always_failing))
+        long = loop.search(run, SPACE, EVOLUTION, always_failing, plan, here())
         noted = [one.extra.get("long_error") for one in run.trials()]
-        again = loop.search(run, SPACE, EVOLUTION, TASK, plan, here(cheap_trials.always_failing))
+        again = loop.search(run, SPACE, EVOLUTION, always_failing, plan, here())
     kept = [(one.index, one.epochs, one.accuracy) for one in short]
     assert kept == [(one.index, one.epochs, one.accuracy) for one in long]
     assert kept == [(one.index, one.epochs, one.accuracy) for one in again]
@@ -306,32 +315,49 @@ def test_a_failed_promotion_keeps_the_short_result(tmp_path: Path, seed: int) ->
 
 def test_a_trial_that_kills_its_process_has_failed(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=8, per_round=8, epochs=2, failures=9)
-    workers = Workers(lambda: local_workers(2), 2, cheap_trials.dying)
-    trials = searched(tmp_path / "run", seed, plan, workers, strategy("random"))
+    dying = partial(cheap_trials.dying, loop.trial_seed(seed, 0))
+    trials = searched(tmp_path / "run", seed, plan, dying, Workers.local(2), strategy("random"))
     for one in trials:
-        deadly = int(one.key, 16) % 4 == 0
+        deadly = int(one.key, 16) % 4 == 0 and one.index > 0
         assert one.state == ("failed" if deadly else "done")
         assert not deadly or "process died" in (one.error or "")
 
 
-def test_time_ends_a_search_and_leaves_nothing_pending(tmp_path: Path, seed: int) -> None:
-    plan = Plan(trials=500, per_round=50, epochs=2, seconds=0.5)
-    trials = searched(
-        tmp_path / "run",
-        seed,
-        plan,
-        here(cheap_trials.slowly, 2),
-        strategy("random"),
-        task(tmp_path),
-    )
+def test_time_ends_a_search_and_leaves_nothing_pending(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A clock that goes on by a second at each look at it."""
+    ticks = itertools.count()
+    monkeypatch.setattr(loop, "monotonic", lambda: float(next(ticks)))
+    plan = Plan(trials=500, per_round=50, epochs=2, seconds=100)
+    trials = searched(tmp_path / "run", seed, plan, workers=here(2), chosen=strategy("random"))
     assert 1 <= len(trials) < 50
     assert {one.state for one in trials} == {"done"}
-    assert searched(tmp_path / "run", seed, plan, here(cheap_trials.always_failing)) == trials
+    assert searched(tmp_path / "run", seed, plan, always_failing) == trials
+
+
+def test_time_that_was_over_before_a_trial_ended(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ticks = itertools.count()
+    monkeypatch.setattr(loop, "monotonic", lambda: float(next(ticks)))
+    with pytest.raises(UserError, match="before a trial ended"):
+        searched(tmp_path / "run", seed, Plan(5, 5, 2, seconds=0.5))
+    assert not searched_trials(tmp_path / "run")
+
+
+def test_a_search_without_a_success_says_so_and_tries_again(tmp_path: Path, seed: int) -> None:
+    plan = Plan(trials=3, per_round=2, epochs=2)
+    for _ in range(3):  # however often
+        with pytest.raises(UserError, match=r"every trial failed.*nothing works.*--resume"):
+            searched(tmp_path / "run", seed, plan, always_failing)
+        assert [one.state for one in searched_trials(tmp_path / "run")] == ["queued"] * 3
+    assert [one.state for one in searched(tmp_path / "run", seed, plan)] == ["done"] * 3
 
 
 def test_time_that_ends_a_promotion_keeps_the_short_result(tmp_path: Path, seed: int) -> None:
     with begin(tmp_path / "run", seed) as run:
-        loop.search(run, SPACE, EVOLUTION, TASK, Plan(4, 4, 2), here())
+        loop.search(run, SPACE, EVOLUTION, by_cell, Plan(4, 4, 2), here())
         before = run.trials()
         assert len(loop.promote(run, SPACE, Plan(4, 4, 2, 2, 6), before)) == 2
         loop.withdraw(run)
@@ -351,7 +377,7 @@ def test_a_search_is_alone_in_its_folder(tmp_path: Path, seed: int) -> None:
             refused.append(reader.trials()[trial.index].state)
 
     with begin(tmp_path / "run", seed) as run:
-        loop.search(run, SPACE, EVOLUTION, TASK, Plan(2, 2, 2), here(), intrude)
+        loop.search(run, SPACE, EVOLUTION, by_cell, Plan(2, 2, 2), here(), intrude)
     assert refused == ["running", "done"] * 2
 
 
@@ -363,7 +389,7 @@ def test_what_was_predicted_is_stored(tmp_path: Path, seed: int) -> None:
         mean = np.where(np.arange(count) == 1, np.nan, 0.5)
         return found.noted(predicted_mean=mean, predicted_std=np.full(count, 0.1))
 
-    trials = searched(tmp_path / "run", seed, Plan(3, 3, 2), here(), foreseeing)
+    trials = searched(tmp_path / "run", seed, Plan(3, 3, 2), chosen=foreseeing)
     assert [one.extra for one in trials] == [
         {"predicted": {"mean": 0.5, "std": 0.1}},
         {},
@@ -379,7 +405,6 @@ def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path: Path, seed: int) -
     ) as cluster:
         workers = Workers.dask(cluster.scheduler_address)
         assert workers.count == 2
-        workers.evaluate = cheap_trials.slowly
         (tmp_path / "pids").mkdir()
         ended = 0
 
@@ -391,23 +416,12 @@ def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path: Path, seed: int) -
                 os.kill(int(next((tmp_path / "pids").iterdir()).name), 9)
 
         with begin(tmp_path / "run", seed) as run:
-            loop.search(run, SPACE, EVOLUTION, task(tmp_path / "pids"), plan, workers, kill_one)
+            slowly = partial(cheap_trials.slowly, tmp_path / "pids")
+            loop.search(run, SPACE, EVOLUTION, slowly, plan, workers, kill_one)
             trials = run.trials()
     assert ended >= 104
     assert [one.state for one in trials] == ["done"] * 16
     assert results(trials) == results(searched(tmp_path / "alone", seed, plan))
-
-
-def test_no_dask_scheduler(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
-    with pytest.raises(UserError, match="no Dask scheduler answers at nonsense"):
-        Workers.dask("nonsense://nowhere:1")
-    for address in ("nonsense", "tcp://host", "host:port", ""):
-        with pytest.raises(UserError, match="is no address of a Dask scheduler"):
-            Workers.dask(address)
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    with pytest.raises(UserError, match="pip install"):
-        Workers.dask("tcp://127.0.0.1:1")
 
 
 @pytest.mark.parametrize("given", [(0, 1, 1), (1, 0, 1), (1, 1, 0)])

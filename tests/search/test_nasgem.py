@@ -8,9 +8,9 @@ import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from gemkit.search.interfaces import Candidates, History, Prediction
 from gemkit.search.nasgem import Nasgem, expected_improvement, spread
 from gemkit.search.predictor import GraphPredictor, embedding_predictor, nasgem_predictor
-from gemkit.search.strategies import Candidates, History, Prediction
 
 
 def _neighbour(name: str) -> ModuleType:

@@ -9,13 +9,13 @@ from scipy.stats import kendalltau
 from gemkit.search import features
 from gemkit.search.features import Roles
 from gemkit.search.finetune import FineTuned
+from gemkit.search.interfaces import Candidates, Graphs
 from gemkit.search.predictor import (
     STRUCTURE,
     GraphPredictor,
     embedding_predictor,
     nasgem_predictor,
 )
-from gemkit.search.strategies import Candidates, Graphs
 from gemkit.search.tables import TableSpace, load
 
 

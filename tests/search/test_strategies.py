@@ -3,18 +3,10 @@ import pytest
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
+from gemkit.search.cell_space import efficiency_factor
+from gemkit.search.interfaces import Candidates, Graphs, History, Space
 from gemkit.search.predictor import GraphPredictor
-from gemkit.search.strategies import (
-    STRATEGIES,
-    Candidates,
-    Evolution,
-    Graphs,
-    History,
-    LocalSearch,
-    Space,
-    efficiency_factor,
-    strategy,
-)
+from gemkit.search.strategies import STRATEGIES, Evolution, LocalSearch, strategy
 
 LABELS = 4
 

@@ -10,8 +10,8 @@ import pytest
 from gemkit.errors import UserError
 from gemkit.search import convert_tables, tables
 from gemkit.search.features import Roles
+from gemkit.search.interfaces import Candidates
 from gemkit.search.nasbench101 import masked_crc32c
-from gemkit.search.strategies import Candidates
 from gemkit.search.tables import Queries, TableSpace, load
 from nasbench_records import crc32c, framed, masked, message, small_nasbench101
 

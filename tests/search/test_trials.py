@@ -6,12 +6,13 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from gemkit import data, network
+from gemkit import data
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
 from gemkit.recipe import RECIPES
 from gemkit.search import trials
-from gemkit.search.trials import ProxyTask, local_workers, run_trial, stop, threads_per_worker
+from gemkit.search.trials import ProxyTask, run_trial
+from gemkit.workers import Workers
 
 SMALL = Architecture(
     (Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (0, 2), (1, 2))),),
@@ -33,13 +34,15 @@ def test_a_trial_is_the_same_here_and_in_a_worker(seed: int) -> None:
     assert 0 <= here.accuracy <= 1
     assert here.seconds > 0
     assert run_trial(TASK, SMALL, seed, 1).accuracy == here.accuracy
-    workers = local_workers(1)
-    try:
-        there = [workers.submit(run_trial, TASK, SMALL, one, 1) for one in (seed + 1, seed)]
-        assert there[1].result().accuracy == here.accuracy  # whatever the worker did before
-        assert there[0].result().error is None
-    finally:
-        stop(workers)
+    there = []
+    with Workers.local(1) as workers:
+        for one in (seed + 1, seed):
+            workers.submit(one, run_trial, TASK, SMALL, one, 1)
+            ended = workers.next()
+            assert ended is not None
+            there.append(ended.value)
+    assert there[0].error is None
+    assert there[1].accuracy == here.accuracy  # whatever the worker did before
 
 
 class _Untouchable(data.Dataset):
@@ -63,7 +66,7 @@ def test_the_test_set_is_never_read(monkeypatch: pytest.MonkeyPatch, seed: int) 
     _Untouchable.seen.append("armed")
     with pytest.raises(AssertionError):
         _ = dataset.x_test
-    monkeypatch.setattr(data, "load", lambda spec: dataset)
+    monkeypatch.setattr(trials, "load", lambda spec: dataset)
     outcome = run_trial(TASK, replace(SMALL, skeleton=skeleton_for((1, 8, 8), 4)), seed, 1)
     assert outcome.error is None
 
@@ -94,7 +97,7 @@ def test_a_failure_is_told(
     def broken(architecture: Architecture) -> None:
         raise failure
 
-    monkeypatch.setattr(network, "build", broken)
+    monkeypatch.setattr(trials, "build", broken)
     outcome = run_trial(TASK, SMALL, 0, 1)
     assert outcome.accuracy is None
     assert outcome.error == reason
@@ -102,8 +105,8 @@ def test_a_failure_is_told(
 
 def test_a_wrong_count_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     other = replace(SMALL, width=12)
-    build = network.build
-    monkeypatch.setattr(network, "build", lambda architecture: build(other))
+    build = trials.build
+    monkeypatch.setattr(trials, "build", lambda architecture: build(other))
     outcome = run_trial(TASK, SMALL, 0, 1)
     assert outcome.failed
     assert "RuntimeError" in str(outcome.error)
@@ -113,12 +116,3 @@ def test_data_that_cannot_be_read() -> None:
     outcome = run_trial(replace(TASK, data="npz:/nowhere.npz"), SMALL, 0, 1)
     assert outcome.failed
     assert "/nowhere.npz" in str(outcome.error)
-
-
-def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trials, "usable_cores", lambda: 6)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    assert [threads_per_worker(workers) for workers in (1, 2, 4, 6, 12)] == [6, 3, 1, 1, 1]
-    for given, threads in (("2", 2), ("12", 6), ("0", 6), ("two", 6), ("", 6)):
-        monkeypatch.setenv("OMP_NUM_THREADS", given)
-        assert threads_per_worker(1) == threads

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 def run(words: list[str]) -> None:
     if words[0] == "gemkit":
         from gemkit.app import cli
-        from gemkit.search.loop import Workers
+        from gemkit.workers import Workers
 
         Workers.local = classmethod(lambda cls, count=1: cls(lambda: ThreadPoolExecutor(1), 1))
         cli.main(words[1:])

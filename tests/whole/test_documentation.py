@@ -41,8 +41,8 @@ from gemkit.app import cli
 from gemkit.app.page import server
 from gemkit.app.steps import pipeline
 from gemkit.export import exporter, optimize, timing
-from gemkit.search.loop import Workers
 from gemkit.store import Run
+from gemkit.workers import Workers
 from nasbench_records import framed, small_nasbench101
 
 ROOT = Path(__file__).resolve().parents[2]
