@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import page_run
 import pytest
 from rich.console import Console
 
+import page_run
 from gemkit.app.steps import search as step
 from gemkit.budget import Budget
 from gemkit.errors import UserError

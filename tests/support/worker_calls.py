@@ -26,4 +26,4 @@ def waits_once(folder: Path) -> None:
     """Run until something ends this process; the second time, end at once."""
     if not (folder / "waits").exists():
         (folder / "waits").touch()
-        time.sleep(60)
+        time.sleep(600)
