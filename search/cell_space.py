@@ -1,14 +1,17 @@
-"""The space that is searched in earnest: cells of up to 30 nodes, each at the largest width that
-fits the budgets.
+"""The space that is searched in earnest: cells of up to 30 nodes in one of a few skeletons, each at
+the largest width that fits the budgets.
 
-`CellSpace` draws, mutates and crosses cells (see `sampling`), reduces them to their costs in
-closed form, scales each to its largest width, drops those that do not fit even at the smallest,
-and drops repetitions by canonical key. What it returns is always inside every budget.
+`CellSpace` draws, mutates and crosses cells (see `sampling`), gives each a skeleton, reduces them
+to their costs in closed form, scales each to its largest width, drops those that do not fit even
+at the smallest, and drops repetitions by key: the cell's canonical key in the first skeleton, and
+that key changed by the skeleton in the others. What it returns is always inside every budget.
 `explore` does this for very many candidates in a stream and keeps only the best.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,14 +37,21 @@ from .sampling import crossover, mutate, random_cells
 IntArray = NDArray[np.int64]
 FloatArray = NDArray[np.float64]
 
+Pairs = tuple[CellArrays, IntArray]
+"""Cells, and the place of each one's skeleton (n,)."""
+
 Latency = Callable[[CellArrays, IntArray], NDArray[Any]]
 """(n cells, widths (n,)) -> milliseconds (n,): what each takes at most."""
+
+_ZERO, _A = np.uint8(ord("0")), np.uint8(ord("a"))
 
 _TRIES = 40
 _WHOLE_TRY, _WORTH_IT = 4096, 1e-3
 """Drawing ends when so many draws give less than this share of new cells."""
 _CHUNK = 4096
 _MOST_EDITS = 4
+_OTHER_SKELETON = 0.25
+"""Share of mutants that change their skeleton, where there are several."""
 
 
 def efficiency_factor(macs: ArrayLike, reference: float, weight: float = -0.07) -> FloatArray:
@@ -54,12 +64,14 @@ def efficiency_factor(macs: ArrayLike, reference: float, weight: float = -0.07) 
 
 @dataclass(frozen=True)
 class Scaled:
-    """Cells with a width each and what they then cost; arrays (n,).
+    """Cells with a skeleton and a width each and what they then cost; arrays (n,).
 
-    `latency_ms` is predicted, None where the space has no latency model.
+    `skeletons` are places in the space's `skeletons`; `latency_ms` is predicted, None where the
+    space has no latency model.
     """
 
     cells: CellArrays
+    skeletons: IntArray
     widths: IntArray
     macs: IntArray
     params: IntArray
@@ -72,6 +84,7 @@ class Scaled:
     def __getitem__(self, index: Any) -> Scaled:
         return Scaled(
             self.cells[index],
+            self.skeletons[index],
             self.widths[index],
             self.macs[index],
             self.params[index],
@@ -91,6 +104,7 @@ class Scaled:
             latency = joined("latency_ms")
         return Scaled(
             CellArrays.concatenate([part.cells for part in parts]),
+            joined("skeletons"),
             joined("widths"),
             joined("macs"),
             joined("params"),
@@ -101,7 +115,7 @@ class Scaled:
 
 @dataclass(frozen=True)
 class CellSpace:
-    """Cells in a skeleton, inside budgets; a `Space`.
+    """Cells in skeletons, inside budgets; a `Space`.
 
     Attributes:
         skeleton: stem, stages and classifier around the cells.
@@ -111,6 +125,8 @@ class CellSpace:
         latency: predicts milliseconds; needed when the budget limits latency.
         weight: exponent of MACs in the efficiency score accuracy x (MACs / MACs_ref)^weight; the
             reference is the MACs budget (or, without one, the cost of the smallest network).
+        alternatives: further skeletons, for images of the same shape; a latency model knows only
+            one, so beside it there are none.
 
     Raises:
         UserError: no limit is given, or the number of nodes is out of range.
@@ -122,6 +138,7 @@ class CellSpace:
     aggregation: str = "concat"
     latency: Latency | None = None
     weight: float = -0.07
+    alternatives: tuple[Skeleton, ...] = ()
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
@@ -138,6 +155,13 @@ class CellSpace:
             )
         if self.budget.latency_ms is not None and self.latency is None:
             raise ValueError("a latency budget needs a latency model")
+        if self.alternatives and self.latency is not None:
+            raise ValueError("a latency model is one of a single skeleton")
+
+    @property
+    def skeletons(self) -> tuple[Skeleton, ...]:
+        """All skeletons, the first in front."""
+        return (self.skeleton, *self.alternatives)
 
     def sample(self, rng: np.random.Generator, count: int) -> Candidates:
         """Random cells over the whole range of sizes and densities.
@@ -145,12 +169,17 @@ class CellSpace:
         Raises:
             UserError: none was found that fits the budgets.
         """
-        found = self._gather(
-            lambda size: random_cells(rng, size, self.nodes, self.aggregation), count
-        )
+        found = self._gather(lambda size: self.draw(rng, size), count)
         if count and not len(found):
             raise self.nothing_fits()
         return found
+
+    def draw(self, rng: np.random.Generator, count: int) -> Pairs:
+        """Random cells, each in a random skeleton."""
+        cells = random_cells(rng, count, self.nodes, self.aggregation)
+        if not self.alternatives:
+            return cells, np.zeros(count, dtype=np.int64)
+        return cells, rng.integers(len(self.skeletons), size=count)
 
     def nothing_fits(self) -> UserError:
         """What is said when no cell was found."""
@@ -160,37 +189,81 @@ class CellSpace:
         )
 
     def mutate(self, rng: np.random.Generator, parents: Candidates, count: int) -> Candidates:
-        """Mutants of the parents, 1 to 4 edits away (half of them one, a quarter two)."""
-        cells: CellArrays = parents.payload.cells
+        """Mutants of the parents, 1 to 4 edits away (half of them one, a quarter two).
 
-        def draw(size: int) -> CellArrays:
+        Where there are several skeletons, to take another one is the first edit of a quarter.
+        """
+        scaled: Scaled = parents.payload
+
+        def draw(size: int) -> Pairs:
             chosen = rng.integers(len(parents), size=size)
             edits = np.minimum(rng.geometric(0.5, size), _MOST_EDITS)
-            return mutate(rng, cells[chosen], edits, self.nodes)
+            skeletons = scaled.skeletons[chosen]
+            if self.alternatives:
+                moved = rng.random(size) < _OTHER_SKELETON
+                further = rng.integers(1, len(self.skeletons), size=size)
+                edits = edits - moved
+                skeletons = (skeletons + further * moved) % len(self.skeletons)
+            return mutate(rng, scaled.cells[chosen], edits, self.nodes), skeletons
 
         return self._gather(draw, count, parents.keys)
 
     def crossover(self, rng: np.random.Generator, parents: Candidates, count: int) -> Candidates:
-        """Children of two different parents each."""
-        cells: CellArrays = parents.payload.cells
+        """Children of two different parents each, in the skeleton of the first."""
+        scaled: Scaled = parents.payload
+        cells = scaled.cells
 
-        def draw(size: int) -> CellArrays:
+        def draw(size: int) -> Pairs:
             first = rng.integers(len(parents), size=size)
             other = 1 + rng.integers(max(len(parents) - 1, 1), size=size)
-            return crossover(rng, cells[first], cells[(first + other) % len(parents)])
+            children = crossover(rng, cells[first], cells[(first + other) % len(parents)])
+            return children, scaled.skeletons[first]
 
         return self._gather(draw, count, parents.keys)
 
-    def fitting(self, cells: CellArrays) -> Candidates:
-        """Those of the cells (pruned) that fit the budgets, each at its largest width."""
-        scaled = self.scaled(cells)
-        return self.candidates(scaled, scaled.cells.keys())
+    def fitting(self, cells: CellArrays, skeletons: IntArray | None = None) -> Candidates:
+        """Those of the cells (pruned) that fit the budgets, each at its largest width.
+
+        Args:
+            skeletons: places in `skeletons`; the first for all by default.
+        """
+        scaled = self.scaled(cells, skeletons)
+        return self.candidates(scaled, self.keys(scaled))
+
+    def keys(self, scaled: Scaled) -> NDArray[np.bytes_]:
+        """Canonical keys: equal exactly for isomorphic cells in the same skeleton."""
+        keys = scaled.cells.keys()
+        if not self.alternatives:
+            return keys
+        digits = np.frombuffer(np.ascontiguousarray(keys).tobytes(), np.uint8).reshape(-1, 32)
+        values = np.where(digits >= _A, digits - _A + 10, digits - _ZERO)
+        values = values ^ self._masks[scaled.skeletons]
+        changed = np.where(values > 9, values + _A - 10, values + _ZERO).astype(np.uint8)
+        return np.frombuffer(changed.tobytes(), dtype="S32")
+
+    def fingerprints(self, scaled: Scaled) -> NDArray[np.uint64]:
+        """Half the price of a key: different ones certainly have different keys."""
+        found = fingerprints(scaled.cells.operations, scaled.cells.adjacency)
+        masks = np.ascontiguousarray(self._masks[:, :8]).view(np.uint64)[:, 0]
+        return np.asarray(found ^ masks[scaled.skeletons])
+
+    @cached_property
+    def _masks(self) -> NDArray[np.uint8]:
+        """What each skeleton does to the 32 digits of a key: nothing, for the first."""
+        rows = [np.zeros(32, np.uint8)]
+        for skeleton in self.alternatives:
+            text = json.dumps(skeleton.to_json(), sort_keys=True)
+            digest = hashlib.blake2b(text.encode(), digest_size=16).digest()
+            octets = np.frombuffer(digest, np.uint8)
+            rows.append(np.stack([octets >> 4, octets & 15], 1).reshape(-1))
+        return np.stack(rows)
 
     def restored(
         self,
         cells: Sequence[Cell],
         widths: Sequence[int],
         latency_ms: Sequence[float] | None = None,
+        skeletons: Sequence[int] | None = None,
     ) -> Candidates:
         """Stored cells at their stored widths, in their order, with as many places as `sample`'s:
         the flat encoding tells an edge by its place."""
@@ -198,13 +271,20 @@ class CellSpace:
         packed = CellArrays.concatenate([none, CellArrays.from_cells(cells)])
         at = np.array(widths, dtype=np.int64)
         latency = None if latency_ms is None else np.array(latency_ms, dtype=float)
-        scaled = self._costed(packed, CostModel.of(packed, self.skeleton), at, latency)
-        return self.candidates(scaled, packed.keys())
+        places = np.zeros(len(at), np.int64) if skeletons is None else np.array(skeletons, np.int64)
+
+        def costed(rows: IntArray, model: CostModel, place: int) -> Scaled:
+            times = None if latency is None else latency[rows]
+            return self._costed(packed[rows], place, model, at[rows], times)
+
+        scaled = self._by_skeleton(packed, places, costed)
+        return self.candidates(scaled, self.keys(scaled))
 
     def architecture(self, candidates: Candidates, index: int) -> Architecture:
         """One candidate as an architecture."""
         scaled: Scaled = candidates.payload
-        return Architecture((scaled.cells.cell(index),), self.skeleton, int(scaled.widths[index]))
+        skeleton = self.skeletons[int(scaled.skeletons[index])]
+        return Architecture((scaled.cells.cell(index),), skeleton, int(scaled.widths[index]))
 
     @property
     def exponent(self) -> float:
@@ -218,16 +298,16 @@ class CellSpace:
 
     def _gather(
         self,
-        draw: Callable[[int], CellArrays],
+        draw: Callable[[int], Pairs],
         count: int,
         known: Iterable[bytes] = (),
     ) -> Candidates:
         """Draw until `count` distinct candidates that are not `known` were found, or in vain."""
         seen = set(np.asarray(list(known), dtype="S32").tolist())
-        found = [self.fitting(draw(0))]
+        found = [self.fitting(*draw(0))]
         missing, size = count, count + count // 4 + 16
         while missing > 0:
-            fresh = _fresh(self.fitting(draw(size)), seen)[:missing]
+            fresh = _fresh(self.fitting(*draw(size)), seen)[:missing]
             found.append(fresh)
             missing -= len(fresh)
             if size >= _WHOLE_TRY and len(fresh) < _WORTH_IT * size:
@@ -237,17 +317,40 @@ class CellSpace:
             size = min(max(wanted, 64), max(4 * size, _WHOLE_TRY), 8 * _CHUNK)
         return Candidates.concatenate([part for part in found if len(part)] or found[:1])
 
-    def scaled(self, cells: CellArrays) -> Scaled:
+    def scaled(self, cells: CellArrays, skeletons: IntArray | None = None) -> Scaled:
         """As `fitting`, without keys."""
-        model = CostModel.of(cells, self.skeleton)
-        widths = model.largest_widths(self.budget)
-        fits = widths >= MIN_WIDTH
-        if self.latency is None:
-            return self._costed(cells, model, widths, None)[fits]
-        milliseconds = np.full(len(cells), np.inf)
-        rows = np.flatnonzero(fits)
-        widths[rows], milliseconds[rows] = self._within_latency(cells[rows], widths[rows])
-        return self._costed(cells, model, widths, milliseconds)[widths >= MIN_WIDTH]
+        places = np.zeros(len(cells), dtype=np.int64) if skeletons is None else skeletons
+
+        def largest(rows: IntArray, model: CostModel, place: int) -> Scaled:
+            found = cells if len(rows) == len(cells) else cells[rows]
+            widths = model.largest_widths(self.budget)
+            milliseconds = None
+            if self.latency is not None:
+                milliseconds = np.full(len(found), np.inf)
+                fits = np.flatnonzero(widths >= MIN_WIDTH)
+                widths[fits], milliseconds[fits] = self._within_latency(found[fits], widths[fits])
+            return self._costed(found, place, model, widths, milliseconds)
+
+        scaled = self._by_skeleton(cells, places, largest)
+        return scaled[scaled.widths >= MIN_WIDTH]
+
+    def _by_skeleton(
+        self,
+        cells: CellArrays,
+        places: IntArray,
+        make: Callable[[IntArray, CostModel, int], Scaled],
+    ) -> Scaled:
+        """What is made of the cells of each skeleton, in the cells' order."""
+        parts, order = [], []
+        for place, skeleton in enumerate(self.skeletons):
+            rows = np.flatnonzero(places == place)
+            if len(rows) or (place == 0 and not len(cells)):
+                here = cells if len(rows) == len(cells) else cells[rows]
+                parts.append(make(rows, CostModel.of(here, skeleton), place))
+                order.append(rows)
+        if len(parts) == 1:
+            return parts[0]
+        return Scaled.concatenate(parts)[np.argsort(np.concatenate(order))]
 
     def _within_latency(self, cells: CellArrays, widths: IntArray) -> tuple[IntArray, FloatArray]:
         """The largest widths, at most the given ones, whose predicted latency fits (0 where none
@@ -281,10 +384,17 @@ class CellSpace:
         return widths, latency
 
     def _costed(
-        self, cells: CellArrays, model: CostModel, widths: IntArray, latency: FloatArray | None
+        self,
+        cells: CellArrays,
+        place: int,
+        model: CostModel,
+        widths: IntArray,
+        latency: FloatArray | None,
     ) -> Scaled:
         costs = model.costs(widths, self.budget.precision)
-        return Scaled(cells, widths, costs.macs, costs.params, costs.peak_memory_bytes, latency)
+        places = np.full(len(widths), place, dtype=np.int64)
+        found = costs.macs, costs.params, costs.peak_memory_bytes
+        return Scaled(cells, places, widths, *found, latency)
 
     def candidates(self, scaled: Scaled, keys: NDArray[Any]) -> Candidates:
         """Costed cells as candidates under the given keys."""
@@ -293,7 +403,32 @@ class CellSpace:
             keys,
             scaled,
             efficiency_factor(scaled.macs, self.reference_macs, self.exponent),
+            context=self._context(scaled) if self.alternatives else None,
         )
+
+    def _context(self, scaled: Scaled) -> FloatArray:
+        """Of each network: logarithms of the first stage's channels and pixels and of the nodes
+        in a row, over all cells; (n, 3)."""
+        found = np.zeros((len(scaled), 3))
+        depth = _depth(scaled.cells)
+        for place, skeleton in enumerate(self.skeletons):
+            rows = scaled.skeletons == place
+            widths = scaled.widths[rows] * skeleton.stages[0].width_factor
+            height, width = skeleton.resolutions[0]
+            cells = sum(stage.repeats for stage in skeleton.stages)
+            found[rows, 0] = np.log2(widths)
+            found[rows, 1] = np.log2(height * width)
+            found[rows, 2] = np.log2(cells * depth[rows])
+        return found
+
+
+def _depth(cells: CellArrays) -> IntArray:
+    """Nodes on the longest path of each cell (n,)."""
+    depth = np.zeros(cells.operations.shape, dtype=np.int64)
+    for node in range(1, depth.shape[1]):
+        before = np.where(cells.adjacency[:, :node, node], depth[:, :node], -1)
+        depth[:, node] = before.max(axis=1) + 1
+    return np.asarray(depth.max(axis=1))
 
 
 def _fresh(candidates: Candidates, seen: set[Any]) -> Candidates:
@@ -339,9 +474,7 @@ def explore(
     tried = np.asarray(list(known), dtype="S32")
     spare = keep + len(tried)  # tried cells are told by their key, which only the best get
     seen: set[Any] = set()
-    best = space.fitting(random_cells(rng, 0, space.nodes, space.aggregation)).noted(
-        score=np.empty(0)
-    )
+    best = space.fitting(*space.draw(rng, 0)).noted(score=np.empty(0))
     seed, chunk = int(rng.integers(2**62)), 0
     drawn: deque[Future[Candidates]] = deque()
     scored: deque[Future[Candidates]] = deque()
@@ -349,9 +482,8 @@ def explore(
 
     def draw(number: int) -> Candidates:
         stream = np.random.default_rng([seed, number])
-        scaled = space.scaled(random_cells(stream, _CHUNK, space.nodes, space.aggregation))
-        cells = scaled.cells
-        return space.candidates(scaled, fingerprints(cells.operations, cells.adjacency))
+        scaled = space.scaled(*space.draw(stream, _CHUNK))
+        return space.candidates(scaled, space.fingerprints(scaled))
 
     def judge(candidates: Candidates) -> Candidates:
         scores = np.asarray(score(candidates), dtype=float)
@@ -381,5 +513,5 @@ def explore(
             best = merge(best, result.result())
     if count and not len(best):
         raise space.nothing_fits()
-    best = replace(best, keys=best.payload.cells.keys())
+    best = replace(best, keys=space.keys(best.payload))
     return best[~np.isin(best.keys, tried)][:keep]

@@ -72,7 +72,8 @@ class Candidates:
     any object with `len`, indexing by array or mask, and a static `concatenate(parts)`. `factors`
     (n,) turn a value into a score (None: all 1). `notes` are per-cell numbers that a strategy
     leaves behind for the log: `predicted_mean` and `predicted_std` (of the value, not the score)
-    and `acquisition`, nan where there was no prediction.
+    and `acquisition`, nan where there was no prediction. `context` (n, k) are numbers of the
+    networks around the cells, for predictors; None where all cells have the same.
     """
 
     graphs: Graphs
@@ -80,6 +81,7 @@ class Candidates:
     payload: Any
     factors: FloatArray | None = None
     notes: Mapping[str, FloatArray] = field(default_factory=dict)
+    context: FloatArray | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -94,6 +96,7 @@ class Candidates:
             self.payload[index],
             None if self.factors is None else self.factors[index],
             {name: note[index] for name, note in self.notes.items()},
+            None if self.context is None else self.context[index],
         )
 
     def scores(self, values: ArrayLike) -> FloatArray:
@@ -117,6 +120,7 @@ class Candidates:
         if any(part.factors is not None for part in parts):
             factors = np.concatenate([part.scores(np.ones(len(part))) for part in parts])
         names = {name for part in parts for name in part.notes}
+        contexts = [part.context for part in parts]
         return Candidates(
             Graphs.concatenate([part.graphs for part in parts]),
             np.concatenate([part.keys for part in parts]),
@@ -128,6 +132,7 @@ class Candidates:
                 )
                 for name in sorted(names)
             },
+            None if any(context is None for context in contexts) else np.concatenate(contexts),
         )
 
 

@@ -38,11 +38,13 @@ from .features import (
 from .interfaces import Candidates, Embedding, FloatArray, Graphs, IntArray, Prediction
 
 STRUCTURE = ("counts", "paths", "bags", "walks")
-GROUPS = (*STRUCTURE, "shape", "embedding", "flat", "wl", "used", "positions")
+CONTEXT = "context"
+GROUPS = (*STRUCTURE, "shape", "embedding", "flat", "wl", "used", "positions", CONTEXT)
 """Groups of features: live nodes per label; label sequences of paths, with and without their order
 (small graphs only); short walks (large graphs only); size and depth; the encoder's vector;
 adjacency and labels as they stand; Weisfeiler-Lehman features; used nodes per label, and which
-label stands where (both for costs, to which reached or not is all the same)."""
+label stands where (both for costs, to which reached or not is all the same); the candidates'
+`context`, wherever they have one."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class _Vocabulary:
 
 
 _LENGTHS = 6
-_COLUMNS = {name: "common" for name in GROUPS if name != "shape"}
+_COLUMNS = {name: "common" for name in GROUPS if name not in ("shape", CONTEXT)}
 
 
 @dataclass(frozen=True)
@@ -252,7 +254,10 @@ class GraphPredictor:
             return describe(graphs, roles, labels, self.groups, self.embedding)
 
         key = (roles, labels, self.groups)
-        return (self.memo if remember else compute)(candidates, key, how)
+        raw = (self.memo if remember else compute)(candidates, key, how)
+        if candidates.context is None:
+            return raw
+        return Raw({**raw.dense, CONTEXT: candidates.context}, raw.sparse)
 
     def _fit(
         self,

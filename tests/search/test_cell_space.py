@@ -1,5 +1,8 @@
 """The space of real cells: always inside every budget, at the largest width, each cell once."""
 
+import math
+
+import networkx as nx
 import numpy as np
 import pytest
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from gemkit.operations import TABLE
 from gemkit.search.cell_space import CellSpace, Scaled, explore
 from gemkit.search.interfaces import Candidates
 from gemkit.search.sampling import random_cells
+from gemkit.skeletons import skeletons_for
 
 SKELETON = skeleton_for((3, 32, 32), 10)
 BUDGETS = [
@@ -270,3 +274,51 @@ def test_fingerprints_are_equal_only_for_cells_of_one_key(seed: int) -> None:
     narrow = cells[(cells.operations[:, 12:] < 0).all(axis=1)]
     cut = fingerprints(narrow.operations[:, :12], narrow.adjacency[:, :12, :12])
     assert np.array_equal(cut, fingerprints(narrow.operations, narrow.adjacency))
+
+
+def test_pairs_of_cell_and_skeleton(seed: int) -> None:
+    """Each fits in its own skeleton, is told from the same cell in another, and comes back."""
+    first, *others = skeletons_for((3, 32, 32), 10)
+    space = CellSpace(first, Budget(macs=2_000_000), alternatives=tuple(others))
+    rng = np.random.default_rng(seed)
+    found = space.sample(rng, 200)
+    found = Candidates.concatenate(
+        [found, space.mutate(rng, found[:10], 100), space.crossover(rng, found[:10], 30)]
+    )
+    scaled: Scaled = found.payload
+    assert set(scaled.skeletons.tolist()) == set(range(len(space.skeletons)))
+    for index in range(len(found)):
+        one = space.architecture(found, index)
+        assert one.skeleton == space.skeletons[scaled.skeletons[index]]
+        assert fits(one, space.budget)
+        assert cost(one).params == scaled.params[index]
+        assert not fits(Architecture(one.cells, one.skeleton, one.width + 1), space.budget)
+        plain = found.keys[index].decode() == one.cells[0].key
+        graph = one.cells[0].to_networkx()
+        in_a_row = nx.dag_longest_path_length(graph)
+        assert found.context is not None
+        wide, pixels, depth = 2 ** found.context[index]
+        assert (round(wide), round(pixels)) == (one.width, math.prod(one.skeleton.resolutions[0]))
+        assert round(depth) == in_a_row * sum(stage.repeats for stage in one.skeleton.stages)
+        assert plain == (scaled.skeletons[index] == 0)
+    cells = [scaled.cells.cell(index) for index in range(len(found))]
+    again = space.restored(cells, scaled.widths.tolist(), skeletons=scaled.skeletons.tolist())
+    assert np.array_equal(again.keys, found.keys)
+    assert np.array_equal(again.payload.macs, scaled.macs)
+    one = CellArrays.from_cells(cells[:1] * len(space.skeletons))
+    keys = space.fitting(one, np.arange(len(space.skeletons))).keys
+    assert len(set(keys.tolist())) == len(space.skeletons)
+
+
+def test_exploring_meets_every_skeleton(seed: int) -> None:
+    first, *others = skeletons_for((1, 8, 8), 10)
+    space = CellSpace(first, Budget(macs=500_000), nodes=6, alternatives=tuple(others))
+    found = explore(
+        space,
+        lambda one: one.payload.skeletons.astype(float),
+        500,
+        500,
+        np.random.default_rng(seed),
+    )
+    assert len(set(found.keys.tolist())) == len(found) == 500
+    assert set(found.payload.skeletons.tolist()) == set(range(len(space.skeletons)))
