@@ -424,8 +424,9 @@ class CellSpace:
 
 def _depth(cells: CellArrays) -> IntArray:
     """Nodes on the longest path of each cell (n,)."""
-    depth = np.zeros(cells.operations.shape, dtype=np.int64)
-    for node in range(1, depth.shape[1]):
+    places = cells.operations.shape[1]
+    depth = np.zeros((len(cells), places), dtype=np.int64)
+    for node in range(1, places):
         before = np.where(cells.adjacency[:, :node, node], depth[:, :node], -1)
         depth[:, node] = before.max(axis=1) + 1
     return np.asarray(depth.max(axis=1))

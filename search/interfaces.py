@@ -120,7 +120,7 @@ class Candidates:
         if any(part.factors is not None for part in parts):
             factors = np.concatenate([part.scores(np.ones(len(part))) for part in parts])
         names = {name for part in parts for name in part.notes}
-        contexts = [part.context for part in parts]
+        contexts = [part.context for part in parts if part.context is not None]
         return Candidates(
             Graphs.concatenate([part.graphs for part in parts]),
             np.concatenate([part.keys for part in parts]),
@@ -132,7 +132,7 @@ class Candidates:
                 )
                 for name in sorted(names)
             },
-            None if any(context is None for context in contexts) else np.concatenate(contexts),
+            np.concatenate(contexts) if len(contexts) == len(parts) else None,
         )
 
 
