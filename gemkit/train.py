@@ -44,6 +44,7 @@ logger = logging.getLogger("gemkit")
 STATE_FORMAT = 1
 """Of the state of a training that was interrupted."""
 _EVALUATION_BATCH = 256
+_CHANNELS_OF_AVX2 = 8  # float32 in a register
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
 _STEPS_BEFORE_RECORDING = 3  # in which cuDNN and cuBLAS set themselves up
 
@@ -425,16 +426,25 @@ def _device(name: str) -> torch.device:
 
 
 def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
-    """Channels last, but on the CPU not for convolutions in groups of several channels.
-
-    Training a narrow RegNet (12 channels in 2 groups) in channels-last layout writes past its
-    memory in PyTorch 2.14 with oneDNN, and the process dies.
-    """
-    if device.type == "cpu":
-        for module in network.modules():
-            if isinstance(module, nn.Conv2d) and 1 < module.groups < module.in_channels:
-                return torch.contiguous_format
+    """Channels last, but contiguous on the CPU where that would write past its memory."""
+    if device.type == "cpu" and any(_overruns(module) for module in network.modules()):
+        return torch.contiguous_format
     return torch.channels_last
+
+
+def _overruns(module: nn.Module) -> bool:
+    """Whether the gradient of a convolution's weight overruns in channels-last layout.
+
+    oneDNN's kernel for processors with AVX2 (jit_1x1:avx2, in PyTorch 2.14) writes past its memory
+    for 1x1 convolutions that skip pixels of fewer than 8 channels; docs/limits.md has the program.
+    """
+    return (
+        isinstance(module, nn.Conv2d)
+        and module.kernel_size == (1, 1)
+        and max(module.stride) > 1
+        and module.groups == 1
+        and module.in_channels < _CHANNELS_OF_AVX2
+    )
 
 
 def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> int:
