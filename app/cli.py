@@ -4,6 +4,7 @@ Only options are read here; the work is done by `pipeline`, `show` and `page`, w
 inside the commands so that `gemkit --help` answers at once.
 """
 
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -677,6 +678,19 @@ def targets(name: str | None, remove: bool, json_file: str | None) -> None:
     _deliver_json(value, json_file)
 
 
+def _host_names(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f"--allow-host: {name!r} is no host name; give one like demo.example")
+    return tuple(name.lower().rstrip(".") for name in names)
+
+
+def _root_path(_: click.Context, __: click.Parameter, path: str) -> str:
+    if path.strip("/") and not re.fullmatch(r"(/[\w.~-]+)+/?", path):
+        raise UserError(f"--root-path: {path!r} is no path; give one like /gemkit")
+    return path.rstrip("/")
+
+
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=FOLDER)
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
@@ -694,7 +708,21 @@ def targets(name: str | None, remove: bool, json_file: str | None) -> None:
     is_flag=True,
     help="First fetch onnxruntime-web from npm's registry, to measure in visitors' browsers.",
 )
-def app(run_folder: Path, host: str, port: int, auth: str | None, **options: bool) -> None:
+@click.option(
+    "--allow-host",
+    metavar="NAME",
+    multiple=True,
+    callback=_host_names,
+    help="Also answer requests for this host name, as a proxy passes them on. Repeatable.",
+)
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    default="",
+    callback=_root_path,
+    help="The prefix that a proxy in front of the page takes away, such as /gemkit.",
+)
+def app(run_folder: Path, host: str, port: int, auth: str | None, **options: Any) -> None:
     """Open a page to browse the networks of RUN, try them and download them."""
     from .page import page
 

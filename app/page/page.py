@@ -1,8 +1,8 @@
 """`gemkit app`: the page of a run. Here is the layout; what it shows comes from other modules.
 
-`explore` reads the run, `drawing` draws cells, `latency_table` shows measurements, `embedding_map`
-places cells, `browser` serves what a visitor's own browser runs, `live` runs a search, `serving`
-decides what goes over the network.
+`content` reads the run, `cell_svg` draws cells, `latency_table` shows measurements, `embedding_map`
+places cells, `browser` serves what a visitor's own browser runs, `live_search` runs a search,
+`server` answers, and `guard` and `uploads` decide what may be asked and named.
 """
 
 import functools
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gemkit.errors import UserError
 from gemkit.pictures import MAX_PIXELS, read_picture
 
-from . import browser, server
+from . import browser, guard, server, uploads
 from .content import Shown
 from .embedding_map import EmbeddingMap
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _QUEUE = 32
 _PREDICTIONS_AT_ONCE = 2
-_LOCAL = ("127.0.0.1", "localhost", "::1")
 
 
 # ---- Try it
@@ -286,23 +285,28 @@ def launch(
     *,
     login: tuple[str, str] | None = None,
     read_only: bool = False,
+    allow_host: tuple[str, ...] | None = (),
+    framed_by: tuple[str, ...] = (),
+    root_path: str = "",
 ) -> server.Server:
     """Start the page in the background.
 
     Args:
         login: user and password that visitors must give.
         read_only: visitors can neither search nor measure.
+        allow_host: names under which the page may be asked, beside those of `host`; None for any.
+        framed_by: origins whose pages may show this one in a frame.
+        root_path: what a proxy takes away from the beginning of every path.
 
     Raises:
         UserError: no run, or the address cannot be used.
     """
     import os
-    import threading
 
     shown = Shown.open(folder)
-    if host not in _LOCAL or read_only:
+    if not guard.is_local(host) or read_only:
         shown.computer = "the computer that runs this page"
-    opened = server.listen(host, port)
+    uploads.upload_folder()
     # Gradio would ask its makers for news, and whether the machine is on the internet.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
@@ -317,27 +321,7 @@ def launch(
     )
     blocks = layout_of(shown, live, measuring=not read_only)
     places = EmbeddingMap(shown)
-    app = server.routes(shown, places)
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
-    app = gr.mount_gradio_app(
-        app,
-        blocks,
-        path="/",
-        allowed_paths=[str(shown.folder / "examples")],
-        max_file_size=server.MAX_UPLOAD_BYTES,
-        footer_links=[],
-        # What Gradio tells screen readers at the end of a call; it has no words for it itself.
-        i18n=gr.I18n(en={"common.complete": "done"}),
-        run_history=False,
-        show_error=False,
-        ssr_mode=False,
-        css=resources.files("gemkit.app.page").joinpath("static", "page.css").read_text(),
-        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]),
-        head=(
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<script src="page/page.js"></script><script src="page/browser.js"></script>'
-        ),
-    )
     closing = threading.Event()
 
     def prepare() -> None:
@@ -353,8 +337,24 @@ def launch(
             live.close()
         preparing.join(20)  # an interpreter that ends beneath onnxruntime aborts
 
-    started = server.Server(server.Guard(app, login), opened, close)
-    started.start()
+    started = server.Server(
+        blocks,
+        server.routes(shown, places),
+        port,
+        guard.Access(host, login, allow_host, framed_by),
+        root_path=root_path,
+        ended=close,
+        footer_links=[],
+        # What Gradio tells screen readers at the end of a call; it has no words for it itself.
+        i18n=gr.I18n(en={"common.complete": "done"}),
+        run_history=False,
+        css=resources.files("gemkit.app.page").joinpath("static", "page.css").read_text(),
+        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]),
+        head=(
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<script src="page/page.js"></script><script src="page/browser.js"></script>'
+        ),
+    )
     preparing.start()
     return started
 
@@ -368,8 +368,10 @@ def serve(
     login: tuple[str, str] | None = None,
     read_only: bool = False,
     fetch_runtime: bool = False,
+    allow_host: tuple[str, ...] = (),
+    root_path: str = "",
 ) -> None:
-    """Show the page until Ctrl-C.
+    """Show the page until Ctrl-C; see `launch`.
 
     Raises:
         UserError: see `launch`; or onnxruntime-web was asked for and cannot be fetched.
@@ -380,16 +382,30 @@ def serve(
     if threading.current_thread() is threading.main_thread():
         # Whoever ends a service asks so; a search that it runs must end with it.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
-    server = launch(folder, host, port, login=login, read_only=read_only)
-    console.print(f"the page is at {server.address} (stop it with Ctrl-C)")
-    if host not in _LOCAL and not read_only and login is None:
+    started = launch(
+        folder,
+        host,
+        port,
+        login=login,
+        read_only=read_only,
+        allow_host=allow_host,
+        root_path=root_path,
+    )
+    console.print(f"the page is at {started.address} (stop it with Ctrl-C)")
+    public = not guard.is_local(host)
+    if public and login is not None:
+        console.print(
+            "mind: without TLS the password travels in clear; put a proxy that speaks HTTPS in "
+            "front of the page"
+        )
+    if public and not read_only and login is None:
         console.print(
             "mind: everybody who reaches this machine can start searches here; "
             "--read-only or --auth USER prevents it"
         )
     try:
-        server.wait()
+        started.wait()
     except KeyboardInterrupt:
         pass
     finally:
-        server.close()
+        started.close()

@@ -1,177 +1,29 @@
-"""What of the page goes over the network, and what does not.
+"""The page's own addresses, and the server that answers them.
 
-`Guard` stands before everything: it lets through the requests that the page itself makes and
-refuses all others, asks for the password where one is set, and bounds what can be sent. Behind it
-are our own addresses (`routes`) and Gradio's. Files are looked up in lists, so no address ever
-becomes a path.
+Files are looked up in lists, so no address ever becomes a path.
 """
 
-import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
-import re
+import logging
+import os
 import socket
 import threading
-import time
-from collections import deque
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
 
 from . import downloads
+from .guard import MAX_UPLOAD_BYTES, Access, Guard
 
 if TYPE_CHECKING:
     import fastapi
+    import gradio
 
     from .content import Shown
     from .embedding_map import EmbeddingMap
 
-MAX_UPLOAD_BYTES = 10_000_000
-_MAX_BODY_BYTES = 1_000_000
-_MAX_UPLOADED_AN_HOUR = 2_000_000_000
 _STATIC = {"page.js": "text/javascript", "browser.js": "text/javascript"}
-_READ = re.compile(
-    r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\d+)?"
-    r"|/(assets|static|svelte)/[\w./@-]+|/page/[\w.]+|/run/[\w./-]+|/onnxruntime/[\w.-]+"
-    r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|upload_progress|queue/data"
-    r"|heartbeat/\w+|file=(?!\w+:).+)"
-)
-_LASTING = re.compile(r"/(assets|static|svelte)/[\w./@-]+")
-_MAX_KEPT_BYTES = 32_000_000
-_WRITE = re.compile(r"/gradio_api/(queue/join|upload|cancel|reset/?|run/\w+/?)")
-_PLAIN_HEADERS = (b"host", b"accept", b"accept-encoding", b"user-agent")
-"""What an answer that is kept for everybody may depend on: no range, no date of another copy."""
-_HEADERS = [
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-    # A page that shares its process with no other may use the browser's finest clock.
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"cross-origin-embedder-policy", b"require-corp"),
-]
-
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Message, Receive, Send], Awaitable[None]]
-
-
-class Guard:
-    """ASGI middleware that refuses what the page does not need; see the module's text.
-
-    Args:
-        login: user and password that everybody must give; None where the page is open.
-    """
-
-    def __init__(self, app: App, login: tuple[str, str] | None = None) -> None:
-        self.app = app
-        self.login = login
-        self._uploads: deque[tuple[float, int]] = deque()
-        self._kept: dict[tuple[str, bytes], list[Message]] = {}
-        self._room = _MAX_KEPT_BYTES
-
-    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
-            return
-        if scope["type"] != "http":
-            return  # the page uses no web sockets
-        headers = {name.lower(): value for name, value in scope["headers"]}
-        if not self._may_enter(headers.get(b"authorization", b"")):
-            await asyncio.sleep(0.3)  # guessing takes time
-            await _answer(
-                send, 401, "a user name and a password are needed", (b"www-authenticate", b"Basic")
-            )
-            return
-        path, method = scope["path"], scope["method"]
-        allowed = _READ if method in ("GET", "HEAD") else _WRITE if method == "POST" else None
-        raw = scope.get("raw_path", b"").lower()
-        sly = ".." in path or "\\" in path or "\0" in path or b"%2e" in raw or b"%25" in raw
-        if allowed is None or sly or not allowed.fullmatch(path):
-            await _answer(send, 404, "there is nothing here")
-            return
-        upload = path == "/gradio_api/upload"
-        limit = MAX_UPLOAD_BYTES + 100_000 if upload else _MAX_BODY_BYTES
-        if upload and b"content-length" not in headers:
-            await _answer(send, 411, "say how long the file is")
-            return
-        length = headers.get(b"content-length", b"0")
-        if not length.isdigit() or int(length) > limit:
-            await _answer(send, 413, f"at most {limit // 1_000_000} MB can be sent")
-            return
-        if upload and not self._room_for(int(length)):
-            await _answer(send, 503, "too much was uploaded in the last hour: try again later")
-            return
-        received = 0
-
-        async def bounded() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            return {"type": "http.disconnect"} if received > limit else message
-
-        async def hardened(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [*message.get("headers", []), *_HEADERS]
-            await send(message)
-
-        if method != "GET" or not _LASTING.fullmatch(path):
-            await self.app(scope, bounded, hardened)
-            return
-        # Opening the page asks for some seventy scripts and styles of Gradio's, which takes it
-        # milliseconds each; they never change while it runs.
-        asked = (path, headers.get(b"accept-encoding", b"")[:100])
-        if asked not in self._kept:
-            answer: list[Message] = []
-
-            async def noted(message: Message) -> None:
-                answer.append(message)
-                await hardened(message)
-
-            plain = [pair for pair in scope["headers"] if pair[0].lower() in _PLAIN_HEADERS]
-            await self.app({**scope, "headers": plain}, bounded, noted)
-            self._keep(asked, answer)
-            return
-        for message in self._kept[asked]:
-            await send(message)
-
-    def _keep(self, asked: tuple[str, bytes], answer: list[Message]) -> None:
-        """Keep a whole answer in memory while there is room."""
-        size = sum(len(message.get("body", b"")) for message in answer)
-        whole = len(answer) > 1 and not answer[-1].get("more_body")
-        if whole and answer[0].get("status") == 200 and size <= self._room:
-            self._room -= size
-            self._kept[asked] = answer
-
-    def _may_enter(self, given: bytes) -> bool:
-        if self.login is None:
-            return True
-        kind, _, rest = given.partition(b" ")
-        if kind.lower() != b"basic":
-            return False
-        try:
-            pair = base64.b64decode(rest, validate=True)
-        except binascii.Error:
-            return False
-        return hmac.compare_digest(pair, ":".join(self.login).encode())
-
-    def _room_for(self, size: int) -> bool:
-        now = time.monotonic()
-        while self._uploads and self._uploads[0][0] < now - 3600:
-            self._uploads.popleft()
-        if sum(each for _, each in self._uploads) + size > _MAX_UPLOADED_AN_HOUR:
-            return False
-        self._uploads.append((now, size))
-        return True
-
-
-async def _answer(send: Send, status: int, text: str, *headers: tuple[bytes, bytes]) -> None:
-    body = text.encode()
-    fixed = [(b"content-type", b"text/plain; charset=utf-8"), *_HEADERS, *headers]
-    await send({"type": "http.response.start", "status": status, "headers": fixed})
-    await send({"type": "http.response.body", "body": body})
 
 
 def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
@@ -271,83 +123,133 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
     return app
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A socket that listens there.
+def _free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0.
 
     Raises:
-        UserError: the address cannot be used.
+        UserError: nothing can listen there.
     """
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError):
         raise UserError(f"--host: there is no address {host!r}; use 127.0.0.1 or 0.0.0.0") from None
     family, kind, protocol, _, address = addresses[0]
-    opened = socket.socket(family, kind, protocol)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family, kind, protocol) as opened:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            opened.bind(address)
+            opened.listen(1)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise UserError(
+                f"cannot listen on {host}:{port} ({reason}): choose another with --port"
+            ) from None
+        return int(opened.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _without_proxy() -> Iterator[None]:
+    """Gradio asks its own server whether it has started, which no proxy could tell."""
+    names = ("http_proxy", "https_proxy", "all_proxy")
+    kept = {name: value for name, value in os.environ.items() if name.lower() in names}
+    for name in kept:
+        del os.environ[name]
     try:
-        opened.bind(address)
-        opened.listen(256)
-    except OSError as error:
-        opened.close()
-        reason = (error.strerror or str(error)).lower()
-        raise UserError(
-            f"cannot listen on {host}:{port} ({reason}): choose another with --port"
-        ) from None
-    return opened
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 class Server:
-    """A page that is being served by a thread.
-
-    Args:
-        ended: is called when the page is closed.
+    """A page that is being served in the background.
 
     Attributes:
         address: where, as a URL.
     """
 
     def __init__(
-        self, app: App, opened: socket.socket, ended: Callable[[], None] | None = None
+        self,
+        blocks: "gradio.Blocks",
+        own: "fastapi.FastAPI",
+        port: int,
+        access: Access,
+        *,
+        root_path: str = "",
+        ended: Callable[[], None] | None = None,
+        **looks: Any,
     ) -> None:
-        import uvicorn
+        """Serve; returns when requests are answered.
 
-        host, port = opened.getsockname()[:2]
-        shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
-        shown = f"[{shown}]" if ":" in shown else shown
-        self.address = f"http://{shown}:{port}"
-        config = uvicorn.Config(
-            app,
-            log_level="error",
-            access_log=False,
-            limit_concurrency=512,
-            timeout_keep_alive=20,
-            timeout_graceful_shutdown=2,
-        )
-        self._server = uvicorn.Server(config)
-        self._socket = opened
+        Args:
+            own: the page's own addresses.
+            port: 0 for any that is free.
+            root_path: what a proxy takes away from the beginning of every path.
+            ended: is called when the page is closed.
+            looks: what else Gradio's `launch` is told.
+
+        Raises:
+            UserError: the address cannot be used.
+        """
+        host = access.listening
+        port = _free_port(host, port)
+        guard = Guard(access)
+
+        @contextlib.asynccontextmanager
+        async def guarded(app: Any) -> AsyncIterator[None]:
+            # Gradio puts its own layers, which answer without asking, around any middleware that
+            # it is given; this one stands before them.
+            guard.app, app.middleware_stack = app.middleware_stack, guard
+            yield
+
+        bracketed = f"[{host}]" if ":" in host else host
+        with _without_proxy():
+            # Mounted in an application of our own, Gradio's page never counts as launched, and
+            # Gradio then checks no paths; `guard` does not rely on it, nor it on `guard`.
+            app, _, _ = blocks.launch(
+                server_name=bracketed,
+                server_port=port,
+                root_path=root_path,
+                app_kwargs={
+                    "routes": own.routes,
+                    "exception_handlers": own.exception_handlers,
+                    "lifespan": guarded,
+                },
+                max_file_size=MAX_UPLOAD_BYTES,
+                prevent_thread_lock=True,
+                quiet=True,
+                inline=False,
+                share=False,
+                show_error=False,
+                enable_monitoring=False,
+                ssr_mode=False,
+                mcp_server=False,
+                num_workers=0,
+                pwa=False,
+                **looks,
+            )
+        if app.middleware_stack is not guard:
+            blocks.close(verbose=False)
+            raise RuntimeError("this version of Gradio cannot be guarded: the page is closed")
+        config = blocks.server.config
+        config.limit_concurrency = 512
+        config.timeout_keep_alive = 20
+        config.timeout_graceful_shutdown = 2
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        guard.functions = frozenset(one["id"] for one in blocks.config["dependencies"])
+        reached = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, bracketed)
+        self.address = f"http://{reached}:{port}"
+        self._blocks = blocks
         self._ended = ended
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [opened]}, daemon=True
-        )
-
-    def start(self) -> None:
-        """Serve; returns when requests are answered."""
-        self._thread.start()
-        while self._thread.is_alive() and not self._server.started:
-            time.sleep(0.01)
-        if not self._server.started:
-            raise RuntimeError("the page's server did not start")
+        self._closed = threading.Event()
 
     def wait(self) -> None:
         """Return when the server has ended."""
-        while self._thread.is_alive():
-            self._thread.join(0.5)
+        while not self._closed.wait(0.5):
+            pass
 
     def close(self) -> None:
         """Stop serving."""
-        self._server.should_exit = True
-        self._thread.join(10)
+        self._blocks.close(verbose=False)
         if self._ended is not None:
             self._ended()
-        with contextlib.suppress(OSError):
-            self._socket.close()
+        self._closed.set()

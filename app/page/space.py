@@ -32,6 +32,9 @@ def main() -> None:
             os.environ.get("GRADIO_SERVER_NAME", "0.0.0.0"),
             int(os.environ.get("GRADIO_SERVER_PORT") or os.environ.get("PORT", "7860")),
             read_only=True,
+            allow_host=None,  # a Space has several names, and nothing that only some may see
+            framed_by=("https://huggingface.co", "https://*.huggingface.co"),
+            root_path=os.environ.get("GRADIO_ROOT_PATH", ""),
         )
     except UserError as error:
         sys.exit(f"gemkit: {error}")

@@ -28,6 +28,7 @@ from gemkit.app.page import (
     content,
     downloads,
     embedding_map,
+    guard,
     latency_table,
     page,
 )
@@ -285,7 +286,7 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
     # Pillow would start Ghostscript for the second.
     for text in ("no picture", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"):
         (tmp_path / "text.png").write_text(text)
-        with pytest.raises(UserError, match="the upload is no picture"):
+        with pytest.raises(UserError, match="the upload cannot be used: no picture"):
             page.classify(shown, id, str(tmp_path / "text.png"))
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
@@ -406,6 +407,106 @@ def test_an_answer_keeps_others_out(address: str) -> None:
     assert answer.headers["x-content-type-options"] == "nosniff"
     assert answer.headers["cross-origin-opener-policy"] == "same-origin"
     connection.close()
+
+
+def _status(address: str, headers: dict[str, str], path: str = "/run/version.json") -> int:
+    connection = http.client.HTTPConnection(urlsplit(address).netloc, timeout=20)
+    connection.request("GET", path, headers=headers)
+    answer = connection.getresponse()
+    assert "access-control-allow-origin" not in answer.headers
+    status = answer.status
+    connection.close()
+    return status
+
+
+def test_a_name_that_was_pointed_here_is_refused(address: str, folder: Path) -> None:
+    port = urlsplit(address).port
+    for host in ("evil.example", f"evil.example:{port}", "192.168.1.5", "localhost.evil.example"):
+        assert _status(address, {"Host": host}) == 421
+    for host in (f"127.0.0.1:{port}", "localhost", "LOCALHOST:1", "[::1]:80", "127.9.9.9"):
+        assert _status(address, {"Host": host}) == 200
+    server = page.launch(
+        folder,
+        "127.0.0.1",
+        0,
+        read_only=True,
+        allow_host=("demo.example",),
+        framed_by=("https://a.b",),
+    )
+    try:
+        assert _status(server.address, {"Host": "demo.example"}) == 200
+        assert _status(server.address, {"Host": "evil.example"}) == 421
+        connection = http.client.HTTPConnection(urlsplit(server.address).netloc)
+        connection.request("GET", "/")
+        policy = connection.getresponse().headers["content-security-policy"]
+        assert policy == "frame-ancestors 'self' https://a.b"
+        connection.close()
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("listening", "names", "called", "may"),
+    [
+        ("0.0.0.0", (), "192.168.1.5", True),
+        ("0.0.0.0", (), "localhost", True),
+        ("::", (), "2001:db8::1", True),
+        ("0.0.0.0", (), "evil.example", False),
+        ("box.lan", (), "BOX.lan.", True),
+        ("box.lan", (), "evil.example", False),
+        ("localhost", (), "10.0.0.1", False),
+        ("0.0.0.0", None, "anything.example", True),
+        ("0.0.0.0", ("demo.example",), "demo.example", True),
+        ("0.0.0.0", (), "", False),
+    ],
+)
+def test_a_page_goes_by_its_own_names(
+    listening: str, names: tuple[str, ...] | None, called: str, may: bool
+) -> None:
+    assert guard.Access(listening, names=names).may_be_called(called) is may
+
+
+def test_another_site_s_page_can_neither_send_nor_read(address: str) -> None:
+    body = (
+        b'--e\r\ncontent-disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n--e--\r\n'
+    )
+    form = {"Content-Type": "multipart/form-data; boundary=e"}
+    foreign = [
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://127.0.0.1:1"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"},
+        {"Sec-Fetch-Site": "same-site", "Origin": address},
+    ]
+    for headers in foreign:
+        assert _ask(address, "/gradio_api/upload", "POST", body, {**form, **headers})[0] == 403
+    for headers in ({}, {"Origin": address}, {"Sec-Fetch-Site": "same-origin"}):
+        assert _ask(address, "/gradio_api/upload", "POST", body, {**form, **headers})[0] == 200
+    assert _status(address, {"Origin": "http://evil.example"}) == 403
+    assert _status(address, {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "no-cors"}) == 403
+    followed = {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "navigate"}
+    assert _status(address, followed, "/") == 200
+
+
+def test_a_function_that_does_not_exist_is_told(address: str) -> None:
+    for number in (10_000, -1, "0", None, True, [0]):
+        body = json.dumps({"data": [], "fn_index": number, "session_hash": "a"}).encode()
+        for path in ("queue/join", "run/predict"):
+            headers = {"Content-Type": "application/json"}
+            assert _ask(address, f"/gradio_api/{path}", "POST", body, headers)[0] == 404
+
+
+def test_behind_a_proxy_that_strips_a_prefix_addresses_bear_it(folder: Path) -> None:
+    server = page.launch(folder, "127.0.0.1", 0, read_only=True, root_path="/gemkit")
+    try:
+        config = json.loads(_ask(server.address, "/config")[1])
+        assert config["root"] == f"{server.address}/gemkit"
+        headers = {"X-Forwarded-Host": "demo.example", "X-Forwarded-Proto": "https"}
+        config = json.loads(_ask(server.address, "/config", headers=headers)[1])
+        assert config["root"] == "https://demo.example/gemkit"
+        assert _ask(server.address, "/run/version.json")[0] == 200
+    finally:
+        server.close()
 
 
 def test_what_lasts_is_answered_alike_again_and_only_whole(address: str) -> None:
