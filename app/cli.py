@@ -27,6 +27,7 @@ from .options import (
     NUMBER_LIST,
     PRECISION_LIST,
     PROVIDER_LIST,
+    SIZES,
     STRATEGY_LIST,
     THREAD_LIST,
     batch_option,
@@ -360,7 +361,16 @@ def zoo(json_file: str | None) -> None:
     "--threads", type=THREAD_LIST, default="1", show_default=True, help="Thread counts, e.g. 1,2."
 )
 @click.option(
-    "--batch", type=NUMBER_LIST, default="1", show_default=True, help="Batch sizes, e.g. 1,8."
+    "--batch",
+    type=NUMBER_LIST,
+    default=(),
+    help="Batch sizes, e.g. 1,8.  [default: what the file is fixed to, or 1]",
+)
+@click.option(
+    "--size",
+    type=SIZES,
+    default=(),
+    help="Of what a file leaves open beside the batch, e.g. 224x224.",
 )
 @click.option(
     "--provider",

@@ -65,6 +65,13 @@ def list_of(parse: Callable[[str], Any], what: str) -> Callable[[str], tuple[Any
     return read
 
 
+def _sizes(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(_whole(1_000_000)(part) for part in text.lower().split("x"))
+    except UserError:
+        raise UserError(f"{text!r} is no size: write it like 224x224, or 512") from None
+
+
 def _whole(most: int) -> Callable[[str], int]:
     def read(text: str) -> int:
         try:
@@ -96,6 +103,7 @@ NUMBER_LIST = Parsed("LIST", list_of(_whole(1_000_000), "numbers"))
 THREAD_LIST = Parsed("LIST", list_of(_whole(1024), "numbers"))
 STRATEGY_LIST = Parsed("LIST", list_of(one_of(STRATEGIES), "strategies"))
 NAME_LIST = Parsed("LIST", lambda text: list_of(str.lower, "names")(text) if text else ())
+SIZES = Parsed("HxW", _sizes)
 PROVIDER_LIST = Parsed("LIST", list_of(str, "providers"))
 FOLDER = click.Path(path_type=Path, file_okay=False)
 FILE = click.Path(path_type=Path, dir_okay=False)

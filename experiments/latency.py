@@ -1,23 +1,29 @@
-"""How well latency is predicted, and how well it can be known: experiments/latency.py.
+"""How well latency is measured and predicted on a noisy machine: experiments/latency.py.
 
-    python experiments/latency.py [--learned 100] [--unseen 100] [--measurements 2] [--seed 0]
+    python experiments/latency.py [--learned 100] [--unseen 100] [--measurements 2] [--quiet]
 
-For images of 32x32x3 and of 8x8x1, networks of both aggregations and of widths 4 to 64 are measured
-as `gemkit` measures them, in three passes, all of them in random order in each. From the first
-measurement the predictor learns `learned` networks (chosen as `gemkit` chooses them) and predicts
-the `unseen` random ones. Reported: the share of these within 10 % and the rank correlation, against
-their values in the same measurement and in the others; beside it how well one measurement repeats
-the others, which no predictor can exceed; and the same by one pass, and by plain medians.
-Resumable by pass; results in results/latency.json. About 1 minute a pass and size: 12 minutes in
-all on a quiet machine. One thread; let nothing else run.
+Networks for images of 32x32x3 and of 8x8x1, of both aggregations and of widths 4 to 64, are
+measured as `gemkit` measures them, in a random order, beside two neighbours that are started and
+stopped at random: one copies memory, one multiplies matrices. Then all are measured again. From the
+first measurement the predictor learns `learned` networks (chosen as `gemkit` chooses them) and
+predicts the `unseen` random ones. Reported of the unseen: how many of them are measured again
+within 5 and 10 %, as they are and once the machine's common factor is taken out; and how many are
+predicted so, against the first measurement and against the others. Resumable by measurement: what
+was measured stays in build/latency.json, the summary goes to results/latency.json. About two
+minutes of processor time a measurement and size, more where noise makes it go on.
 """
 
 import argparse
+import contextlib
 import json
+import multiprocessing
 import os
-import sys
+import random
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +33,13 @@ from scipy.stats import spearmanr
 from gemkit.architecture import Architecture, Skeleton, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
+from gemkit.export import timing
 from gemkit.export.latency import (
-    PASSES,
+    ROUNDS,
+    SECONDS,
     LatencyModel,
     Measured,
-    combined,
     levelled,
-    measure_pass,
     plan,
     this_device,
     write_drafts,
@@ -41,8 +47,55 @@ from gemkit.export.latency import (
 from gemkit.files import write_json
 from gemkit.search.sampling import random_cells
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "latency.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, KEPT = ROOT / "results" / "latency.json", ROOT / "build" / "latency.json"
 SIZES = {"32x32x3": ((3, 32, 32), 20_000_000), "8x8x1": ((1, 8, 8), 3_000_000)}
+
+
+def copy_memory(runs: Event) -> None:
+    """Copy 32 MB again and again while the event is set."""
+    source, target = np.ones(1 << 25, np.uint8), np.zeros(1 << 25, np.uint8)
+    while runs.wait():
+        np.copyto(target, source)
+
+
+def multiply(runs: Event) -> None:
+    """Multiply small matrices again and again while the event is set."""
+    matrix = np.ones((64, 64), np.float32)
+    while runs.wait():
+        for _ in range(100):
+            matrix @ matrix
+
+
+@contextlib.contextmanager
+def neighbours(seed: int) -> Iterator[None]:
+    """Two other programs, each started or stopped every 0.1 to 4 seconds."""
+    context = multiprocessing.get_context("spawn")
+    events = [context.Event(), context.Event()]
+    processes = [
+        context.Process(target=work, args=(event,), daemon=True)
+        for work, event in zip((copy_memory, multiply), events, strict=True)
+    ]
+    for process in processes:
+        process.start()
+    ended = threading.Event()
+
+    def change() -> None:
+        rng = random.Random(seed)
+        while not ended.wait(rng.uniform(0.1, 4)):
+            event = rng.choice(events)
+            (event.clear if event.is_set() else event.set)()
+
+    changing = threading.Thread(target=change)
+    changing.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        changing.join()
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def networks(
@@ -61,26 +114,34 @@ def networks(
     return [*chosen, *rest[1 : unseen + 1]]
 
 
-def measured(paths: list[Path], number: int) -> dict[str, Any]:
-    """One pass in a random order of its own."""
+def measured(paths: list[Path], number: int, noisy: bool) -> dict[str, Any]:
+    """One measurement in a random order of its own, figures in the order of `paths`."""
     order = np.random.default_rng(number).permutation(len(paths))
-    start, load = time.time(), os.getloadavg()[0]
-    calm, middle = measure_pass([paths[index] for index in order])
-    back = np.argsort(order)
+    start, busy = time.monotonic(), time.process_time()
+    with neighbours(number) if noisy else contextlib.nullcontext():
+        found = timing.measure(
+            [str(paths[index]) for index in order], rounds=ROUNDS, seconds=SECONDS
+        )
+    back = [found[index] for index in np.argsort(order)]
     return {
-        "calm_ms": np.array(calm)[back].tolist(),
-        "p50_ms": np.array(middle)[back].tolist(),
-        "seconds": time.time() - start,
-        "load": load,
+        "calm_ms": [one["calm_ms"] for one in back],
+        "p50_ms": [one["latency_ms"]["p50"] for one in back],
+        "wall_ms": [one["p50_wall"] for one in back],
+        "width": [(one["p50_high"] - one["p50_low"]) / one["latency_ms"]["p50"] for one in back],
+        "rounds": [one["rounds"] for one in back],
+        "seconds": time.monotonic() - start,
+        "processor_seconds": time.process_time() - busy,
+        "load": os.getloadavg()[0],
     }
 
 
 def agreement(found: np.ndarray, truth: np.ndarray, level: bool = False) -> dict[str, float]:
-    """Share within 10 %, median error, rank correlation; `level` takes out a common factor."""
+    """Shares within 5 and 10 %, median error, ranks; `level` takes out a common factor."""
     if level:
         found = found * np.median(truth / found)
     error = np.abs(found / truth - 1)
     return {
+        "within_5_percent": float((error <= 0.05).mean()),
         "within_10_percent": float((error <= 0.1).mean()),
         "median_error": float(np.median(error)),
         "spearman": float(spearmanr(found, truth).statistic),
@@ -88,37 +149,36 @@ def agreement(found: np.ndarray, truth: np.ndarray, level: bool = False) -> dict
 
 
 def report(
-    skeleton: Skeleton, chosen: list[Architecture], passes: list[dict[str, Any]], learned: int
+    skeleton: Skeleton, chosen: list[Architecture], found: list[dict[str, Any]], learned: int
 ) -> dict[str, Any]:
-    """Predictions beside repetitions, by three ways to sum up a network's calls."""
-    calm = [levelled(one["calm_ms"], one["p50_ms"]) for one in passes]
-    middle = [one["p50_ms"] for one in passes]
-    starts = range(0, len(passes) - PASSES + 1, PASSES)
-    ways = {
-        "combined": [combined(calm[start : start + PASSES]) for start in starts],
-        "one_pass": [calm[start] for start in starts],
-        "p50": [combined(middle[start : start + PASSES]) for start in starts],
+    """Predictions beside repetitions."""
+    times = [levelled(one["calm_ms"], one["p50_ms"]) for one in found]
+    known = [
+        Measured(one.cells[0], one.width, float(ms))
+        for one, ms in zip(chosen[:learned], times[0][:learned], strict=True)
+    ]
+    model = LatencyModel.fit(skeleton, known, this_device())
+    mean, std = np.array([model.of(one) for one in chosen[learned:]]).T
+    first = times[0][learned:]
+    value: dict[str, Any] = {
+        "predicted": agreement(mean, first),
+        "measured_above_mean_plus_1.5_std": float((first > mean + 1.5 * std).mean()),
+        "width_of_the_interval": float(np.median([one["width"] for one in found])),
+        "rounds": float(np.mean([one["rounds"] for one in found])),
+        "seconds": [round(one["seconds"]) for one in found],
+        "processor_seconds": [round(one["processor_seconds"]) for one in found],
+        "load": [one["load"] for one in found],
     }
-    found: dict[str, Any] = {}
-    for name, times in ways.items() if starts else ():
-        known = [
-            Measured(one.cells[0], one.width, float(ms))
-            for one, ms in zip(chosen[:learned], times[0][:learned], strict=True)
-        ]
-        model = LatencyModel.fit(skeleton, known, this_device())
-        rows = [model.of(one) for one in chosen[learned:]]
-        mean, std = np.array(rows).T
-        first = times[0][learned:]
-        entry: dict[str, Any] = {"same": agreement(mean, first)}
-        entry["same"]["measured_above_mean_plus_1.5_std"] = float((first > mean + 1.5 * std).mean())
-        if len(times) > 1:
-            others = np.median(times[1:], axis=0)[learned:]
-            entry["others"] = agreement(mean, others)
-            entry["others_levelled"] = agreement(mean, others, level=True)
-            entry["repetition"] = agreement(first, others)
-            entry["repetition_levelled"] = agreement(first, others, level=True)
-        found[name] = entry
-    return found
+    if len(found) > 1:
+        others = np.median(times[1:], axis=0)[learned:]
+        value["predicted_of_others"] = agreement(mean, others)
+        value["predicted_of_others_levelled"] = agreement(mean, others, level=True)
+        for name, level in (("repeated", False), ("repeated_levelled", True)):
+            value[name] = agreement(first, others, level)
+            for figure in ("p50_ms", "calm_ms", "wall_ms"):
+                one, two = (np.array(one[figure]) for one in found[:2])
+                value[f"{name}_{figure}"] = agreement(one, two, level)
+    return value
 
 
 def main() -> int:
@@ -126,20 +186,23 @@ def main() -> int:
     parser.add_argument("--learned", type=int, default=100)
     parser.add_argument("--unseen", type=int, default=100)
     parser.add_argument("--measurements", type=int, default=2)
+    parser.add_argument("--quiet", action="store_true", help="without the neighbours")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--sizes", default=",".join(SIZES))
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--kept", type=Path, default=KEPT)
     options = parser.parse_args()
-    setting = {name: getattr(options, name) for name in ("learned", "unseen", "seed")}
+    setting = {name: getattr(options, name) for name in ("learned", "unseen", "seed", "quiet")}
     value: dict[str, Any] = {"setting": setting, "device": this_device(), "sizes": {}}
-    if options.out.exists():
-        before = json.loads(options.out.read_text())
+    if options.kept.exists():
+        before = json.loads(options.kept.read_text())
         if before["setting"] == setting and before["device"] == value["device"]:
             value = before
+    options.kept.parent.mkdir(exist_ok=True)
     for size in options.sizes.split(","):
         shape, macs = SIZES[size]
         skeleton = skeleton_for(shape, 10)
-        entry = value["sizes"].setdefault(size, {"passes": []})
+        entry = value["sizes"].setdefault(size, {"measurements": []})
         if "networks" not in entry:  # kept, since the choice follows the predictor's features
             drawn = networks(skeleton, macs, options.learned, options.unseen, options.seed)
             entry["networks"] = [[one.cells[0].to_json(), one.width] for one in drawn]
@@ -149,19 +212,18 @@ def main() -> int:
         ]
         with tempfile.TemporaryDirectory() as folder:
             paths = write_drafts(chosen, Path(folder))
-            while len(entry["passes"]) < PASSES * options.measurements:
-                entry["passes"].append(measured(paths, len(entry["passes"])))
-                entry["report"] = report(skeleton, chosen, entry["passes"], options.learned)
-                write_json(options.out, value)
-                last = entry["passes"][-1]
-                print(
-                    f"{size}: pass {len(entry['passes'])} in {last['seconds']:.0f} s at load "
-                    f"{last['load']:.1f}",
-                    flush=True,
-                )
+            while len(entry["measurements"]) < options.measurements:
+                number = len(entry["measurements"])
+                entry["measurements"].append(measured(paths, number, not options.quiet))
+                write_json(options.kept, value)
+                last = entry["measurements"][-1]
+                print(f"{size}: measured in {last['seconds']:.0f} s", flush=True)
+        entry["report"] = report(skeleton, chosen, entry["measurements"], options.learned)
+        summary = {name: one["report"] for name, one in value["sizes"].items() if "report" in one}
+        write_json(options.out, {**value, "sizes": summary})
         print(size, json.dumps(entry["report"], indent=1), flush=True)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    raise SystemExit(main())

@@ -10,10 +10,11 @@ read: machine, versions, precision, which provider ran the nodes, memory in a fr
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +22,7 @@ from gemkit.errors import UserError
 from gemkit.machine import versions
 
 from . import timing
-from .exporter import ModelInfo, export_onnx, fixed_batch, info_of, load_onnx
+from .exporter import ModelInfo, export_onnx, info_of, load_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -30,16 +31,19 @@ IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
 """What a network named alone is built for, when no file of ours says something else."""
 _OWN_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
 """Beginnings of the domains whose operators onnxruntime has."""
+_INTEGER = re.compile(r"Quantize|Integer|^QLinear|^QGemm$|^QAttention$")
+"""Operators that compute with, or convert, 8-bit numbers."""
 
 
 def benchmark(
     models: Sequence[Path | str],
     *,
     threads: Sequence[int] = (1,),
-    batches: Sequence[int] = (1,),
+    batches: Sequence[int] = (),
     providers: Sequence[str] = ("cpu",),
-    rounds: int = 5,
-    seconds: float = 0.3,
+    sizes: Sequence[int] = (),
+    rounds: int = timing.ROUNDS,
+    seconds: float = timing.SECONDS,
     memory: bool = True,
     progress: Callable[[float], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -49,9 +53,11 @@ def benchmark(
         models: paths of ONNX files, or names of `gemkit.baselines`, which are exported first
             (untrained: latency does not depend on the weights) for the input and classes of the
             first file of ours among `models`, or for ImageNet's.
+        batches: without any each file's own fixed batch, or 1.
         providers: short names such as cpu, cuda.
-        rounds: at least so many; up to three times as many on a noisy machine.
-        seconds: of calls per round and measurement.
+        sizes: for the dimensions that a file leaves open beside the batch.
+        rounds: at least so many; up to three times as many where the figures differ.
+        seconds: to run a file at each of a round's visits.
         memory: also take the peak resident memory, each in a fresh process.
         progress: is told the share done.
 
@@ -59,8 +65,9 @@ def benchmark(
         One measurement for each model, provider, thread count and batch, in that order, with
         the names of the design: `model`, `provider`, `precision`, `threads`, `batch`,
         `latency_ms`, `throughput`, `load_ms`, `file_bytes`, `peak_rss_bytes`, `machine`,
-        `versions`; beside them `nodes` (how many each provider ran), `spread` and `rounds`, and
-        `notes`, sentences that a reader should know (noise, nodes left to the CPU).
+        `versions`; the interval of p50 in milliseconds, `p50_low` and `p50_high`, and `noisy`; what
+        else `timing` says of it; `nodes` (how many each provider ran); and `notes`, sentences that
+        a reader should know (noise, nodes left to the CPU).
 
     Raises:
         UserError: a file, a name, a provider or an option cannot be used.
@@ -69,17 +76,24 @@ def benchmark(
         raise UserError("name at least one ONNX file or network to measure")
     with tempfile.TemporaryDirectory(prefix="gemkit-bench-") as folder:
         files = _files([str(model) for model in models], Path(folder))
-        precisions = {name: _looked_at(path) for name, path in files.items()}
+        seen = {name: _looked_at(path) for name, path in files.items()}
         paths = {str(path): name for name, path in files.items()}
         try:
             found = timing.measure(
-                list(paths), threads, batches, providers, rounds, seconds, progress
+                list(paths),
+                threads,
+                batches,
+                providers,
+                rounds=rounds,
+                seconds=seconds,
+                sizes=sizes,
+                progress=progress,
             )
             for one in found:
                 path = str(one["model"])
-                one["nodes"] = timing.node_providers(path, one["provider"], one["batch"])
+                one["nodes"] = timing.node_providers(path, one["provider"], one["batch"], sizes)
                 if memory:
-                    one |= _fresh_memory(path, one)
+                    one |= _fresh_memory(path, one, sizes)
         except timing.MeasureError as error:
             raise UserError(_named(str(error), paths)) from None
         machine = _machine(found)
@@ -87,26 +101,27 @@ def benchmark(
         results = []
         for one in found:
             name = paths[one["model"]]
-            notes = _notes(one)
-            one |= {"model": name, "precision": precisions[name], "notes": notes}
+            precision, file_bytes = seen[name]
+            one |= {"model": name, "precision": precision, "file_bytes": file_bytes}
+            one["notes"] = _notes(one)
             results.append(one | {"machine": machine, "versions": known})
         return results
 
 
 def latency_ms(
-    paths: Sequence[Path | str], rounds: int = 5, seconds: float = 0.2, threads: int = 1
+    paths: Sequence[Path | str],
+    rounds: int = timing.ROUNDS,
+    seconds: float = 0.05,
+    threads: int = 1,
 ) -> list[float]:
-    """p50 of each file at batch 1 on the CPU provider: what a latency budget means.
-
-    Where the files have a fixed batch, all the same, that is taken.
+    """p50 of each file on the CPU provider, at its own batch or 1: what a latency budget means.
 
     Raises:
         UserError: a file cannot be run.
     """
     try:
-        batch = fixed_batch(timing.open_session(str(paths[0]), 1, "CPUExecutionProvider")) or 1
         found = timing.measure(
-            [str(path) for path in paths], [threads], [batch], ["cpu"], rounds, seconds
+            [str(path) for path in paths], [threads], rounds=rounds, seconds=seconds
         )
     except timing.MeasureError as error:
         raise UserError(str(error)) from None
@@ -170,8 +185,8 @@ def _info(path: Path) -> ModelInfo | None:
         return None
 
 
-def _looked_at(path: Path) -> str:
-    """A file's precision, after making sure that onnxruntime can be given it.
+def _looked_at(path: Path) -> tuple[str, int]:
+    """A file's precision and size, after making sure that onnxruntime can be given it.
 
     Raises:
         UserError: the file is damaged or needs operators that onnxruntime does not have.
@@ -183,29 +198,73 @@ def _looked_at(path: Path) -> str:
                 f"{path} needs the custom operator {node.domain}::{node.op_type}, "
                 "which onnxruntime does not have"
             )
-    return precision_of(model)
+    return precision_of(model), file_bytes(path)
+
+
+def file_bytes(path: Path) -> int:
+    """Size of a file and of the files beside it that hold its weights."""
+    import onnx
+
+    model = onnx.load_model(path, "protobuf", load_external_data=False)
+    beside = {
+        path.parent / entry.value
+        for tensor in _tensors(model.graph)
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    return sum(file.stat().st_size for file in {path, *beside})
 
 
 def precision_of(model: "onnx.ModelProto") -> str:
-    """fp32, fp16 or int8, by the operators and the weights."""
+    """fp32, fp16, bf16 or int8, by the operators and by most of the weights."""
     import onnx
 
-    kinds = {node.op_type for node in model.graph.node}
-    if kinds & {"QuantizeLinear", "DequantizeLinear", "QLinearConv", "ConvInteger"}:
-        return "int8"
-    sizes = {onnx.TensorProto.FLOAT: 0, onnx.TensorProto.FLOAT16: 0}
-    for tensor in model.graph.initializer:
-        if tensor.data_type in sizes:
-            sizes[tensor.data_type] += math.prod(tensor.dims)
-    half, full = sizes[onnx.TensorProto.FLOAT16], sizes[onnx.TensorProto.FLOAT]
-    return "fp16" if half > full else "fp32"
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            if _INTEGER.search(node.op_type):
+                return "int8"
+    kinds = {
+        onnx.TensorProto.FLOAT: "fp32",
+        onnx.TensorProto.FLOAT16: "fp16",
+        onnx.TensorProto.BFLOAT16: "bf16",
+    }
+    sizes = dict.fromkeys(kinds.values(), 0)
+    for tensor in _tensors(model.graph):
+        if tensor.data_type in kinds:
+            sizes[kinds[tensor.data_type]] += math.prod(tensor.dims)
+    if not any(sizes.values()):  # no weights: by what goes in
+        for value in model.graph.input:
+            kind = value.type.tensor_type.elem_type
+            if kind in kinds:
+                return kinds[kind]
+    return max(sizes, key=sizes.__getitem__)
 
 
-def _fresh_memory(path: str, one: dict[str, Any]) -> dict[str, Any]:
+def _graphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
+    """A graph and those inside its nodes, such as the branches of an If."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from _graphs(inner)
+
+
+def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
+    """Initializers and tensors held by nodes."""
+    for part in _graphs(graph):
+        yield from part.initializer
+        for node in part.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+
+
+def _fresh_memory(path: str, one: dict[str, Any], sizes: Sequence[int]) -> dict[str, Any]:
     """Peak memory of a process that does nothing but run this file."""
     command = [sys.executable, "-I", timing.__file__, path, "--memory"]
     command += ["--threads", str(one["threads"]), "--batch", str(one["batch"])]
-    command += ["--provider", one["provider"]]
+    command += ["--provider", one["provider"], "--size", "x".join(map(str, sizes))]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise timing.MeasureError(done.stderr.strip() or f"{path} ended with {done.returncode}")
@@ -222,9 +281,11 @@ def _named(sentence: str, paths: dict[str, str]) -> str:
 def _notes(one: dict[str, Any]) -> list[str]:
     notes = []
     if one["noisy"]:
+        p50, p99 = (one["latency_ms"][name] for name in ("p50", "p99"))
         notes.append(
-            f"noisy machine: the medians of {one['rounds']} rounds differ by "
-            f"{100 * one['spread']:.0f} %; close what else runs here and measure again"
+            f"noisy: p50 lies between {one['p50_low']:.3g} and {one['p50_high']:.3g} ms, and one "
+            f"call in a hundred takes {p99 / p50:.1f} times as long; close what else runs here and "
+            "measure again"
         )
     elsewhere = {name: count for name, count in one["nodes"].items() if name != one["provider"]}
     if elsewhere:

@@ -33,6 +33,8 @@ from gemkit.budget import is_number
 from gemkit.errors import UserError
 from gemkit.files import is_file, replacing, unreadable
 
+from .timing import open_session
+
 if TYPE_CHECKING:
     import onnx
     import onnxruntime as ort
@@ -205,7 +207,7 @@ def export_onnx(
             _check_weights(model, original)
             temporary.write_bytes(model.SerializeToString())
             _check_file(temporary)
-            session = open_session(temporary)
+            session = open_session(temporary, threads=0)
             parity = _compare(reference, session, info, images, batch, seed)
             accuracy = None
             if test is not None:
@@ -351,29 +353,6 @@ def _texts(model: "onnx.ModelProto") -> Iterator[object]:
         yield from (entry.key, entry.value)
 
 
-def open_session(
-    model: Path | str | bytes,
-    threads: int = 0,
-    providers: Sequence[Any] = ("CPUExecutionProvider",),
-    optimised: Path | None = None,
-) -> "ort.InferenceSession":
-    """An onnxruntime session on a file, or on what would stand in one, without log noise.
-
-    Args:
-        threads: 0 for as many as there are cores.
-        optimised: where to write the graph that really runs.
-    """
-    import onnxruntime as ort
-
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.log_severity_level = 3
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
-    source = model if isinstance(model, bytes) else str(model)
-    return ort.InferenceSession(source, options, providers=list(providers))
-
-
 def run(session: "ort.InferenceSession", inputs: NDArray[Any]) -> NDArray[Any]:
     """The first output for one input."""
     name = session.get_inputs()[0].name
@@ -418,14 +397,14 @@ def probabilities(model: Path | str, images: Images) -> NDArray[np.float32]:
             f"{model} takes uint8 images of shape {(height, width, channels)}, "
             f"not {images.dtype} {images.shape[1:]}"
         )
-    outputs = run_batched(open_session(model), info.normalise(images)).astype(np.float32)
+    outputs = run_batched(open_session(model, threads=0), info.normalise(images)).astype(np.float32)
     return outputs if info.softmax else _softmax(outputs)
 
 
 def accuracy_of(model: Path | str, images: Images, labels: NDArray[np.int64]) -> float:
     """Share of images that a file of gemkit's classifies right."""
     info = read_info(model)
-    outputs = run_batched(open_session(model), info.normalise(images))
+    outputs = run_batched(open_session(model, threads=0), info.normalise(images))
     return float((outputs.argmax(axis=1) == labels).mean())
 
 

@@ -29,6 +29,7 @@ from gemkit.errors import UserError
 from gemkit.files import check_format, read_json, write_json
 from gemkit.regression import GaussianProcess, fit
 
+from . import timing
 from .latency_features import RATES, STEPS, FloatArray, features
 
 Measure = Callable[[Sequence[Architecture]], Sequence[float]]
@@ -43,10 +44,8 @@ MARGIN = 1.5
 WIDEST = 64
 """Largest width measured where no budget ends it before."""
 _KIND, _FORMAT = "gemkit latency model", 1
-PASSES, ROUNDS = 3, 3
-"""Of a measurement, and of each pass."""
-_GROUP = 128
-"""Networks held at once and measured in turn, so that a busy minute meets all of them alike."""
+ROUNDS, SECONDS = 3, 0.03
+"""Least number of rounds of a measurement, and how long each of their visits runs a network."""
 _RIDGE = 1e-2
 _CHUNK = 8192
 
@@ -287,27 +286,21 @@ def load_model(path: Path | str) -> LatencyModel:
 
 def measure_here(
     architectures: Sequence[Architecture],
-    passes: int = PASSES,
     rounds: int = ROUNDS,
-    seconds: float = 0.03,
+    seconds: float = SECONDS,
     progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
 
-    In each pass they are loaded afresh, since sessions of one file differ in speed, and measured
-    round by round, all in turn; see `levelled` and `combined`.
+    All are measured in turn, round by round (`timing`), and levelled.
     """
-    found = []
     with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
         paths = write_drafts(architectures, Path(folder))
-        for number in range(passes):
-
-            def tell(share: float, before: int = number) -> None:
-                if progress is not None:
-                    progress((before + share) / passes)
-
-            found.append(levelled(*measure_pass(paths, rounds, seconds, tell)))
-    return [float(time) for time in combined(found)]
+        found = timing.measure(
+            [str(path) for path in paths], rounds=rounds, seconds=seconds, progress=progress
+        )
+    times = levelled([one["calm_ms"] for one in found], [one["latency_ms"]["p50"] for one in found])
+    return [float(time) for time in times]
 
 
 def write_drafts(architectures: Sequence[Architecture], folder: Path) -> list[Path]:
@@ -320,47 +313,15 @@ def write_drafts(architectures: Sequence[Architecture], folder: Path) -> list[Pa
     return paths
 
 
-def measure_pass(
-    paths: Sequence[Path],
-    rounds: int = ROUNDS,
-    seconds: float = 0.03,
-    progress: Callable[[float], None] | None = None,
-) -> tuple[list[float], list[float]]:
-    """10th percentile and median, in milliseconds, of each file in one pass."""
-    from . import timing
-
-    calm: list[float] = []
-    middle: list[float] = []
-    for start in range(0, len(paths), _GROUP):
-        group = paths[start : start + _GROUP]
-        timed = [timing.Timed(str(path), "CPUExecutionProvider", 1, 1, seconds) for path in group]
-        for turn in range(rounds):
-            for one in timed:
-                one.turn()
-            if progress is not None:
-                done = start + len(group) * (turn + 1) / rounds
-                progress(min(1.0, done / len(paths)))
-        calm += [one.calm_ms for one in timed]
-        middle += [one.result()["latency_ms"]["p50"] for one in timed]
-    return calm, middle
-
-
 def levelled(calm: ArrayLike, p50: ArrayLike) -> FloatArray:
     """Medians of many networks without the noise that hit each of them differently.
 
-    Other work on the machine moves a network's median by tens of per cent, its 10th percentile far
-    less. So networks are compared by the latter, raised by one factor for all: the median of how
-    far the medians lie above. On a calm machine that is the median itself within noise.
+    Other work on the machine moves a network's median more than its fastest moments. So networks
+    are compared by the latter, raised by one factor for all: the median of how far the medians lie
+    above. On a calm machine that is the median itself within noise.
     """
     low, middle = np.asarray(calm, dtype=np.float64), np.asarray(p50, dtype=np.float64)
     return low * np.median(middle / low)
-
-
-def combined(passes: Sequence[ArrayLike]) -> FloatArray:
-    """Each network's median over passes, once the speed of the machine in each is taken out."""
-    times = np.asarray(passes, dtype=np.float64)
-    speed = np.median(times / times[0], axis=1, keepdims=True)
-    return np.asarray(np.median(times / speed, axis=0) * np.median(speed))
 
 
 def plan(
@@ -437,7 +398,7 @@ def fit_latency(
 
     Args:
         pools, budget: of the networks that will be asked for; see `plan`.
-        samples: how many are measured, each in about half a second.
+        samples: how many are measured, each in about half a second of processor time.
         measure: measures instead of this machine.
         progress: is told the share done.
 
@@ -459,8 +420,6 @@ def fit_latency(
 def this_device() -> dict[str, Any]:
     """What latencies measured here belong to."""
     from gemkit.machine import versions
-
-    from . import timing
 
     return {
         "machine": timing.describe_machine(),

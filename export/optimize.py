@@ -8,7 +8,6 @@ of them helps is returned as it was. See docs/optimizer.md for what pays where.
 
 import json
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,8 +20,7 @@ from numpy.typing import NDArray
 from gemkit.errors import UserError
 from gemkit.files import replacing
 
-from . import memory, rewrites, schedule
-from .exporter import open_session
+from . import memory, rewrites, schedule, timing
 from .graph import Graph, read, write
 
 OBJECTIVES = ("latency", "memory")
@@ -33,9 +31,12 @@ ORDER_SECONDS = 10.0
 LEAST_GAIN = 1.02
 """A rewrite that is not faster by this factor, in each of two measurements, is not applied."""
 
-_QUANTILE = 0.2
-_LEAST_RUNS = 40
+ROUNDS, SECONDS = 2, 0.03
+"""Least number of rounds of each measurement, and how long their visits run a candidate."""
 _BATCHES = (1, 3)
+
+Measure = Callable[[Sequence[Path]], Sequence[float]]
+"""Milliseconds a call of each file, measured side by side."""
 
 Candidates = dict[str, rewrites.Rewrite]
 
@@ -95,7 +96,8 @@ class Report:
         tried: every rewrite in the order of trial.
         speedup: the result against the model given, measured anew at the end; 1 where nothing was
             applied.
-        latency_ms: time of the model given and of the result in that measurement (`quick_times`).
+        latency_ms: of the model given and of the result in that measurement (`calm_ms` of
+            `timing`).
         peak_memory_bytes: peak activation memory of the model in the order given and of the
             result, by the definition of `gemkit.cost`.
         order_only_bytes: the same of the model given in its best order, without rewrites; None
@@ -154,7 +156,8 @@ def optimize(
     *,
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
-    seconds: float = 0.2,
+    seconds: float = SECONDS,
+    measure: Measure | None = None,
     progress: Callable[[Tried], None] | None = None,
 ) -> tuple[Any, Report]:
     """Rewrite a model and say what that brought.
@@ -164,7 +167,8 @@ def optimize(
         objective: "latency" applies what is faster on this machine, "memory" what lowers the
             peak of activation memory, whatever it costs in time.
         threads, provider: what the model will run with; times are taken at batch 1.
-        seconds: time to run each candidate, twice; candidates run in turn with what they replace.
+        seconds: to run each candidate at a visit; candidates run in turn with what they replace.
+        measure: measures in place of `timing`.
         progress: is told of every rewrite tried.
 
     Returns:
@@ -177,7 +181,13 @@ def optimize(
         raise UserError(f"unknown objective {objective!r}: use one of {', '.join(OBJECTIVES)}")
     plain = read(model)
     with tempfile.TemporaryDirectory() as folder:
-        bench = _Bench(plain, Path(folder), provider, threads, seconds)
+        bench = _Bench(
+            plain,
+            Path(folder),
+            provider,
+            threads,
+            measure or partial(_calm_ms, provider=provider, threads=threads, seconds=seconds),
+        )
         tell = progress or (lambda item: None)
         if objective == "latency":
             best, tried = _for_latency(plain, bench, tell)
@@ -194,7 +204,7 @@ def optimize(
             objective=objective,
             tried=tuple(tried),
             speedup=times[0] / times[1],
-            latency_ms=(times[0] * 1e3, times[1] * 1e3),
+            latency_ms=(times[0], times[1]),
             peak_memory_bytes=(schedule.peak(plain), _peak(best)),
             order_only_bytes=order_only,
             lower_bound_bytes=bound,
@@ -314,10 +324,10 @@ class _Bench:
     """Runs graphs in onnxruntime, from files written for it, beside the graph given first."""
 
     def __init__(
-        self, plain: Graph, folder: Path, provider: str, threads: int, seconds: float
+        self, plain: Graph, folder: Path, provider: str, threads: int, measure: Measure
     ) -> None:
-        self.folder, self.provider, self.threads, self.seconds = folder, provider, threads, seconds
-        self.sessions: dict[int, tuple[Graph, Any]] = {}
+        self.folder, self.provider, self.threads, self.measure = folder, provider, threads, measure
+        self.sessions: dict[int, tuple[Graph, Path, Any]] = {}
         rng = np.random.default_rng(0)
         self.inputs = [
             {
@@ -327,26 +337,29 @@ class _Bench:
             }
             for batch in _batches(plain)
         ]
-        session = self.session(plain)
+        session = self.opened(plain)[1]
         self.expected = [session.run(None, inputs) for inputs in self.inputs]
         scale = max(float(np.abs(y).max()) for ys in self.expected for y in ys)
         self.allowed = max(TOLERANCE, 1e-6 * scale)
 
-    def session(self, graph: Graph) -> Any:
-        """A session on the graph's file with all of onnxruntime's own optimisations."""
-        if id(graph) in self.sessions:
-            return self.sessions[id(graph)][1]
-        import onnx
+    def opened(self, graph: Graph) -> tuple[Path, Any]:
+        """The graph's file and a session on it with all of onnxruntime's own optimisations."""
+        if id(graph) not in self.sessions:
+            import onnx
 
-        path = self.folder / f"{len(self.sessions)}.onnx"
-        onnx.save(write(graph), path)
-        session = open_session(path, self.threads, [self.provider])
-        self.sessions[id(graph)] = (graph, session)  # the graph too, so that its id stays taken
-        return session
+            path = self.folder / f"{len(self.sessions)}.onnx"
+            onnx.save(write(graph), path)
+            try:
+                session = timing.open_session(path, self.threads, self.provider)
+            except timing.MeasureError as error:
+                raise UserError(str(error).replace(f"{path} ", "the model ")) from None
+            # The graph too, so that its id stays taken.
+            self.sessions[id(graph)] = (graph, path, session)
+        return self.sessions[id(graph)][1:]
 
     def difference(self, graph: Graph) -> float:
         """Largest difference of the graph's outputs from the plain graph's, on random inputs."""
-        session = self.session(graph)
+        session = self.opened(graph)[1]
         return max(
             float(np.abs(y - z).max())
             for inputs, expected in zip(self.inputs, self.expected, strict=True)
@@ -363,43 +376,15 @@ class _Bench:
         ]
 
     def times(self, graphs: Sequence[Graph]) -> list[float]:
-        """Seconds per run at batch 1 of each graph, taken in turn."""
-        sessions = [self.session(graph) for graph in graphs]
-        alone = self.threads == 1 and self.provider == "CPUExecutionProvider"
-        return quick_times(
-            [partial(session.run, None, self.inputs[0]) for session in sessions],
-            self.seconds * len(sessions),
-            time.thread_time if alone else time.perf_counter,
-        )
+        """Milliseconds a run of each graph, taken in turn."""
+        return list(self.measure([self.opened(graph)[0] for graph in graphs]))
 
 
-def quick_times(
-    functions: Sequence[Callable[[], object]],
-    seconds: float,
-    clock: Callable[[], float] = time.perf_counter,
-) -> list[float]:
-    """Time functions in turn for about `seconds`, at least 40 runs each.
-
-    Args:
-        clock: `time.thread_time` counts what this thread computes, which other programs on the
-            machine lengthen little; good where no other thread takes part.
-
-    Returns:
-        The duration that a fifth of each one's runs stay below, in seconds.
-    """
-    for function in functions:
-        for _ in range(3):
-            function()
-    found: list[list[float]] = [[] for _ in functions]
-    end = clock() + seconds
-    while clock() < end or len(found[0]) < _LEAST_RUNS:
-        turn = len(found[0])
-        for place in range(len(functions)):
-            which = (place + turn) % len(functions)
-            started = clock()
-            functions[which]()
-            found[which].append(clock() - started)
-    return [float(np.quantile(durations, _QUANTILE)) for durations in found]
+def _calm_ms(paths: Sequence[Path], provider: str, threads: int, seconds: float) -> list[float]:
+    found = timing.measure(
+        [str(path) for path in paths], [threads], (), [provider], rounds=ROUNDS, seconds=seconds
+    )
+    return [float(one["calm_ms"]) for one in found]
 
 
 def _batches(graph: Graph) -> tuple[int, ...]:

@@ -33,10 +33,10 @@ from .exporter import (
     fixed_batch,
     info_of,
     load_onnx,
-    open_session,
     quiet,
     run_batched,
 )
+from .timing import open_session
 
 if TYPE_CHECKING:
     import onnx
@@ -240,7 +240,7 @@ def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]
     known = {value.name: value for value in model.graph.value_info}
     given = {value.name for value in [*model.graph.input, *model.graph.output]}
     probe.graph.output.extend(known[name] for name in names if name not in given)
-    session = open_session(probe.SerializeToString())
+    session = open_session(probe.SerializeToString(), threads=0)
     outputs = [output.name for output in session.get_outputs()]
     image = session.get_inputs()[0].name
     size = sum(
@@ -327,7 +327,7 @@ class _Trial:
     labels: Labels
 
     def outputs(self, model: "onnx.ModelProto") -> NDArray[Any]:
-        return run_batched(open_session(model.SerializeToString()), self.inputs)
+        return run_batched(open_session(model.SerializeToString(), threads=0), self.inputs)
 
     def loss(self, method: str, left: Sequence[str], wanted: NDArray[Any]) -> tuple[float, float]:
         """Accuracy lost against fp32, then the mean squared difference of the outputs."""
@@ -436,7 +436,7 @@ def _deliver(
 
 def _check_batches(path: Path, info: ModelInfo) -> None:
     """The written file must give one finite row per image, alone as in a batch."""
-    session = open_session(path)
+    session = open_session(path, threads=0)
     channels, height, width = info.input_shape
     images = np.random.default_rng(0).integers(0, 256, (3, height, width, channels), np.uint8)
     inputs = info.normalise(images)

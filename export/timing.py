@@ -1,15 +1,24 @@
 """Times ONNX files with onnxruntime. Needs Python 3.8+, onnxruntime and numpy, nothing else.
 
-    python timing.py model.onnx ... [--threads 1,2] [--batch 1,8] [--provider cpu] [--out FILE]
+    python timing.py model.onnx ... [--threads 1,2] [--batch 1,8] [--size 224x224] [--provider cpu]
     python measure.py          # in an unpacked kit: measures it, or goes on where it stopped
 
-This one file is used by gemkit itself and copied to devices (there as measure.py), so that both
-measure alike:
+This one file is used by gemkit itself and copied to devices (there as measure.py), so that all
+measure alike, also beside programs that take the machine away at any moment:
 
-- All files, thread counts, batch sizes and providers are measured in turn, round by round, so
-  that a slow moment of the machine meets all of them. Before each turn come warm-up calls.
-- A percentile is the median, over the rounds, of the rounds' percentiles.
-- Where the rounds differ by more than NOISY, more of them are measured, up to three times as many.
+- In a round every file is visited several times, all in turn. A visit opens the file afresh
+  (sessions of one file differ in speed), warms up and runs it, and runs a fixed calibration network
+  before and after: what slows both is the machine's drift and cancels.
+- With one thread on the CPU the time is the thread's own processor time: waiting for other
+  programs is no latency of a network. p90, p95 and p99 are of the wall clock.
+- Other programs only ever add to a time. So a round's figure is its fastest moment, as a multiple
+  of the calibration network's fastest in the same round, and all are given at the fastest speed
+  that the calibration network reached. `calm_ms`, for ranking, is the lowest of all rounds; `p50`,
+  for reporting, the median of the rounds, raised by as much as a visit's middle call lies above its
+  fastest where it does so least.
+- `p50_low` and `p50_high` are the confidence interval of that median. Rounds go on until it is
+  narrow, at most three times as many as asked for. `noisy` says that it stayed wide or that p99
+  lies far above p50.
 - A call includes handing over the input and fetching the output, as in any program.
 """
 
@@ -17,6 +26,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import glob
 import hashlib
 import io
@@ -28,12 +38,30 @@ import re
 import sys
 import tempfile
 import time
-from typing import Any, Callable, Iterator, Mapping, Sequence  # noqa: UP035 (this file runs on Python 3.8)
+from typing import Any, Callable, Iterator, Mapping, NamedTuple, Sequence  # noqa: UP035 (Python 3.8)
 
 import numpy as np
 
+NARROW = 0.05
+"""Width of the interval of p50, as a share of p50, at which measuring ends."""
 NOISY = 0.1
-"""Largest difference of two rounds' medians, as a share of their median, that is still calm."""
+"""Width at which a measurement is called noisy."""
+TAIL = 2.0
+"""So many times p50 is a p99 at which a measurement is called noisy."""
+CONFIDENCE = 0.9
+"""Of the interval, where there are rounds enough: five."""
+ROUNDS, SECONDS = 5, 0.1
+"""Least number of rounds, and how long one visit runs a file."""
+KIT_SECONDS = 0.03
+"""The same for a kit, whose networks are many and small."""
+VISITS = 3
+"""Of each file in one round."""
+_CHUNK = 5e-4
+"""Shortest time that is read off a clock; reading the processor's takes a microsecond or two."""
+_LEAST_CHUNKS = 4
+_CALIBRATION_SECONDS = 0.003
+_COARSE = 1e-4
+"""A clock that moves in larger steps is not used."""
 PERCENTILES = (50, 90, 95, 99)
 _OVER_INPUT = 8
 """So many times the memory of its input a network needs at least, roughly."""
@@ -47,6 +75,10 @@ _TYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
+
+
+Run = Callable[[], object]
+"""Runs something once."""
 
 
 class MeasureError(Exception):
@@ -74,19 +106,30 @@ def short_name(provider: str) -> str:
     return provider.replace("ExecutionProvider", "").lower()
 
 
-def open_session(path: str, threads: int, provider: str, profile: str | None = None) -> Any:
-    """Open a file with one provider, and make sure that it is the one that runs.
+def open_session(
+    model: str | os.PathLike[str] | bytes,
+    threads: int = 1,
+    provider: str = "CPUExecutionProvider",
+    *,
+    profile: str | None = None,
+    optimised: str | os.PathLike[str] | None = None,
+) -> Any:
+    """Open a file, or what stands in one, with one provider, and make sure that it is the one used.
 
     Args:
+        threads: 0 for as many as there are cores.
         provider: a full name.
         profile: prefix of a profile file to write.
+        optimised: where to write the graph that really runs.
 
     Raises:
         MeasureError: the file cannot be run, or the provider did not load.
     """
     import onnxruntime as ort
 
-    if not os.path.isfile(path):
+    source = model if isinstance(model, bytes) else os.fspath(model)
+    path = "the file" if isinstance(source, bytes) else source
+    if isinstance(source, str) and not os.path.isfile(source):
         raise MeasureError(f"there is no file {path}")
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads
@@ -95,6 +138,8 @@ def open_session(path: str, threads: int, provider: str, profile: str | None = N
     if profile is not None:
         options.enable_profiling = True
         options.profile_file_prefix = profile
+    if optimised is not None:
+        options.optimized_model_filepath = os.fspath(optimised)
     ort.set_default_logger_severity(4)
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None and provider.startswith(("CUDA", "Tensorrt")):
@@ -103,7 +148,7 @@ def open_session(path: str, threads: int, provider: str, profile: str | None = N
     wanted = [provider] if provider.startswith("CPU") else [provider, "CPUExecutionProvider"]
     try:
         with contextlib.redirect_stdout(io.StringIO()):
-            session = ort.InferenceSession(path, options, providers=wanted)
+            session = ort.InferenceSession(source, options, providers=wanted)
         for one in (*session.get_inputs(), *session.get_outputs()):
             one.name, one.shape  # noqa: B018 -- a damaged name is decoded only when it is read
     except UnicodeDecodeError:
@@ -143,27 +188,46 @@ def memory_bytes() -> int | None:
         return None
 
 
-def random_inputs(session: Any, batch: int, path: str) -> dict[str, Any]:
+def open_sizes(session: Any) -> list[str]:
+    """The dimensions that a file leaves open beside the batch: their names, or places without."""
+    found: list[str] = []
+    for place in session.get_inputs():
+        for axis, size in enumerate(place.shape):
+            name = size or f"{place.name}[{axis}]"
+            if axis and not isinstance(size, int) and name not in found:
+                found.append(str(name))
+    return found
+
+
+def random_inputs(session: Any, batch: int, path: str, sizes: Sequence[int] = ()) -> dict[str, Any]:
     """Random values for every input of a session.
 
+    Args:
+        sizes: for the open dimensions, in the order of `open_sizes`.
+
     Raises:
-        MeasureError: the batch does not fit the file or this machine's memory, or the file's shapes
-            leave open what to feed.
+        MeasureError: the batch or the sizes do not fit the file or this machine's memory.
     """
     rng = np.random.default_rng(0)
     feed: dict[str, Any] = {}
-    for place in session.get_inputs():
+    left_open = open_sizes(session)
+    if left_open and len(left_open) != len(sizes):
+        example = "x".join(["224"] * len(left_open))
+        given = f", and not {len(sizes)} sizes" if sizes else ""
+        raise MeasureError(
+            f"{path} leaves {', '.join(left_open)} open beside the batch: say how large, in this "
+            f"order{given}, for example --size {example}"
+        )
+    chosen = dict(zip(left_open, sizes))  # noqa: B905 (Python 3.8)
+    for number, place in enumerate(session.get_inputs()):
         shape = list(place.shape)
         if shape and not isinstance(shape[0], int):
             shape[0] = batch
-        elif shape and shape[0] != batch and shape[0] > 0:
+        elif shape and number == 0 and shape[0] != batch and shape[0] > 0:
             raise MeasureError(f"{path} has the fixed batch {shape[0]}; {batch} was asked for")
-        for size in shape:
+        for axis, size in enumerate(shape):
             if not isinstance(size, int):
-                raise MeasureError(
-                    f"{path}: input {place.name!r} has the open dimension {size!r} beside the "
-                    "batch: give it a fixed size"
-                )
+                shape[axis] = size = chosen[str(size or f"{place.name}[{axis}]")]
             if size < 1:
                 raise MeasureError(f"{path}: input {place.name!r} of shape {shape} holds nothing")
         kind = _TYPES.get(place.type)
@@ -182,102 +246,231 @@ def random_inputs(session: Any, batch: int, path: str) -> dict[str, Any]:
     return feed
 
 
+class Clock:
+    """Where times come from, in seconds; tests put an invented one in its place."""
+
+    def wall(self) -> float:
+        """Time that passes."""
+        return time.perf_counter()
+
+    def processor(self) -> float:
+        """Time that the processor spends on this thread."""
+        return time.thread_time()
+
+
+def counts_processor_time(clock: Clock) -> bool:
+    """Whether this system's clock of a thread moves in steps that are small enough to use."""
+    start = clock.processor()
+    end = clock.wall() + 0.05
+    while clock.wall() < end:
+        step = clock.processor() - start
+        if step > 0:
+            return step < _COARSE
+    return False
+
+
+class Visit(NamedTuple):
+    """What one visit found, in seconds a call.
+
+    Attributes:
+        low, middle: lowest and median time over its chunks of calls.
+        calibration: lowest time of the calibration network, run before and after.
+        calls: wall time of each call.
+    """
+
+    low: float
+    middle: float
+    calibration: float
+    calls: np.ndarray[Any, Any]
+
+
 class Timed:
-    """One file with one provider, thread count and batch size."""
+    """One thing to be timed, and what was found so far.
 
-    def __init__(self, path: str, provider: str, threads: int, batch: int, seconds: float) -> None:
-        self.path, self.threads, self.batch = path, threads, batch
-        self.seconds = seconds
-        loads = []
-        for _ in range(3):
-            start = time.perf_counter()
-            self.session = open_session(path, threads, provider)
-            loads.append(time.perf_counter() - start)
-        self.load_ms = 1e3 * float(np.median(loads))
-        self.provider = self.session.get_providers()[0]
-        self.feed = random_inputs(self.session, batch, path)
-        self.outputs = [place.name for place in self.session.get_outputs()]
-        self.rounds: list[np.ndarray[Any, Any]] = []
-        try:
-            self.session.run(self.outputs, self.feed)
-        except Exception as error:
-            raise MeasureError(_why(path, error)) from None
+    Args:
+        opened: makes it ready and returns what runs it once.
+        calibration: runs the calibration network once.
+        processor: whether times are the thread's processor time, not the wall clock's.
+        seconds: to run it at each visit.
+        reopen: whether each visit opens it afresh.
+    """
 
-    def turn(self, least: int = 10, most: int = 5000) -> None:
-        """One round: warm-up, then calls for `seconds`, at least `least` of them."""
-        run, outputs, feed = self.session.run, self.outputs, self.feed
-        clock = time.perf_counter
-        warm = clock() + min(0.1 * self.seconds, 0.05)
-        calls = 0
-        while clock() < warm or calls < 2:
-            run(outputs, feed)
-            calls += 1
-        times: list[float] = []
-        end = clock() + self.seconds
-        while len(times) < most:
-            start = clock()
-            if start >= end and len(times) >= least:
-                break
-            run(outputs, feed)
-            times.append(clock() - start)
-        self.rounds.append(np.array(times))
+    def __init__(
+        self,
+        opened: Callable[[], Run],
+        calibration: Run,
+        processor: bool,
+        seconds: float,
+        reopen: bool = True,
+        clock: Clock | None = None,
+    ) -> None:
+        self.opened, self.calibration, self.processor = opened, calibration, processor
+        self.seconds, self.reopen, self.clock = seconds, reopen, clock or Clock()
+        self.run: Run | None = None
+        self.loads: list[float] = []
+        self.visits: list[Visit] = []
+
+    def visit(self) -> None:
+        """Open it, warm up, and time it between two runs of the calibration network."""
+        run = self.run
+        if run is None:
+            start = self.clock.wall()
+            run = self.opened()
+            self.loads.append(self.clock.wall() - start)
+            if not self.reopen:
+                self.run = run
+        before, _ = self._times(self.calibration, _CALIBRATION_SECONDS)
+        chunks, calls = self._times(run, self.seconds)
+        after, _ = self._times(self.calibration, _CALIBRATION_SECONDS)
+        calibration = float(min(before.min(), after.min()))
+        self.visits.append(Visit(float(chunks.min()), float(np.median(chunks)), calibration, calls))
+
+    def _times(self, run: Run, seconds: float) -> tuple[np.ndarray[Any, Any], ...]:
+        """Seconds a call in each chunk of calls, and wall time of each call, after a warm-up."""
+        wall = self.clock.wall
+        read = self.clock.processor if self.processor else wall
+        run()
+        start = read()
+        run()
+        size = max(1, int(_CHUNK / max(read() - start, 1e-9)))
+        size = min(size, 1000)
+        chunks: list[float] = []
+        calls: list[float] = []
+        spent = 0.0
+        while spent < seconds or len(chunks) < _LEAST_CHUNKS:
+            start, before = read(), wall()
+            for _ in range(size):
+                run()
+                now = wall()
+                calls.append(now - before)
+                before = now
+            taken = read() - start
+            chunks.append(taken / size)
+            spent += taken
+        return np.array(chunks), np.array(calls)
 
     @property
-    def calm_ms(self) -> float:
-        """10th percentile of all calls: hardly changed by what else the machine does."""
-        return 1e3 * float(np.percentile(np.concatenate(self.rounds), 10))
+    def rounds(self) -> list[list[Visit]]:
+        """The visits of each whole round."""
+        whole = range(0, len(self.visits) - VISITS + 1, VISITS)
+        return [self.visits[start : start + VISITS] for start in whole]
 
-    @property
-    def spread(self) -> float:
-        """How far the rounds' medians lie apart, as a share of their median."""
-        medians = [np.median(times) for times in self.rounds]
-        return float((max(medians) - min(medians)) / np.median(medians))
-
-    @property
-    def noisy(self) -> bool:
-        """Whether the rounds' middle half lies too far apart for a sound median."""
-        medians = [np.median(times) for times in self.rounds]
-        low, middle, high = np.percentile(medians, [25, 50, 75])
-        return bool(high - low > NOISY * middle)
-
-    def result(self) -> dict[str, Any]:
-        """The measurement, latencies in milliseconds."""
-        found = 1e3 * np.median(
-            [np.percentile(times, PERCENTILES) for times in self.rounds], axis=0
+    def multiples(self) -> np.ndarray[Any, Any]:
+        """For each round its fastest moment as a multiple of the calibration network's."""
+        return np.array(
+            [
+                min(one.low for one in visits) / min(one.calibration for one in visits)
+                for visits in self.rounds
+            ]
         )
-        latency = {f"p{p}": float(found[i]) for i, p in enumerate(PERCENTILES)}
+
+    @property
+    def width(self) -> float:
+        """Width of the interval of p50, as a share of p50."""
+        multiples = self.multiples()
+        low, high = interval(multiples)
+        return float((high - low) / np.median(multiples))
+
+    def result(self, speed: float) -> dict[str, Any]:
+        """The latency figures, in milliseconds.
+
+        Args:
+            speed: seconds that the calibration network takes where nothing disturbs it.
+        """
+        multiples = self.multiples()
+        fastest = [one.calibration for one in self.visits]
+        above = min(one.middle / one.low for one in self.visits)
+        p50 = 1e3 * speed * above * float(np.median(multiples))
+        low, high = (1e3 * speed * above * end for end in interval(multiples))
+        walls = [np.concatenate([one.calls for one in visits]) for visits in self.rounds]
+        wall = 1e3 * np.median([np.percentile(calls, PERCENTILES) for calls in walls], axis=0)
+        # Processor time lies below the wall clock's, but for figures of few calls.
+        rising = np.maximum.accumulate([p50, *wall[1:]])
+        latency = {f"p{share}": float(rising[i]) for i, share in enumerate(PERCENTILES)}
         return {
-            "model": self.path,
-            "provider": self.provider,
-            "threads": self.threads,
-            "batch": self.batch,
             "latency_ms": latency,
-            "throughput": 1e3 * self.batch / latency["p50"],
-            "load_ms": self.load_ms,
-            "file_bytes": file_bytes(self.path),
-            "calm_ms": self.calm_ms,
+            "p50_low": low,
+            "p50_high": high,
+            "p50_wall": float(wall[0]),
+            "noisy": bool(high - low > NOISY * p50 or latency["p99"] > TAIL * p50),
+            "calm_ms": 1e3 * speed * float(min(one.low for one in self.visits) / min(fastest)),
+            "calibration_ms": 1e3 * speed,
+            "drift": float(np.median(fastest) / speed - 1),
+            "clock": "processor" if self.processor else "wall",
+            "load_ms": 1e3 * float(np.median(self.loads)),
             "rounds": len(self.rounds),
-            "calls": sum(len(times) for times in self.rounds),
-            "spread": self.spread,
-            "noisy": self.noisy,
+            "calls": sum(len(one.calls) for one in self.visits),
         }
+
+
+def interval(values: Sequence[float] | np.ndarray[Any, Any]) -> tuple[float, float]:
+    """Confidence interval of the median of a few values, without an assumption of their kind.
+
+    The narrowest pair of order statistics that holds it with CONFIDENCE; of fewer than five values
+    the lowest and the highest.
+    """
+    ordered = np.sort(np.asarray(values, dtype=np.float64))
+    count = len(ordered)
+    outside = 0
+    below = 0.0  # chance that fewer than `outside + 1` values lie below the median
+    while 2 * outside + 2 < count:
+        below += math.comb(count, outside) / 2**count
+        if 1 - 2 * (below + math.comb(count, outside + 1) / 2**count) < CONFIDENCE:
+            break
+        outside += 1
+    return float(ordered[outside]), float(ordered[count - 1 - outside])
+
+
+def in_rounds(
+    timed: Sequence[Timed], rounds: int = ROUNDS, progress: Callable[[float], None] | None = None
+) -> list[dict[str, Any]]:
+    """Time things in turn, round by round, until each one's interval is narrow.
+
+    Args:
+        rounds: at least so many; up to three times as many.
+        progress: is told the share done, from 0 to 1.
+
+    Returns:
+        the figures of each (`Timed.result`), all at one speed of the machine.
+    """
+    waiting = list(timed)
+    for number in range(3 * rounds):
+        for visit in range(VISITS):
+            for one in waiting:
+                one.visit()
+            if progress is not None:
+                progress(min(1.0, (number + (visit + 1) / VISITS) / rounds))
+        if number + 1 >= rounds:
+            waiting = [one for one in waiting if one.width > NARROW]
+        if not waiting:
+            break
+    speeds: dict[int, float] = {}
+    for one in timed:
+        key = id(one.calibration)
+        fastest = min(visit.calibration for visit in one.visits)
+        speeds[key] = min(fastest, speeds.get(key, fastest))
+    return [one.result(speeds[id(one.calibration)]) for one in timed]
 
 
 def measure(
     paths: Sequence[str],
     threads: Sequence[int] = (1,),
-    batches: Sequence[int] = (1,),
+    batches: Sequence[int] = (),
     providers: Sequence[str] = ("cpu",),
-    rounds: int = 5,
-    seconds: float = 0.3,
+    rounds: int = ROUNDS,
+    seconds: float = SECONDS,
+    sizes: Sequence[int] = (),
     progress: Callable[[float], None] | None = None,
+    clock: Clock | None = None,
 ) -> list[dict[str, Any]]:
     """Measure every file at every provider, thread count and batch size, in interleaved rounds.
 
     Args:
+        batches: without any each file's own fixed batch, or 1.
         providers: short or full names.
-        rounds: at least so many; up to three times as many where they differ much.
-        seconds: of calls in each round of each measurement.
+        rounds: at least so many; up to three times as many where they differ.
+        seconds: to run a file at each visit, of which there are three a round.
+        sizes: for the dimensions that a file leaves open beside the batch.
         progress: is told the share done, from 0 to 1.
 
     Raises:
@@ -287,27 +480,151 @@ def measure(
     for count in threads:
         if count < 1:
             raise MeasureError(f"{count} threads are not possible: use 1 or more")
-    for size in batches:
-        if size < 1:
-            raise MeasureError(f"batch {size} is not possible: use 1 or more")
+    for batch in batches:
+        if batch < 1:
+            raise MeasureError(f"batch {batch} is not possible: use 1 or more")
     if rounds < 1:
         raise MeasureError(f"{rounds} rounds are not possible: use 1 or more")
-    timed = [
-        Timed(path, name, count, size, seconds)
-        for path in paths
-        for name in names
-        for count in threads
-        for size in batches
-    ]
-    for turn in range(3 * rounds):
-        # Noise of one file is noise of the machine: all are measured again, side by side.
-        if turn >= rounds and not any(one.noisy for one in timed):
-            break
-        for one in timed:
-            one.turn()
-        if progress is not None:
-            progress(min(1.0, (turn + 1) / rounds))
-    return [one.result() for one in timed]
+    clock = clock or Clock()
+    fine = counts_processor_time(clock)
+    timed, settings = [], []
+    calibrations: dict[tuple[str, int], Run] = {}
+    for path in paths:
+        for name in names:
+            for count in threads:
+                if (name, count) not in calibrations:
+                    network = calibration_network()
+                    calibrations[name, count] = _opened(network, count, name)
+                for batch in batches or (own_batch(path),):
+                    alone = name == "CPUExecutionProvider" and count == 1
+                    timed.append(
+                        Timed(
+                            functools.partial(_opened, path, count, name, batch, sizes),
+                            calibrations[name, count],
+                            alone and fine,
+                            seconds,
+                            name == "CPUExecutionProvider",  # others take seconds to open a file
+                            clock,
+                        )
+                    )
+                    settings.append((path, name, count, batch))
+    found = []
+    results = in_rounds(timed, rounds, progress)
+    for (path, name, count, batch), figures in zip(settings, results):  # noqa: B905 (Python 3.8)
+        one = {"model": path, "provider": name, "threads": count, "batch": batch}
+        one.update(figures)
+        one["throughput"] = 1e3 * batch / figures["latency_ms"]["p50"]
+        one["file_bytes"] = file_bytes(path)
+        found.append(one)
+    return found
+
+
+def _opened(
+    model: str | bytes, threads: int, provider: str, batch: int = 1, sizes: Sequence[int] = ()
+) -> Run:
+    """What runs a file once on random inputs.
+
+    Raises:
+        MeasureError: it cannot be run.
+    """
+    session = open_session(model, threads, provider)
+    outputs = [place.name for place in session.get_outputs()]
+    name = model if isinstance(model, str) else "the calibration network"
+    run = functools.partial(session.run, outputs, random_inputs(session, batch, name, sizes))
+    try:
+        run()
+    except Exception as error:
+        raise MeasureError(_why(name, error)) from None
+    return run
+
+
+def own_batch(path: str) -> int:
+    """The batch that a file's first input is fixed to, or 1.
+
+    Raises:
+        MeasureError: the file cannot be opened.
+    """
+    inputs = open_session(path, 1, "CPUExecutionProvider").get_inputs()
+    first = inputs[0].shape[:1] if inputs else []
+    return int(first[0]) if first and isinstance(first[0], int) else 1
+
+
+def calibration_network() -> bytes:
+    """The ONNX file of a small network of the kind that gemkit searches, the same everywhere.
+
+    Two blocks of a depthwise and a pointwise convolution, a concatenation and another pointwise
+    one, on 32 channels of 32x32 pixels: 7 million multiply-accumulates, 128 kB an activation.
+    """
+    rng = np.random.RandomState(0)  # its stream is the same in every version of numpy
+    nodes, weights = [], []
+
+    def convolution(source: str, target: str, inputs: int, size: int, groups: int) -> None:
+        values = rng.uniform(-0.1, 0.1, (32, inputs // groups, size, size)).astype("<f4")
+        shape = [(1, length) for length in values.shape]
+        weights.append(
+            _message(*shape, (2, 1), (8, "weight " + target), (9, values.tobytes()))  # 1: float
+        )
+        nodes.append(
+            _message(
+                (1, source),
+                (1, "weight " + target),
+                (2, "sum " + target),
+                (4, "Conv"),
+                (5, _message((1, "pads"), *[(8, size // 2)] * 4, (20, 7))),  # 7: integers
+                (5, _message((1, "group"), (3, groups), (20, 2))),  # 2: one integer
+            )
+        )
+        nodes.append(_message((1, "sum " + target), (2, target), (4, "Relu")))
+
+    source = "image"
+    for block in ("first", "second"):
+        convolution(source, block + " depthwise", 32, 3, 32)
+        convolution(block + " depthwise", block + " pointwise", 32, 1, 1)
+        nodes.append(
+            _message(
+                (1, source),
+                (1, block + " pointwise"),
+                (2, block + " joined"),
+                (4, "Concat"),
+                (5, _message((1, "axis"), (3, 1), (20, 2))),
+            )
+        )
+        convolution(block + " joined", block, 64, 1, 1)
+        source = block
+    nodes.append(_message((1, source), (2, "mean"), (4, "GlobalAveragePool")))
+
+    def value(name: str, *shape: int) -> bytes:
+        sizes = _message(*[(1, _message((1, size))) for size in shape])
+        return _message((1, name), (2, _message((1, _message((1, 1), (2, sizes))))))
+
+    graph = _message(
+        *[(1, node) for node in nodes],
+        (2, "calibration"),
+        *[(5, weight) for weight in weights],
+        (11, value("image", 1, 32, 32, 32)),
+        (12, value("mean", 1, 32, 1, 1)),
+    )
+    return _message((1, 7), (7, graph), (8, _message((2, 13))))  # IR version 7, opset 13
+
+
+def _message(*fields: tuple[int, int | str | bytes]) -> bytes:
+    """A protobuf message of fields by number, as ONNX files consist of (onnx.proto)."""
+    found = b""
+    for number, value in fields:
+        if isinstance(value, int):
+            found += _varint(number << 3) + _varint(value)
+        else:
+            content = value.encode() if isinstance(value, str) else value
+            found += _varint(number << 3 | 2) + _varint(len(content)) + content
+    return found
+
+
+def _varint(number: int) -> bytes:
+    digits = []
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])
 
 
 def file_bytes(path: str) -> int:
@@ -315,11 +632,13 @@ def file_bytes(path: str) -> int:
     return sum(os.path.getsize(name) for name in {path, path + ".data"} if os.path.isfile(name))
 
 
-def node_providers(path: str, provider: str, batch: int = 1) -> dict[str, int]:
+def node_providers(
+    path: str, provider: str, batch: int = 1, sizes: Sequence[int] = ()
+) -> dict[str, int]:
     """How many nodes of a file each provider really runs, from onnxruntime's own profile."""
     with tempfile.TemporaryDirectory() as folder:
-        session = open_session(path, 1, provider, os.path.join(folder, "profile"))
-        session.run(None, random_inputs(session, batch, path))
+        session = open_session(path, 1, provider, profile=os.path.join(folder, "profile"))
+        session.run(None, random_inputs(session, batch, path, sizes))
         with open(session.end_profiling(), encoding="utf-8") as file:
             events = json.load(file)
     ran: dict[str, set[str]] = {}
@@ -346,7 +665,9 @@ def peak_memory_bytes() -> int | None:
     return int(peak * (1 if sys.platform == "darwin" else 1024))
 
 
-def memory_of(path: str, threads: int, batch: int, provider: str) -> dict[str, int | None]:
+def memory_of(
+    path: str, threads: int, batch: int, provider: str, sizes: Sequence[int] = ()
+) -> dict[str, int | None]:
     """Peak resident memory of this process, which should be fresh, after three calls.
 
     `model_bytes` is the part beyond what importing onnxruntime took.
@@ -355,7 +676,7 @@ def memory_of(path: str, threads: int, batch: int, provider: str) -> dict[str, i
 
     before = peak_memory_bytes()
     session = open_session(path, threads, provider_name(provider))
-    feed = random_inputs(session, batch, path)
+    feed = random_inputs(session, batch, path, sizes)
     for _ in range(3):
         session.run(None, feed)
     after = peak_memory_bytes()
@@ -456,6 +777,13 @@ def read_kit(folder: str) -> dict[str, Any]:
     return manifest
 
 
+_KEPT = (
+    *("latency_ms", "p50_low", "p50_high", "p50_wall", "noisy", "calm_ms", "calibration_ms"),
+    *("drift", "clock", "load_ms"),
+)
+"""Of a measurement, in a kit's measurements.json."""
+
+
 def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int = 4) -> None:
     """Measure a kit's networks, a few at a time; what `out` holds already is not measured again.
 
@@ -495,11 +823,11 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
     for start in range(0, len(waiting), group):
         part = waiting[start : start + group]
         paths = [os.path.join(folder, entry["file"]) for entry in part]
-        for i, one in enumerate(measure(paths, rounds=rounds, seconds=seconds)):
+        for i, one in enumerate(measure(paths, batches=(1,), rounds=rounds, seconds=seconds)):
             found["measured"].append(
                 dict(
                     {"file": part[i]["file"], "sha256": part[i]["sha256"]},
-                    **{name: one[name] for name in ("latency_ms", "calm_ms", "spread", "load_ms")},
+                    **{name: one[name] for name in _KEPT},
                 )
             )
         write_json(out, found)
@@ -516,10 +844,10 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
     print(f"gemkit latency fit {os.path.basename(out)} --name NAME")
 
 
-def _numbers(text: str) -> Iterator[int]:
-    for word in text.split(","):
+def _numbers(text: str, between: str = ",") -> Iterator[int]:
+    for word in text.split(between):
         if not word.strip().isdecimal():
-            raise MeasureError(f"{text!r} is no list of numbers: write it like 1,2")
+            raise MeasureError(f"{text!r} is no list of numbers: write it like 1{between}2")
         yield int(word)
 
 
@@ -527,8 +855,9 @@ def _line(one: Mapping[str, Any]) -> str:
     """What was measured of a file, for people."""
     latency, threads = one["latency_ms"], one["threads"]
     return (
-        f"{one['model']}: p50 {latency['p50']:.3f} ms, p90 {latency['p90']:.3f} ms (batch "
-        f"{one['batch']}, {threads} thread{'' if threads == 1 else 's'}, {one['provider']})"
+        f"{one['model']}: p50 {latency['p50']:.3f} ms ({one['p50_low']:.3f} to "
+        f"{one['p50_high']:.3f}), p90 {latency['p90']:.3f} ms (batch {one['batch']}, {threads} "
+        f"thread{'' if threads == 1 else 's'}, {one['provider']})"
     )
 
 
@@ -537,27 +866,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Times ONNX files with onnxruntime.")
     parser.add_argument("models", nargs="*", metavar="MODEL.onnx", help="none: the kit beside this")
     parser.add_argument("--threads", default="1", help="thread counts, e.g. 1,2")
-    parser.add_argument("--batch", default="1", help="batch sizes, e.g. 1,8")
+    parser.add_argument("--batch", default="", help="batch sizes, e.g. 1,8; the file's own without")
+    parser.add_argument("--size", default="", help="of what a file leaves open, e.g. 224x224")
     parser.add_argument("--provider", default="cpu", help="execution providers, e.g. cpu,cuda")
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, help="of one file in one round")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--seconds", type=float, help="to run a file at each of its visits")
     parser.add_argument("--memory", action="store_true", help="peak memory instead of latency")
     parser.add_argument("--out", help="file for all figures as JSON; a line for each file without")
     chosen = parser.parse_args(arguments)
     try:
-        threads, batches = list(_numbers(chosen.threads)), list(_numbers(chosen.batch))
+        threads = list(_numbers(chosen.threads))
+        batches = list(_numbers(chosen.batch)) if chosen.batch else []
+        sizes = list(_numbers(chosen.size, "x")) if chosen.size else []
         providers = chosen.provider.split(",")
         value: Any
         if not chosen.models:
             here = os.path.dirname(os.path.abspath(__file__))
             out = chosen.out or os.path.join(here, "measurements.json")
-            measure_kit(here, out, chosen.rounds, chosen.seconds or 0.1)
+            measure_kit(here, out, chosen.rounds, chosen.seconds or KIT_SECONDS)
             return 0
         if chosen.memory:
-            value = memory_of(chosen.models[0], threads[0], batches[0], providers[0])
+            path = chosen.models[0]
+            batch = batches[0] if batches else own_batch(path)
+            value = memory_of(path, threads[0], batch, providers[0], sizes)
         else:
             value = measure(
-                chosen.models, threads, batches, providers, chosen.rounds, chosen.seconds or 0.3
+                chosen.models,
+                threads,
+                batches,
+                providers,
+                chosen.rounds,
+                chosen.seconds or SECONDS,
+                sizes,
             )
             about = {"machine": describe_machine(), "versions": versions()}
             value = [dict(one, **about) for one in value]

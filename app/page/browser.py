@@ -192,11 +192,11 @@ def reference(shown: "Shown", id: str) -> dict[str, Any] | None:
 
 @functools.lru_cache(maxsize=64)
 def _reference(path: Path, changed: int) -> dict[str, Any]:
-    from gemkit.export import exporter
+    from gemkit.export import exporter, timing
 
     info = exporter.read_info(path)
     image = np.random.default_rng(0).normal(size=(1, *info.input_shape)).astype("<f4")
-    output = exporter.run(exporter.open_session(path, threads=1), image)
+    output = exporter.run(timing.open_session(path), image)
     return {
         "shape": list(image.shape),
         "input": base64.b64encode(image.tobytes()).decode(),

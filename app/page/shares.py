@@ -105,9 +105,7 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
     spent: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="gemkit-profile-") as folder:
         try:
-            session = timing.open_session(
-                str(path), 1, "CPUExecutionProvider", str(Path(folder) / "profile")
-            )
+            session = timing.open_session(path, profile=str(Path(folder) / "profile"))
         except timing.MeasureError as error:
             raise UserError(str(error)) from None
         for _ in range(calls):

@@ -19,8 +19,9 @@ from .networks import open_run
 def bench(
     *what: Run | Path | str,
     threads: Sequence[int] = (1,),
-    batch: Sequence[int] = (1,),
+    batch: Sequence[int] = (),
     provider: Sequence[str] = ("cpu",),
+    size: Sequence[int] = (),
     console: Console | None = None,
     hint: bool = True,
 ) -> list[dict[str, Any]]:
@@ -30,6 +31,8 @@ def bench(
 
     Args:
         what: one run, or ONNX files, names in `gemkit.baselines.BASELINES` and `zoo:NAME`.
+        batch: without any each file's own fixed batch, or 1.
+        size: for the dimensions that a file leaves open beside the batch.
 
     Returns:
         the measurements, under the names that programs read.
@@ -55,7 +58,12 @@ def bench(
             timing.provider_name(name)
         except timing.MeasureError as error:
             raise UserError(str(error)) from None
-    options: dict[str, Any] = {"threads": threads, "batches": batch, "providers": provider}
+    options: dict[str, Any] = {
+        "threads": threads,
+        "batches": batch,
+        "providers": provider,
+        "sizes": size,
+    }
     if not runs:
         models = [str(item) for item in what]
         with zoo.files(models) as made, bar(console, "measuring", 100) as advance:
@@ -163,11 +171,9 @@ def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) ->
     console.print(measurement_table(found, console.width))
     noisy = [one for one in found if one.get("noisy")]
     if len(noisy) > 1:  # one sentence for all, since it is the machine's
-        spreads = [100 * one["spread"] for one in noisy]
         console.print(
-            f"  noisy machine: in {len(noisy)} of {len(found)} measurements (~) the rounds differ, "
-            f"by {min(spreads):.0f} to {max(spreads):.0f} %; close what else runs here and measure "
-            "again",
+            f"  noisy: in {len(noisy)} of {len(found)} measurements (~) p50 is not sure to a tenth "
+            "or calls take far longer now and then; close what else runs here and measure again",
         )
     for one in found:
         for note in one.get("notes", ()):

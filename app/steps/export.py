@@ -12,6 +12,7 @@ from gemkit.budget import PRECISIONS, format_latency
 from gemkit.cost import count_with_fvcore
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
+from gemkit.export.benchmark import latency_ms
 from gemkit.files import write_bytes
 from gemkit.store import Run
 
@@ -185,7 +186,7 @@ def _fits_converted(run: Run, model: Mapping[str, Any], path: Path, console: Con
     if budget.latency_ms is None or budget.precision == "fp32" or is_elsewhere(run):
         return True
     file = path.with_name(f"model.{budget.precision}.onnx")
-    milliseconds = _measured(file, budget.latency_ms)
+    milliseconds = latency_ms([file])[0]
     if milliseconds <= budget.latency_ms:
         return True
     for written in files_of(path):
@@ -194,15 +195,6 @@ def _fits_converted(run: Run, model: Mapping[str, Any], path: Path, console: Con
     run.put_model(model["id"], onnx=None, state="failed", error=reason)
     console.print(f"  {model['id']}: {reason}: over the budget, not delivered")
     return False
-
-
-def _measured(path: Path, limit: float) -> float:
-    from gemkit.export.benchmark import latency_ms
-
-    milliseconds = latency_ms([path])[0]
-    if milliseconds > limit:  # once more, longer: the machine may have been busy
-        milliseconds = latency_ms([path], rounds=15, seconds=0.4)[0]
-    return milliseconds
 
 
 def convert(
@@ -366,7 +358,7 @@ def _export_one(
     if (there := formatting.on_target(entry)) is not None:
         text += f", {there}"
     elif job.architecture is not None and budget.latency_ms and budget.precision == "fp32":
-        milliseconds = _measured(path, budget.latency_ms)
+        milliseconds = latency_ms([path])[0]
         text += f", {format_latency(milliseconds)}"
         if milliseconds > budget.latency_ms:
             path.unlink()

@@ -34,7 +34,7 @@ class Classifier:
         """
         info = exporter.read_info(path)
         try:
-            session = timing.open_session(str(path), 1, "CPUExecutionProvider")
+            session = timing.open_session(path)
         except timing.MeasureError as error:
             raise UserError(str(error)) from None
         channels, height, width = info.input_shape

@@ -96,6 +96,7 @@ def test_external_weights(tmp_path: Path) -> None:
     weights.tofile(tmp_path / "in" / "w.bin")
     found = benchmark([external(tmp_path / "in" / "m.onnx", "w.bin")], **QUICK, memory=False)
     assert found[0]["latency_ms"]["p50"] > 0
+    assert found[0]["file_bytes"] == (tmp_path / "in" / "m.onnx").stat().st_size + 64
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_external_weights(tmp_path: Path) -> None:
         (lambda path: None, "there is no file"),
         (lambda path: model(path, op="Own", domain="my.ops"), "custom operator my.ops::Own"),
         (lambda path: model(path, shape=["batch", 0]), "holds nothing"),
-        (lambda path: model(path, shape=["batch", "time"]), "open dimension 'time'"),
+        (lambda path: model(path, shape=["batch", "time"]), "leaves time open beside the batch"),
     ],
 )
 def test_bad_files(tmp_path: Path, make, sentence: str) -> None:
@@ -130,6 +131,49 @@ def test_truncated_files(tmp_path: Path, seed: int) -> None:
 def test_nothing_to_measure() -> None:
     with pytest.raises(UserError, match="name at least one"):
         benchmark([])
+
+
+def test_open_sizes_and_fixed_batches(tmp_path: Path) -> None:
+    open_ = model(tmp_path / "a.onnx", shape=["n", 3, "h", "w"])
+    four = model(tmp_path / "b.onnx", shape=[4, 3, 8, 8])
+    found = benchmark([open_, four], sizes=[8, 8], **QUICK)
+    assert [one["batch"] for one in found] == [1, 4]
+    assert all(one["peak_rss_bytes"] > 0 for one in found)
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    [
+        (TensorProto.FLOAT, "fp32"),
+        (TensorProto.FLOAT16, "fp16"),
+        (TensorProto.BFLOAT16, "bf16"),
+    ],
+)
+@pytest.mark.parametrize("held", ["by the graph", "by a node", "in a branch"])
+def test_precision_by_the_weights_wherever_they_are(kind: int, precision: str, held: str) -> None:
+    weights = helper.make_tensor("w", kind, [4], [1.0] * 4)
+    proto = onnx.ModelProto()
+    node = helper.make_node("Constant", [], ["c"], value=weights)
+    if held == "by the graph":
+        proto.graph.initializer.append(weights)
+    elif held == "by a node":
+        proto.graph.node.append(node)
+    else:
+        branch = helper.make_graph([node], "branch", [], [])
+        choice = helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch)
+        proto.graph.node.append(choice)
+    assert precision_of(proto) == precision
+
+
+@pytest.mark.parametrize(
+    "op",
+    ["MatMulInteger", "ConvInteger", "QLinearMatMul", "DynamicQuantizeLinear", "QGemm"],
+)
+def test_integers_are_int8(op: str) -> None:
+    proto = onnx.ModelProto()
+    proto.graph.node.append(helper.make_node(op, ["x"], ["y"]))
+    proto.graph.initializer.append(numpy_helper.from_array(np.ones(9, np.float32), "w"))
+    assert precision_of(proto) == "int8"
 
 
 def test_precision_is_read_from_the_graph(tmp_path: Path) -> None:

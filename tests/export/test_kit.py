@@ -61,6 +61,24 @@ def test_measurements_become_a_model(kit: Path) -> None:
     assert model.predict(pools(1)[0], 8)[0].min() > 0
 
 
+def test_networks_are_compared_at_one_speed_of_the_device(kit: Path, tmp_path: Path) -> None:
+    """Half of them were measured while the device was half as fast; 0.1 did not know it."""
+    value = json.loads((kit / "measurements.json").read_text())
+    for n, row in enumerate(value["measured"]):
+        slow = 1 + n % 2
+        row |= {"calm_ms": slow * (1.0 + n), "calibration_ms": 0.2 * slow}
+        row["latency_ms"] = {"p50": 1.1 * row["calm_ms"]}
+    path = tmp_path / "m.json"
+    path.write_text(json.dumps(value))
+    times = [one.latency_ms for one in read_measurements(path)[1]]
+    assert times == pytest.approx([1.1 * (1 + n) for n in range(SAMPLES)])
+    for row in value["measured"]:
+        del row["calibration_ms"]
+    path.write_text(json.dumps(value))
+    times = [one.latency_ms for one in read_measurements(path)[1]]
+    assert times == pytest.approx([1.1 * (1 + n) * (1 + n % 2) for n in range(SAMPLES)])
+
+
 def test_goes_on_where_it_stopped(kit: Path, tmp_path: Path) -> None:
     value = json.loads((kit / "measurements.json").read_text())
     value["measured"] = value["measured"][:7]
@@ -138,6 +156,7 @@ def test_measurements_that_do_not_match(kit: Path, tmp_path: Path) -> None:
     refused(lambda v: v["measured"][1].update(device={"other": 1}), "mixes measurements of several")
     refused(lambda v: v["measured"][1].update(calm_ms=None), "no positive number")
     refused(lambda v: v["measured"][1].pop("latency_ms"), "no positive number")
+    refused(lambda v: v["measured"][1].update(calibration_ms=0), "no positive number")
     other = json.loads(good)
     other["device"]["machine"]["processor"] = "another"
     path.write_text(json.dumps(other))

@@ -1,6 +1,7 @@
 """The predictor against an invented device whose laws it is not told, and against hand counts."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,11 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
+from gemkit.export import timing
 from gemkit.export.draft import draft
 from gemkit.export.latency import (
     LatencyModel,
     Measured,
-    combined,
     fit_latency,
     levelled,
     load_model,
@@ -172,17 +173,21 @@ def test_the_plan_stays_in_the_budget(seed: int) -> None:
         plan(DIGITS, pools(rng), budget=Budget(params=300), samples=50)
 
 
-def test_measures_here(seed: int) -> None:
+def test_measures_here(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the timer says, raised from the lowest figures to the level of the medians."""
+
+    def measure(paths: list[str], progress: Callable[[float], None], **_: Any) -> list[dict]:
+        progress(1)
+        sizes = [len(onnx.load(path).graph.node) for path in paths]
+        return [{"calm_ms": size, "latency_ms": {"p50": 1.1 * size}} for size in sizes]
+
+    monkeypatch.setattr(timing, "measure", measure)
     rng = np.random.default_rng(seed)
-    few = [Architecture((random_cell(rng),), DIGITS, 4) for _ in range(2)]
-    wide = Architecture((random_cell(rng, 12, "concat"),), SKELETON, 48)
+    few = [Architecture((random_cell(rng),), DIGITS, 4) for _ in range(3)]
     shares: list[float] = []
-    times = measure_here([*few, wide], 2, 2, seconds=0.01, progress=shares.append)
-    assert shares == sorted(shares)
-    assert len(times) == 3
-    assert min(times) > 0
-    assert times[2] > max(times[:2])
-    assert shares[-1] == 1
+    sizes = [len(draft(one).graph.node) for one in few]
+    assert measure_here(few, progress=shares.append) == pytest.approx(1.1 * np.array(sizes))
+    assert shares == [1]
 
 
 def test_levelled(seed: int) -> None:
@@ -190,18 +195,6 @@ def test_levelled(seed: int) -> None:
     true = np.random.default_rng(seed).uniform(1, 10, 51)
     slow = np.where(np.arange(51) % 3 == 0, 1.7, 1.04)
     assert levelled(0.97 * true, 0.97 * true * slow) == pytest.approx(0.97 * true * 1.04)
-
-
-def test_combined(seed: int) -> None:
-    """Neither a slow pass nor a session that was loaded in a bad place moves the others."""
-    rng = np.random.default_rng(seed)
-    true = rng.uniform(1, 10, 51)
-    passes = np.array([1.0, 1.6, 1.1])[:, None] * true * np.ones((3, 1))
-    unlucky = rng.permutation(51)[:15]
-    passes[rng.integers(3, size=15), unlucky] *= 1.4
-    assert combined(passes) == pytest.approx(1.1 * true)
-    assert combined([[2.0], [9.0], [4.0]]) == pytest.approx([4.0])  # one network alone
-    assert combined([true]) == pytest.approx(true)
 
 
 def test_bad_model_files(tmp_path: Path, seed: int) -> None:

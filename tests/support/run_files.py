@@ -5,7 +5,7 @@ from pathlib import Path
 
 from safetensors.numpy import load_file
 
-from gemkit.export import exporter
+from gemkit.export import exporter, timing
 
 
 def files_are_whole(folder: Path) -> None:
@@ -19,4 +19,4 @@ def files_are_whole(folder: Path) -> None:
             load_file(path)
         elif path.suffix == ".onnx":
             exporter.read_info(path)
-            exporter.open_session(path, threads=1)
+            timing.open_session(path)

@@ -40,7 +40,7 @@ from PIL import Image
 from gemkit.app import cli
 from gemkit.app.page import server
 from gemkit.app.steps import pipeline
-from gemkit.export import exporter, optimize, timing
+from gemkit.export import exporter, timing
 from gemkit.store import Run
 from gemkit.workers import Workers
 from nasbench_records import framed, small_nasbench101
@@ -247,14 +247,12 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
     monkeypatch.chdir(tmp_path)
     here = classmethod(lambda cls, count=1: cls(lambda: ThreadPoolExecutor(1), 1))
     monkeypatch.setattr(Workers, "local", here)
-    begin = timing.Timed.__init__
+    measure = timing.measure
 
-    def briefly(self: timing.Timed, *rest: Any, seconds: float = 0.0) -> None:
-        begin(self, *rest[:4], 0.002)
+    def briefly(*files: Any, **how: Any) -> list[dict[str, Any]]:
+        return measure(*files, **how | {"rounds": 1, "seconds": 0.001})
 
-    monkeypatch.setattr(timing.Timed, "__init__", briefly)
-    quick = functools.partial(optimize.optimize, seconds=0.01)
-    monkeypatch.setattr(optimize, "optimize", quick)
+    monkeypatch.setattr(timing, "measure", briefly)
     small = functools.partial(pipeline.search, trials=3, epochs=1, nodes=5, workers=1, device="cpu")
     monkeypatch.setattr(pipeline, "search", small)
     train = functools.partial(pipeline.train, top=1, epochs=1)
