@@ -37,8 +37,9 @@ def many_trials(folder: Path, count: int, seed: int = 0) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "support"))
     import page_run
     from gemkit.cost import costs
+    from gemkit.records import Trial
     from gemkit.search.sampling import random_cells
-    from gemkit.store import Run, Trial
+    from gemkit.store import Run
 
     page_run.make(folder, seed)
     rng = np.random.default_rng(seed)

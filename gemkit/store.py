@@ -1,7 +1,7 @@
 """The run store: a folder that holds everything a search did, written as it happens.
 
     runs/NAME/config.json   what repeats the run, with versions and machine
-    runs/NAME/search.db     SQLite (WAL): trials, models, baselines, settings
+    runs/NAME/search.db     SQLite (WAL): trials, models, baselines, compared, settings
     runs/NAME/models/ID/    what training and export deliver (written by others)
 
 A run exists from the moment its `config.json` does; that file is written last. One process
@@ -18,22 +18,36 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, Any, Self, TypeVar, get_args, overload
+
+import msgspec
 
 from gemkit import machine
 from gemkit.budget import Budget
-from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.files import check_format, explain, is_file, is_folder, read_json, write_json
+from gemkit.records import (
+    Baseline,
+    Compared,
+    Model,
+    Network,
+    RunInfo,
+    ShortTraining,
+    State,
+    Trial,
+    TrialSummary,
+    plain,
+    read,
+)
 
-FORMAT = 1
-"""Version of the folder's layout and of the tables; a newer one is refused."""
-STATES = ("queued", "running", "done", "failed")
-"""What can be said of a trial or a model."""
+FORMAT = 2
+"""Version of the tables; a newer one is refused, an older one read, and renewed by who writes."""
+FOLDER_FORMAT = 1
+"""Version of the folder's layout, in its configuration."""
 
 _CONFIG = "config.json"
 _DATABASE = "search.db"
@@ -47,8 +61,8 @@ _OF_AN_UNBORN_RUN = re.compile(
 )
 """Names of what a process killed before writing its configuration leaves."""
 
-_STATE_CHECK = f"CHECK (state IN {STATES})"
-_SCHEMA = f"""
+_STATE_CHECK = f"CHECK (state IN {get_args(State)})"
+_FORMAT_1 = f"""
 CREATE TABLE trials (
     "index" INTEGER PRIMARY KEY, id TEXT NOT NULL, key TEXT NOT NULL UNIQUE, cell TEXT NOT NULL,
     width INTEGER NOT NULL, macs INTEGER NOT NULL, params INTEGER NOT NULL,
@@ -70,78 +84,37 @@ CREATE TABLE baselines (
 );
 CREATE TABLE settings (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_FORMAT_2 = f"""
+CREATE TABLE compared (
+    id TEXT PRIMARY KEY, network TEXT NOT NULL, macs INTEGER, params INTEGER,
+    peak_memory_bytes INTEGER, latency_ms TEXT, accuracy REAL, onnx TEXT, parity_max_abs REAL,
+    seed INTEGER, epochs INTEGER, state TEXT NOT NULL {_STATE_CHECK}, error TEXT, seconds REAL,
+    measurements TEXT, extra TEXT
+);
+"""
+_SCHEMAS = {1: _FORMAT_1, 2: _FORMAT_1 + _FORMAT_2}
+_AS_COMPARED = """
+SELECT id, substr(id, 1, instr(id, '@') - 1) AS network, macs, params, peak_memory_bytes,
+    latency_ms, accuracy, onnx, parity_max_abs, seed, epochs, state, error, seconds, measurements,
+    extra
+FROM main.baselines WHERE instr(id, '@')
+"""
+"""A comparison's trainings in format 1, which kept them among the baselines."""
 _TABLES = "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
-_JSON_COLUMNS = {"cell": dict, "latency_ms": dict, "extra": dict, "measurements": list}
-_TEXT_COLUMNS = ("id", "key", "state", "error", "started", "ended", "onnx")
-_REAL_COLUMNS = ("accuracy", "seconds", "parity_max_abs")
+_JSON_COLUMNS = ("cell", "latency_ms", "extra", "measurements")
+_TABLE_OF: dict[type, str] = {
+    Trial: "trials",
+    Model: "models",
+    Baseline: "baselines",
+    Compared: "compared",
+}
+
+Kind = TypeVar("Kind")
+AnyStored = TypeVar("AnyStored", Trial, Model, Baseline, Compared)
 
 
-@dataclass(frozen=True)
-class Trial:
-    """One architecture evaluated on the proxy task.
-
-    Attributes:
-        index: position in the run, from 0; with the run's seed it decides the trial's seed.
-        round: the search round that proposed it; 0 is the first sample.
-        key: canonical key; no two trials of a run share it.
-        width: channels of the first stage.
-        latency_ms: predicted latency, None when the run has no latency model.
-        epochs: how long it is trained.
-        accuracy: on the proxy's validation part, a fraction; None unless done.
-        error: why it failed.
-        started, ended: time of day (UTC, ISO 8601); nothing is decided by them.
-        seconds: how long the trial took.
-        extra: what else is known, for example {"predicted": {"mean": ..., "std": ...}}.
-    """
-
-    index: int
-    round: int
-    key: str
-    cell: Cell
-    width: int
-    macs: int
-    params: int
-    peak_memory_bytes: int
-    seed: int
-    epochs: int
-    latency_ms: float | None = None
-    state: str = "queued"
-    accuracy: float | None = None
-    error: str | None = None
-    started: str | None = None
-    ended: str | None = None
-    seconds: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def id(self) -> str:
-        """Short name: the first ten digits of the key."""
-        return self.key[:10]
-
-    def to_json(self) -> dict[str, Any]:
-        """The trial under the names that programs read."""
-        latency = None if self.latency_ms is None else {"p50": self.latency_ms}
-        return {
-            "id": self.id,
-            "index": self.index,
-            "round": self.round,
-            "key": self.key,
-            "state": self.state,
-            "cell": self.cell.to_json(),
-            "width": self.width,
-            "accuracy": self.accuracy,
-            "macs": self.macs,
-            "params": self.params,
-            "peak_memory_bytes": self.peak_memory_bytes,
-            "latency_ms": latency,
-            "epochs": self.epochs,
-            "seed": self.seed,
-            "error": self.error,
-            "started": self.started,
-            "ended": self.ended,
-            "seconds": self.seconds,
-            "extra": self.extra,
-        }
+class RunExists(UserError):
+    """A run was to be begun where there is one."""
 
 
 class Run:
@@ -151,21 +124,18 @@ class Run:
 
     Attributes:
         path: the folder.
-        config: what was asked for: the options that repeat the run, "budget" and "seed" among
-            them.
-        about: the whole of `config.json`: config, format, creation time, machine, versions.
+        info: its configuration, with the machine and the versions that began it.
     """
 
     def __init__(
         self,
         path: Path,
-        about: dict[str, Any],
+        info: RunInfo,
         connection: sqlite3.Connection,
         lock: IO[str] | None,
     ) -> None:
         self.path = path
-        self.about = about
-        self.config: dict[str, Any] = about["config"]
+        self.info = info
         self._connection = connection
         self._lock = lock
 
@@ -180,13 +150,12 @@ class Run:
                 among them.
 
         Raises:
-            UserError: the folder holds a run or something else, or cannot be written.
+            RunExists: the folder holds a run.
+            UserError: it holds something else, or cannot be written.
         """
         path = Path(path)
         if is_file(path / _CONFIG):
-            raise UserError(
-                f"{path} already holds a run: continue it with --resume or choose another --out"
-            )
+            raise RunExists(f"{path} already holds a run: continue it or choose another folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
             others = [
@@ -204,48 +173,51 @@ class Run:
         lock = _take_lock(path)
         try:
             if (path / _CONFIG).exists():  # another process was faster
-                raise UserError(f"{path} already holds a run: choose another --out")
+                raise RunExists(f"{path} already holds a run: choose another folder")
             for entry in path.iterdir():
                 if _OF_AN_UNBORN_RUN.fullmatch(entry.name) and entry.name != _LOCK:
                     entry.unlink()
             connection = _connect(path, write=True)
             with _explained(path), connection:
-                connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT")
-            about = {
-                "format": FORMAT,
-                "created": now(),
-                "config": json.loads(json.dumps(dict(config), allow_nan=False)),
-                "machine": machine.describe_machine(),
-                "versions": machine.versions(),
-            }
-            _check_about(about, path / _CONFIG)
-            write_json(path / _CONFIG, about)
+                connection.executescript(
+                    f"BEGIN; {_SCHEMAS[FORMAT]} PRAGMA user_version = {FORMAT}; COMMIT"
+                )
+            info = RunInfo(
+                format=FOLDER_FORMAT,
+                created=now(),
+                config=json.loads(json.dumps(dict(config), allow_nan=False)),
+                machine=machine.describe_machine(),
+                versions=machine.versions(),
+            )
+            _check_config(info.config, path / _CONFIG)
+            write_json(path / _CONFIG, plain(info))
         except BaseException:
             lock.close()
             raise
-        return cls(path, about, connection, lock)
+        return cls(path, info, connection, lock)
 
     @classmethod
     def open(cls, path: Path | str, write: bool = False) -> Self:
         """Open an existing run: for reading (also while another process writes) or for writing.
 
-        Opening for writing returns trials that a killed process left `running` to `queued`.
+        Opening for writing returns trials that a killed process left `running` to `queued`, and
+        renews the tables of an older format.
 
         Raises:
             UserError: no run, damaged, written by a newer version, or (for writing) in use.
         """
         path = Path(path)
-        about = _read_about(path)
+        info = _read_info(path)
         lock = _take_lock(path) if write else None
         try:
             connection = _connect(path, write)
-            run = cls(path, about, connection, lock)
+            run = cls(path, info, connection, lock)
         except BaseException:
             if lock:
                 lock.close()
             raise
         try:
-            run._check_database()
+            run._renew(run._checked_format())
             if write:
                 run._requeue()
         except BaseException:
@@ -271,19 +243,19 @@ class Run:
                 they decide no result (number of workers, time limit).
 
         Raises:
-            UserError: the folder holds a run and `resume` is false, or its configuration is
-                another one; the sentence shows the difference.
+            RunExists: the folder holds a run and `resume` is false.
+            UserError: its configuration is another one; the sentence shows the difference.
         """
         path = Path(path)
         if not (resume and is_file(path / _CONFIG)):
             return cls.create(path, config)
-        stored = _read_about(path)["config"]
+        stored = _read_info(path).config
         given = json.loads(json.dumps(dict(config), allow_nan=False))
         different = list(_differences(stored, given, changeable))
         if different:
             raise UserError(
                 f"{path} was begun with another configuration: {'; '.join(different)}. "
-                "Resume with the same options or choose another --out"
+                "Continue it with the same options or choose another folder"
             )
         return cls.open(path, write=True)
 
@@ -310,43 +282,45 @@ class Run:
         return self.path.resolve().name
 
     @property
+    def config(self) -> dict[str, Any]:
+        """What was asked for: the options that repeat the run."""
+        return self.info.config
+
+    @property
     def budget(self) -> Budget:
         """The run's hard limits."""
-        return Budget.from_json(self.config["budget"], where=f"{self.path / _CONFIG}: budget")
+        return self.info.budget
 
     @property
     def seed(self) -> int:
         """The seed from which every random stream of the run is derived."""
-        return int(self.config["seed"])
+        return self.info.seed
 
     # -- trials
 
     def trials(self) -> list[Trial]:
         """All trials in the order of their index."""
-        return [self._trial(row) for row in self._rows("trials", 'ORDER BY "index"')]
+        return self._records(Trial, 'ORDER BY "index"')
 
-    def trial_summaries(self) -> list[dict[str, Any]]:
-        """All trials as plain values, the numbers of `nodes` and `edges` in place of the cell.
-
-        Reading the cells of ten thousand trials takes seconds; this does not. `latency_ms` is
-        the p50 alone.
-        """
+    def summaries(self) -> list[TrialSummary]:
+        """All trials without their cells: reading those of ten thousand takes seconds."""
         columns = (
             '"index", id, round, state, accuracy, macs, params, peak_memory_bytes, width, epochs, '
             "error, json_extract(latency_ms, '$.p50') AS latency_ms, "
             "json_array_length(cell, '$.operations') - 1 AS nodes, "
             "json_array_length(cell, '$.edges') AS edges"
         )
-        with _explained(self.path):
-            cursor = self._connection.execute(f'SELECT {columns} FROM trials ORDER BY "index"')
-            names = [column[0] for column in cursor.description]
-            return [dict(zip(names, row, strict=True)) for row in cursor]
+        found = []
+        for row in self._rows(f'SELECT {columns} FROM trials ORDER BY "index"'):
+            if row["latency_ms"] is not None:
+                row["latency_ms"] = {"p50": row["latency_ms"]}
+            found.append(read(TrialSummary, row, self._damaged("trials", row)))
+        return found
 
     def trials_named(self, id: str) -> list[Trial]:
         """The trials of an id: none or one, but for ids that happen to begin alike."""
         # An id is the beginning of a key (hexadecimal), and only keys have an index.
-        rest = "WHERE key >= ? AND key < ? AND id = ?"
-        return [self._trial(row) for row in self._rows("trials", rest, (id, f"{id}g", id))]
+        return self._records(Trial, "WHERE key >= ? AND key < ? AND id = ?", (id, f"{id}g", id))
 
     def is_being_written(self) -> bool:
         """Whether some process has the run open for writing at this moment."""
@@ -359,79 +333,70 @@ class Run:
 
     def add_trials(self, trials: Iterable[Trial]) -> None:
         """Store proposed trials: all of them or, when the process dies meanwhile, none."""
-        rows = []
-        for trial in trials:
-            values = trial.to_json()
-            rows.append({name: _encoded(name, value) for name, value in values.items()})
+        rows = [_encoded(trial.to_json()) for trial in trials]
         if not rows:
             return
-        names = list(rows[0])
-        columns = ", ".join(f'"{name}"' for name in names)
-        marks = ", ".join(f":{name}" for name in names)
         with _explained(self.path), self._connection:
-            self._connection.executemany(f"INSERT INTO trials ({columns}) VALUES ({marks})", rows)
+            self._connection.executemany(_insert("trials", rows[0]), rows)
 
     def trial_started(self, index: int) -> None:
         """Mark a trial as running."""
-        self._update_trial(index, state="running", started=now())
+        self._change_trial(index, state="running", started=now())
 
-    def trial_done(
-        self, index: int, accuracy: float, seconds: float, extra: Mapping[str, Any] | None = None
-    ) -> None:
-        """Store a trial's result; `extra` is added to what the trial's extra holds."""
+    def trial_done(self, index: int, accuracy: float, seconds: float) -> None:
+        """Store a trial's result."""
         if not math.isfinite(accuracy):
             raise ValueError(f"accuracy of trial {index} is {accuracy}: store it as failed")
-        self._update_trial(
-            index,
-            extra,
-            state="done",
-            accuracy=accuracy,
-            seconds=seconds,
-            error=None,
-            ended=now(),
+        self._change_trial(
+            index, state="done", accuracy=accuracy, seconds=seconds, error=None, ended=now()
         )
 
     def trial_failed(self, index: int, error: str, seconds: float | None = None) -> None:
         """Store that a trial failed and why."""
-        self._update_trial(
+        self._change_trial(
             index, state="failed", accuracy=None, error=error, seconds=seconds, ended=now()
         )
 
-    def trial_queued(self, index: int, epochs: int, extra: Mapping[str, Any] | None = None) -> None:
-        """Put a trial back into the queue, to be trained for `epochs`."""
-        self._update_trial(index, extra, state="queued", accuracy=None, error=None, epochs=epochs)
+    def trial_tried_again(self, index: int) -> None:
+        """Queue a failed trial once more."""
+        self._change_trial(index, state="queued", accuracy=None, error=None, tried_again=True)
 
-    def trial_restored(
-        self, index: int, epochs: int, accuracy: float, extra: Mapping[str, Any] | None = None
-    ) -> None:
-        """Return a trial that was queued again to the result it had before."""
-        self._update_trial(index, extra, state="done", accuracy=accuracy, epochs=epochs)
+    def trial_promoted(self, index: int, epochs: int) -> None:
+        """Queue a finished trial to be trained for more epochs; what it reached is kept."""
+        known = self._trial(index)
+        if known.accuracy is None:
+            raise ValueError(f"trial {index} is {known.state}: only what is done is promoted")
+        short = ShortTraining(known.epochs, known.accuracy)
+        self._change_trial(index, state="queued", accuracy=None, epochs=epochs, short=short)
+
+    def trial_demoted(self, index: int, error: str | None = None) -> None:
+        """Return a promoted trial to what it had reached before.
+
+        Args:
+            error: why its longer training failed, if it did.
+        """
+        known = self._trial(index)
+        if known.short is None:
+            raise ValueError(f"trial {index} was not promoted")
+        short = {"epochs": known.short.epochs, "accuracy": known.short.accuracy}
+        self._change_trial(index, state="done", error=None, long_error=error, **short)
 
     def remove_trial(self, index: int) -> None:
         """Forget a trial that was never run."""
         with _explained(self.path), self._connection:
             self._connection.execute('DELETE FROM trials WHERE "index" = ?', (index,))
 
-    def _update_trial(
-        self, index: int, extra: Mapping[str, Any] | None = None, **values: Any
-    ) -> None:
-        if extra:
-            (known,) = self._rows("trials", 'WHERE "index" = ?', (index,))
-            values["extra"] = {**known["extra"], **extra}
-        with _explained(self.path), self._connection:
-            self._connection.execute(
-                f'UPDATE trials SET {_assignments(values)} WHERE "index" = :index',
-                {name: _encoded(name, value) for name, value in values.items()} | {"index": index},
-            )
+    def _trial(self, index: int) -> Trial:
+        (found,) = self._records(Trial, 'WHERE "index" = ?', (index,))
+        return found
 
-    def _trial(self, row: dict[str, Any]) -> Trial:
-        row = dict(row)
-        where = f"{self.path / _DATABASE}, trial {row['index']}"
-        row.pop("id")
-        latency = (row.pop("latency_ms") or {}).get("p50")
-        return Trial(
-            **{**row, "latency_ms": latency, "cell": Cell.from_json(row["cell"], where=where)}
-        )
+    def _change_trial(self, index: int, **changes: Any) -> None:
+        known = self._extra("trials", "index", index)
+        row = _encoded(_merged(replace(self._trial(index), **changes), known))
+        names = [name for name in row if name in changes or name == "extra"]
+        assignments = ", ".join(f'"{name}" = :{name}' for name in names)
+        with _explained(self.path), self._connection:
+            self._connection.execute(f'UPDATE trials SET {assignments} WHERE "index" = :index', row)
 
     def _requeue(self) -> None:
         with _explained(self.path), self._connection:
@@ -439,56 +404,61 @@ class Run:
                 "UPDATE trials SET state = 'queued', started = NULL WHERE state = 'running'"
             )
 
-    # -- models, baselines, settings
+    # -- networks
 
-    def models(self) -> list[dict[str, Any]]:
-        """The trained networks, under the names that programs read, in the order stored."""
-        return self._rows("models", "ORDER BY rowid")
+    def model_records(self) -> list[Model]:
+        """The networks of the search that are trained in full, in the order stored."""
+        return self._records(Model, "ORDER BY rowid")
 
-    def baselines(self) -> list[dict[str, Any]]:
-        """The networks to compare with, as `models` without cell and width."""
-        return self._rows("baselines", "ORDER BY rowid")
+    def baseline_records(self) -> list[Baseline]:
+        """The known networks trained beside them."""
+        return self._records(Baseline, "ORDER BY rowid")
 
-    def put_model(self, id: str, **values: Any) -> None:
-        """Store some values of a model; those not named keep what they were.
+    def compared(self) -> list[Compared]:
+        """The trainings of a comparison."""
+        return self._records(Compared, "ORDER BY rowid")
 
-        Args:
-            id: the model's name.
-            values: by column name; `cell` as `Cell.to_json` gives it, `latency_ms` a dictionary
-                with p50 and so on, `measurements` a list, `onnx` relative to the run.
+    def put(self, network: Network) -> None:
+        """Store a model, a baseline or a comparison's training, in place of what has its id.
+
+        To change some values: `run.put(replace(model, state="done"))`.
         """
-        self._put("models", id, values)
-
-    def put_baseline(self, id: str, **values: Any) -> None:
-        """Store some values of a baseline; see `put_model`."""
-        self._put("baselines", id, values)
-
-    def _put(self, table: str, id: str, values: Mapping[str, Any]) -> None:
-        encoded = {name: _encoded(name, value) for name, value in values.items()}
+        table = _TABLE_OF[type(network)]
+        row = _encoded(_merged(network, self._extra(table, "id", network.id)))
+        changes = ", ".join(f'"{name}" = excluded."{name}"' for name in row)
         with _explained(self.path), self._connection:
             self._connection.execute(
-                f"INSERT OR IGNORE INTO {table} (id, state) VALUES (?, 'queued')", (id,)
+                f"{_insert(table, row)} ON CONFLICT (id) DO UPDATE SET {changes}", row
             )
-            if encoded:
-                self._connection.execute(
-                    f"UPDATE {table} SET {_assignments(encoded)} WHERE id = :id",
-                    encoded | {"id": id},
-                )
 
-    def setting(self, name: str, default: Any = None) -> Any:
-        """A stored value, or `default`."""
+    # -- settings
+
+    @overload
+    def kept(self, name: str, kind: type[Kind]) -> Kind | None: ...
+    @overload
+    def kept(self, name: str, kind: type[Kind], default: Kind) -> Kind: ...
+    def kept(self, name: str, kind: type[Kind], default: Kind | None = None) -> Kind | None:
+        """What a step keeps for those after it.
+
+        Args:
+            kind: its type: a record, or a plain type such as `list[str]`.
+            default: returned where nothing is stored under the name.
+        """
         with _explained(self.path):
             found = self._connection.execute(
                 "SELECT value FROM settings WHERE name = ?", (name,)
             ).fetchone()
-        return default if found is None else self._decoded_json(found[0], f"setting {name!r}")
+        if found is None:
+            return default
+        where = f"{self.path / _DATABASE} is damaged: setting {name!r}"
+        return read(kind, self._decoded(found[0], where), where)
 
-    def set_setting(self, name: str, value: Any) -> None:
-        """Store a JSON value under a name, for example what a step must remember on resume."""
+    def set_setting(self, name: str, value: object) -> None:
+        """Store a record or a plain value under a name."""
         with _explained(self.path), self._connection:
             self._connection.execute(
                 "INSERT OR REPLACE INTO settings VALUES (?, ?)",
-                (name, json.dumps(value, allow_nan=False)),
+                (name, json.dumps(plain(value), allow_nan=False)),
             )
 
     def to_json(self) -> dict[str, Any]:
@@ -496,70 +466,137 @@ class Run:
         return {
             "run": {
                 "id": self.name,
-                "created": self.about["created"],
+                "created": self.info.created,
                 "seed": self.seed,
                 "config": self.config,
-                "machine": self.about["machine"],
-                "versions": self.about["versions"],
+                "machine": self.info.machine,
+                "versions": self.info.versions,
             },
             "budget": self.config["budget"],
-            "trials": [trial.to_json() for trial in self.trials()],
-            "models": self.models(),
-            "baselines": self.baselines(),
+            "trials": plain(self.trials()),
+            "models": plain(self.model_records()),
+            "baselines": plain(self.baseline_records()),
+            "compared": plain(self.compared()),
         }
 
-    # -- reading rows
+    # -- as before there were records; leaves with its last user
 
-    def _rows(self, table: str, rest: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
+    @property
+    def about(self) -> dict[str, Any]:
+        return dict(plain(self.info))
+
+    def trial_summaries(self) -> list[dict[str, Any]]:
+        return [
+            {**plain(one), "latency_ms": one.latency_ms and one.latency_ms.p50}
+            for one in self.summaries()
+        ]
+
+    def models(self) -> list[dict[str, Any]]:
+        return [_as_row(one) for one in self.model_records()]
+
+    def baselines(self) -> list[dict[str, Any]]:
+        return [_as_row(one) for one in (*self.baseline_records(), *self.compared())]
+
+    def put_model(self, id: str, **values: Any) -> None:
+        known = {one.id: one for one in self.model_records()}
+        self.put(Model.from_json(_overlaid(known.get(id), id, values), id))
+
+    def put_baseline(self, id: str, **values: Any) -> None:
+        if "@" in id:
+            trained = {one.id: one for one in self.compared()}
+            given = _overlaid(trained.get(id), id, values) | {"network": id.partition("@")[0]}
+            self.put(Compared.from_json(given, id))
+            return
+        known = {one.id: one for one in self.baseline_records()}
+        self.put(Baseline.from_json(_overlaid(known.get(id), id, values), id))
+
+    def setting(self, name: str, default: Any = None) -> Any:
+        return self.kept(name, object, default)
+
+    # -- rows
+
+    def _records(
+        self, kind: type[AnyStored], rest: str, values: Sequence[Any] = ()
+    ) -> list[AnyStored]:
+        table = _TABLE_OF[kind]
+        found = []
+        for row in self._rows(f"SELECT * FROM {table} {rest}", values):
+            where = self._damaged(table, row)
+            for name in _JSON_COLUMNS:
+                if row.get(name) is not None:
+                    row[name] = self._decoded(row[name], where)
+            found.append(kind.from_json(row, where))
+        return found
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
         with _explained(self.path):
-            cursor = self._connection.execute(f"SELECT * FROM {table} {rest}", values)
+            cursor = self._connection.execute(query, values)
             names = [column[0] for column in cursor.description]
-            rows = cursor.fetchall()
-        return [self._decoded(table, dict(zip(names, row, strict=True))) for row in rows]
+            return [dict(zip(names, row, strict=True)) for row in cursor]
 
-    def _decoded(self, table: str, row: dict[str, Any]) -> dict[str, Any]:
-        """Turn a row's text into values; what SQLite lets pass but we never wrote is damage."""
-        where = f"{table} row {row.get('index', row.get('id'))!r}"
-        decoded: dict[str, Any] = {}
-        for name, value in row.items():
-            kind: type | tuple[type, ...]
-            if name in _JSON_COLUMNS:
-                kind = _JSON_COLUMNS[name]
-                value = None if value is None else self._decoded_json(value, where)
-            elif name in _TEXT_COLUMNS:
-                kind = str
-            elif name in _REAL_COLUMNS:
-                kind = (float, int)
-            else:
-                kind = int
-            if value is not None and not isinstance(value, kind):
-                raise self._damaged(f"{where} has {name} {value!r}")
-            decoded[name] = value
-        return decoded
+    def _extra(self, table: str, name: str, value: object) -> dict[str, Any]:
+        """What stands under `extra` in a row, also what this gemkit does not know."""
+        for row in self._rows(f'SELECT extra FROM {table} WHERE "{name}" = ?', (value,)):
+            if row["extra"] is not None:
+                where = self._damaged(table, {name: value})
+                return read(dict[str, Any], self._decoded(row["extra"], where), where)
+        return {}
 
-    def _decoded_json(self, text: Any, where: str) -> Any:
+    def _decoded(self, text: Any, where: str) -> Any:
         try:
-            return json.loads(text)
+            return msgspec.json.decode(text)
         except (ValueError, TypeError, RecursionError):
-            raise self._damaged(f"{where} holds no JSON") from None
+            raise UserError(f"{where} holds no JSON") from None
 
-    def _damaged(self, what: str) -> UserError:
-        return UserError(f"{self.path / _DATABASE} is damaged: {what}")
+    def _damaged(self, table: str, row: Mapping[str, Any]) -> str:
+        """The beginning of a sentence about a row."""
+        id = row.get("index", row.get("id"))
+        return f"{self.path / _DATABASE} is damaged: {table} row {id!r}"
 
-    def _check_database(self) -> None:
+    def _checked_format(self) -> int:
+        """The format of the tables.
+
+        Raises:
+            UserError: it is a newer one, or the database is damaged.
+        """
         with _explained(self.path):
             version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             if version:  # 0 is what any other database has
                 check_format(version, FORMAT, str(self.path))
             sound = self._connection.execute("PRAGMA quick_check(1)").fetchone()[0]
             tables = set(self._connection.execute(_TABLES))
+        file = self.path / _DATABASE
         if sound != "ok":
-            raise self._damaged(str(sound).splitlines()[-1])
-        with closing(sqlite3.connect(":memory:")) as empty:
-            empty.executescript(_SCHEMA)
-            wanted = set(empty.execute(_TABLES))
-        if version != FORMAT or tables != wanted:
-            raise self._damaged("its tables are not those of a run")
+            raise UserError(f"{file} is damaged: {str(sound).splitlines()[-1]}")
+        wanted = set()
+        if version in _SCHEMAS:
+            with closing(sqlite3.connect(":memory:")) as empty:
+                empty.executescript(_SCHEMAS[version])
+                wanted = set(empty.execute(_TABLES))
+        if tables != wanted:
+            raise UserError(f"{file} is damaged: its tables are not those of a run")
+        return int(version)
+
+    def _renew(self, version: int) -> None:
+        """Bring the tables of an older format to this one: in the file, or to who reads it."""
+        if version == FORMAT:
+            return
+        # Only a comparison's names have an "@".
+        if self._lock:
+            script = (
+                f"BEGIN; {_FORMAT_2} INSERT INTO compared {_AS_COMPARED};"
+                "DELETE FROM baselines WHERE instr(id, '@');"
+                f"PRAGMA user_version = {FORMAT}; COMMIT"
+            )
+        else:
+            script = (
+                "PRAGMA temp_store = MEMORY;"
+                f"CREATE TEMP VIEW compared AS {_AS_COMPARED.replace('SELECT', 'SELECT rowid,')};"
+                "CREATE TEMP VIEW baselines AS "
+                "SELECT rowid, * FROM main.baselines WHERE NOT instr(id, '@')"
+            )
+        with _explained(self.path):
+            self._connection.executescript(script)
 
 
 def is_run(path: Path | str) -> bool:
@@ -572,17 +609,21 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
-def _read_about(path: Path) -> dict[str, Any]:
+def _read_info(path: Path) -> RunInfo:
     if not is_folder(path):
         raise UserError(f"{path} is no folder: name the folder of a run{_runs_beside(path)}")
     file = path / _CONFIG
     if not is_file(file):
         raise UserError(f"{path} holds no run: it has no {_CONFIG}")
-    about = read_json(file)
-    _check_about(about, file)
+    value = read_json(file)
+    if not isinstance(value, dict) or not isinstance(value.get("format"), int):
+        raise UserError(f"{file} is no run's configuration: it names no format")
+    check_format(value["format"], FOLDER_FORMAT, str(file.parent))
+    info = read(RunInfo, value, f"{file} is no run's configuration")
+    _check_config(info.config, file)
     if not is_file(path / _DATABASE):
         raise UserError(f"{path} is incomplete: it has no {_DATABASE}")
-    return dict(about)
+    return info
 
 
 def _runs_beside(path: Path) -> str:
@@ -594,14 +635,7 @@ def _runs_beside(path: Path) -> str:
     return f", one of {', '.join(there[:_NAMED])}" if there else ""
 
 
-def _check_about(about: Any, file: Path) -> None:
-    if not isinstance(about, dict) or not isinstance(about.get("format"), int):
-        raise UserError(f"{file} is no run's configuration: it names no format")
-    check_format(about["format"], FORMAT, str(file.parent))
-    for name, kind in (("config", dict), ("machine", dict), ("versions", dict), ("created", str)):
-        if not isinstance(about.get(name), kind):
-            raise UserError(f"{file} is no run's configuration: {name!r} is missing or damaged")
-    config = about["config"]
+def _check_config(config: Mapping[str, Any], file: Path) -> None:
     Budget.from_json(config.get("budget"), where=f"{file}: budget")
     if not isinstance(config.get("seed"), int) or isinstance(config["seed"], bool):
         raise UserError(f"{file}: 'seed' must be a whole number")
@@ -635,7 +669,7 @@ def _take_lock(path: Path) -> IO[str]:
             return lock
     lock.close()
     raise UserError(
-        f"another process is writing to {path}: wait for it to end or choose another --out"
+        f"another process is writing to {path}: wait for it to end or choose another folder"
     )
 
 
@@ -706,11 +740,33 @@ def _is_full(path: Path) -> bool:
         return False
 
 
-def _encoded(name: str, value: Any) -> Any:
-    if name in _JSON_COLUMNS and value is not None:
-        return json.dumps(value, allow_nan=False)
-    return value
+def _as_row(network: Network) -> dict[str, Any]:
+    row = network.to_json()
+    return row | {"measurements": row["measurements"] or None}
 
 
-def _assignments(values: Iterable[str]) -> str:
-    return ", ".join(f'"{name}" = :{name}' for name in values)
+def _overlaid(known: Network | None, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    return {**({} if known is None else known.to_json()), "id": id, **values}
+
+
+def _merged(record: Trial | Network, extra: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's values, with what is stored under `extra` that is none of its fields."""
+    values = record.to_json()
+    known = {one.name for one in fields(record)}
+    values["extra"] |= {name: one for name, one in extra.items() if name not in known}
+    return values
+
+
+def _encoded(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: json.dumps(value, allow_nan=False)
+        if name in _JSON_COLUMNS and value is not None
+        else value
+        for name, value in values.items()
+    }
+
+
+def _insert(table: str, names: Iterable[str]) -> str:
+    columns = ", ".join(f'"{name}"' for name in names)
+    marks = ", ".join(f":{name}" for name in names)
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks})"

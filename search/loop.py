@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
-from typing import Any
 
 import numpy as np
 
 from gemkit.architecture import Architecture
 from gemkit.errors import UserError
-from gemkit.store import Run, Trial
+from gemkit.records import Latency, Prediction, Trial
+from gemkit.store import Run
 from gemkit.workers import Workers
 
 from .cell_space import CellSpace, Scaled, efficiency_factor
@@ -120,7 +120,7 @@ def search(
             progress(trial)
             failures = _failures_in_a_row(run) if trial.state == "failed" else []
             if len(failures) >= plan.failures:
-                _try_again(run, [one for one in failures if "tried_again" not in one.extra])
+                _try_again(run, [one for one in failures if not one.tried_again])
                 raise UserError(
                     f"{len(failures)} trials failed in a row, the last one because: "
                     f"{trial.error}. {_MEND}"
@@ -157,10 +157,12 @@ def propose(
             macs=int(scaled.macs[place]),
             params=int(scaled.params[place]),
             peak_memory_bytes=int(scaled.peak_memory_bytes[place]),
-            latency_ms=None if scaled.latency_ms is None else float(scaled.latency_ms[place]),
+            latency_ms=(
+                None if scaled.latency_ms is None else Latency(float(scaled.latency_ms[place]))
+            ),
             seed=trial_seed(run.seed, first + place),
             epochs=plan.epochs,
-            extra=_predicted(proposals, place),
+            predicted=_predicted(proposals, place),
         )
         for place in range(len(proposals))
     ]
@@ -173,8 +175,8 @@ def _stored(run: Run, trial: Trial, outcome: Outcome) -> Trial:
         run.trial_done(trial.index, outcome.accuracy, outcome.seconds)
         return replace(trial, state="done", accuracy=outcome.accuracy, seconds=seconds)
     error = outcome.error or "failed without a reason"
-    if short := trial.extra.get("short"):
-        run.trial_restored(trial.index, **short, extra={"long_error": error})
+    if trial.short is not None:
+        run.trial_demoted(trial.index, error)
     else:
         run.trial_failed(trial.index, error, seconds)
     return replace(trial, state="failed", error=error, seconds=seconds)
@@ -188,11 +190,10 @@ def promote(run: Run, space: CellSpace, plan: Plan, trials: Sequence[Trial]) -> 
         replace(trial, accuracy=_short(trial)) for trial in trials if _short(trial) is not None
     ]
     chosen = ranking(short, space)[: plan.promoted]
-    wanted = {trial.index for trial in chosen if "short" not in trial.extra}
+    wanted = {trial.index for trial in chosen if trial.short is None}
     for trial in trials:
         if trial.index in wanted:
-            note = {"short": {"epochs": trial.epochs, "accuracy": trial.accuracy}}
-            run.trial_queued(trial.index, plan.promoted_epochs, note)
+            run.trial_promoted(trial.index, plan.promoted_epochs)
     return [trial for trial in run.trials() if trial.index in wanted]
 
 
@@ -201,8 +202,8 @@ def withdraw(run: Run) -> None:
     for trial in run.trials():
         if trial.state != "queued":
             continue
-        if short := trial.extra.get("short"):
-            run.trial_restored(trial.index, **short)
+        if trial.short is not None:
+            run.trial_demoted(trial.index)
         else:
             run.remove_trial(trial.index)
 
@@ -215,7 +216,7 @@ def history(space: CellSpace, trials: Sequence[Trial]) -> History:
     """
     ended, pending = list[Trial](), list[Trial]()
     for trial in trials:
-        known = trial.state in ("done", "failed") or "short" in trial.extra
+        known = trial.state in ("done", "failed") or trial.short is not None
         (ended if known else pending).append(trial)
     values = [math.nan if (value := _short(trial)) is None else value for trial in ended]
     return History(
@@ -231,7 +232,7 @@ def _candidates(space: CellSpace, trials: Sequence[Trial]) -> Candidates | None:
         return None
     latency = None
     if space.latency is not None:
-        latency = [math.nan if one.latency_ms is None else one.latency_ms for one in trials]
+        latency = [math.nan if one.latency_ms is None else one.latency_ms.p50 for one in trials]
     return space.restored([one.cell for one in trials], [one.width for one in trials], latency)
 
 
@@ -271,25 +272,24 @@ def _failures_in_a_row(run: Run) -> list[Trial]:
 def _try_again(run: Run, failures: Sequence[Trial]) -> None:
     """Queue failed trials once more."""
     for trial in failures:
-        run.trial_queued(trial.index, trial.epochs, {"tried_again": True})
+        run.trial_tried_again(trial.index)
 
 
 def _short(trial: Trial) -> float | None:
     """What a trial reached at its first length; None if it failed or has not ended."""
-    short: dict[str, Any] | None = trial.extra.get("short")
-    return trial.accuracy if short is None else short["accuracy"]
+    return trial.accuracy if trial.short is None else trial.short.accuracy
 
 
-def _predicted(proposals: Candidates, place: int) -> dict[str, Any]:
+def _predicted(proposals: Candidates, place: int) -> Prediction | None:
     """What the strategy foresaw of a proposal, if it did."""
     notes = {
         name: float(proposals.notes[f"predicted_{name}"][place])
         for name in ("mean", "std")
         if f"predicted_{name}" in proposals.notes
     }
-    if not notes or not all(map(math.isfinite, notes.values())):
-        return {}
-    return {"predicted": notes}
+    if "mean" not in notes or not all(map(math.isfinite, notes.values())):
+        return None
+    return Prediction(**notes)
 
 
 class _Clock:
@@ -297,7 +297,7 @@ class _Clock:
 
     def __init__(self, run: Run, limit: float | None) -> None:
         self._run, self._limit = run, limit
-        self._before = float(run.setting("search_seconds", 0.0))
+        self._before = run.kept("search_seconds", float, 0.0)
         self._started = monotonic()
 
     @property
@@ -317,5 +317,5 @@ class _Clock:
         started = monotonic()
         yield
         name = f"{on}_seconds"
-        spent = self._run.setting(name, 0.0) + monotonic() - started
+        spent = self._run.kept(name, float, 0.0) + monotonic() - started
         self._run.set_setting(name, spent)

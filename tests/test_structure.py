@@ -1,7 +1,9 @@
 """The rules between the packages, read off the source code."""
 
 import ast
+import sqlite3
 import sys
+from contextlib import closing
 from functools import cache
 from pathlib import Path
 
@@ -145,12 +147,13 @@ def test_nothing_loads_pickles(path: Path) -> None:
             assert only.value is True, f"{path}:{node.lineno}"
 
 
-def test_documented_names_exist() -> None:
+def test_documented_names_exist(tmp_path: Path) -> None:
     """Functions and classes that documents name, and the columns of docs/formats.md."""
     import importlib
     import re
 
-    from gemkit import store
+    from gemkit.budget import Budget
+    from gemkit.store import Run
 
     texts = [path.read_text() for path in [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")]]
     names = set(re.findall(r"\bgemkit(?:\.\w+)+", "\n".join(texts)))
@@ -165,10 +168,10 @@ def test_documented_names_exist() -> None:
             importlib.import_module(name)
         except ImportError:
             assert hasattr(importlib.import_module(module), attribute), name
+    Run.create(tmp_path / "run", {"budget": Budget().to_json(), "seed": 0}).close()
     for table in ("trials", "models"):
-        created = re.search(rf"CREATE TABLE {table} \((.*?)\n\);", store._SCHEMA, re.DOTALL)
-        assert created is not None
-        columns = re.findall(r"\"?(\w+)\"? (?:TEXT|INTEGER|REAL)", created[1])
+        with closing(sqlite3.connect(tmp_path / "run" / "search.db")) as database:
+            columns = [row[1] for row in database.execute(f"PRAGMA table_info({table})")]
         (row,) = [line for line in formats.splitlines() if line.startswith(f"| `{table}`")]
         assert re.findall(r"`(\w+)`", row)[1:] == columns
 

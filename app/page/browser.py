@@ -21,7 +21,7 @@ import numpy as np
 from gemkit.architecture import Architecture
 from gemkit.errors import UserError
 from gemkit.files import data_folder, write_bytes
-from gemkit.store import Trial
+from gemkit.records import Trial
 
 from .. import formatting
 

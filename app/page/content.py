@@ -21,7 +21,8 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.store import Run, Trial
+from gemkit.records import Trial
+from gemkit.store import Run
 
 from .. import formatting
 from ..steps.networks import is_elsewhere, target_name

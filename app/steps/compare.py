@@ -25,7 +25,8 @@ from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 from gemkit.files import write_json, write_text
 from gemkit.machine import usable_cores
-from gemkit.store import Run, Trial, is_run
+from gemkit.records import Trial
+from gemkit.store import Run, is_run
 
 from .. import formatting
 from ..formatting import percent

@@ -9,7 +9,8 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.cell import Cell
 from gemkit.data import Dataset
 from gemkit.errors import UserError
-from gemkit.store import Run, Trial
+from gemkit.records import Trial
+from gemkit.store import Run
 
 if TYPE_CHECKING:
     from torch import nn

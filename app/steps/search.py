@@ -16,7 +16,8 @@ from gemkit.cost import check_feasible
 from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
-from gemkit.store import Run, Trial, is_run
+from gemkit.records import Trial
+from gemkit.store import Run, is_run
 from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting

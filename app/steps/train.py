@@ -16,7 +16,8 @@ from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.files import write_bytes
 from gemkit.machine import usable_cores
-from gemkit.store import Run, Trial
+from gemkit.records import Trial
+from gemkit.store import Run
 from gemkit.widths import VECTOR
 
 from .. import formatting

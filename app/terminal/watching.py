@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from gemkit.store import Trial
+from gemkit.records import Trial
 
 from .. import formatting
 from .progress import counter, now_and_then
@@ -70,7 +70,7 @@ def best_table(trials: Sequence[Trial]) -> Table:
     ended.sort(key=lambda trial: -(trial.accuracy or 0.0))
     running = [trial for trial in trials if trial.state == "running"]
     for trial in (*ended[:_ROWS], *running[:_ROWS]):
-        foreseen = trial.extra.get("predicted", {}).get("mean")
+        foreseen = None if trial.predicted is None else trial.predicted.mean
         known = trial.accuracy is not None
         table.add_row(
             str(trial.index),

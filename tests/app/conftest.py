@@ -11,7 +11,8 @@ from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.cost import cost
-from gemkit.store import Run, Trial
+from gemkit.records import DataInfo, Model, Trial
+from gemkit.store import Run
 
 
 def _random_cell(rng: np.random.Generator, nodes: int, density: float) -> Cell:
@@ -47,8 +48,8 @@ def made_run(tmp_path: Path, seed: int) -> Path:
         "strategy": "random",
     }
     with Run.create(path, config) as run:
-        run.set_setting("skeleton", skeleton.to_json())
-        run.set_setting("data", {"name": "digits", "note": "", "train": 1437, "test": 360})
+        run.set_setting("skeleton", skeleton)
+        run.set_setting("data", DataInfo("digits", train=1437, test=360))
         trials = []
         for index, nodes in enumerate((3, 8, 15, 30)):
             cell = _random_cell(rng, nodes, 0.2)
@@ -72,17 +73,19 @@ def made_run(tmp_path: Path, seed: int) -> Path:
             run.trial_done(index, accuracy=0.9 + 0.01 * index, seconds=1.0)
         run.trial_failed(3, "the loss was not finite in epoch 1", seconds=1.0)
         best = trials[2]
-        run.put_model(
-            best.id,
-            cell=best.cell.to_json(),
-            width=4,
-            macs=best.macs,
-            params=best.params,
-            peak_memory_bytes=best.peak_memory_bytes,
-            accuracy=0.95,
-            seed=2,
-            epochs=1,
-            state="done",
+        run.put(
+            Model(
+                id=best.id,
+                cell=best.cell,
+                width=4,
+                macs=best.macs,
+                params=best.params,
+                peak_memory_bytes=best.peak_memory_bytes,
+                accuracy=0.95,
+                seed=2,
+                epochs=1,
+                state="done",
+            )
         )
     return path
 

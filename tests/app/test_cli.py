@@ -24,6 +24,7 @@ from gemkit import budget
 from gemkit.app import cli, options
 from gemkit.app.page import page
 from gemkit.app.terminal import show
+from gemkit.records import plain
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -401,7 +402,7 @@ def test_show_as_json_and_nothing_else(gemkit: Callable[..., Outcome], made_run:
     code, out, _ = gemkit("show", "made", "--json")
     value = json.loads(out)
     assert code == 0
-    assert set(value) == {"run", "budget", "trials", "models", "baselines"}
+    assert set(value) == {"run", "budget", "trials", "models", "baselines", "compared"}
     assert [trial["state"] for trial in value["trials"]] == ["done", "done", "done", "failed"]
     for name in ("id", "cell", "accuracy", "macs", "params", "peak_memory_bytes", "latency_ms",
                  "seed", "state", "error"):  # fmt: skip
@@ -477,7 +478,7 @@ def test_a_table_of_measurements_tells_files_apart(seed: int) -> None:
     assert show.tails(["alone.onnx"]) == ["alone.onnx"]
     assert show.tails([]) == []
     paths = [f"/a/very/long/way/to/the/files/{seed}/models/{id}/model.onnx" for id in "ab"]
-    found = [{**page_run.measurement(path, 1, 1, 0.1), "model": path} for path in paths]
+    found = [{**plain(page_run.measurement(path, 1, 1, 0.1)), "model": path} for path in paths]
     for width in (80, 90, 100, 140):
         console = Console(width=width, file=io.StringIO())
         console.print(show.measurement_table(found, width))

@@ -12,8 +12,9 @@ import page_run
 from gemkit.app.steps import search as step
 from gemkit.budget import Budget
 from gemkit.errors import UserError
+from gemkit.records import Trial
 from gemkit.search import loop
-from gemkit.store import Run, Trial
+from gemkit.store import Run
 
 
 def found() -> list[Trial]:

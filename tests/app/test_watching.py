@@ -9,7 +9,7 @@ from rich.console import Console
 from gemkit.app.terminal import progress
 from gemkit.app.terminal.watching import best_table, curve, watched
 from gemkit.cell import Cell
-from gemkit.store import Trial
+from gemkit.records import Trial
 
 CELL = Cell(("input", "conv1x1"), ((0, 1),))
 

@@ -9,16 +9,31 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gemkit import store
+from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.store import Run, Trial
+from gemkit.records import (
+    Baseline,
+    Compared,
+    DataInfo,
+    Latency,
+    Limits,
+    Measurement,
+    Model,
+    Prediction,
+    ShortTraining,
+    Trial,
+    TrialSummary,
+)
+from gemkit.store import Run, RunExists
 
 CONFIG: dict[str, Any] = {
     "budget": Budget(macs=3_000_000, latency_ms=0.5).to_json(),
@@ -66,21 +81,24 @@ def sentence(error: pytest.ExceptionInfo[UserError]) -> str:
 
 
 def test_a_trial_comes_back_as_it_went_in(run: Run) -> None:
-    given = [trial(0, latency_ms=0.25, extra={"predicted": {"mean": 0.9}}), trial(1)]
+    given = [trial(0, latency_ms=Latency(0.25), predicted=Prediction(0.9)), trial(1)]
     run.add_trials(given)
     assert run.trials() == given
 
 
 def test_summaries_are_the_trials_without_their_cells(run: Run) -> None:
-    given = [trial(0, latency_ms=0.25), trial(1), trial(2)]
+    given = [trial(0, latency_ms=Latency(0.25)), trial(1), trial(2)]
     run.add_trials(given)
     run.trial_done(1, 0.5, 1.0)
     run.trial_failed(2, "loss is NaN")
     names = ("index", "id", "round", "state", "accuracy", "macs", "params", "width", "epochs")
     names += ("peak_memory_bytes", "error", "latency_ms")
-    assert run.trial_summaries() == [
-        {name: getattr(one, name) for name in names}
-        | {"nodes": one.cell.nodes, "edges": len(one.cell.edges)}
+    assert run.summaries() == [
+        TrialSummary(
+            **{name: getattr(one, name) for name in names},
+            nodes=one.cell.nodes,
+            edges=len(one.cell.edges),
+        )
         for one in run.trials()
     ]
 
@@ -94,35 +112,35 @@ def test_trials_are_found_by_their_id(run: Run) -> None:
 
 
 def test_states_of_a_trial(run: Run) -> None:
-    run.add_trials([trial(0, extra={"a": 1}), trial(1)])
+    run.add_trials([trial(0, predicted=Prediction(0.9)), trial(1)])
     run.trial_started(0)
     assert run.trials()[0].state == "running"
     assert run.trials()[0].started is not None
-    run.trial_done(0, 0.75, 1.5, {"b": 2})
+    run.trial_done(0, 0.75, 1.5)
     run.trial_failed(1, "loss is NaN", 0.5)
     done, failed = run.trials()
-    assert (done.state, done.accuracy, done.seconds, done.extra) == (
-        "done",
-        0.75,
-        1.5,
-        {"a": 1, "b": 2},
-    )
+    assert (done.state, done.accuracy, done.seconds) == ("done", 0.75, 1.5)
+    assert done.predicted == Prediction(0.9)
     assert (failed.state, failed.accuracy, failed.error) == ("failed", None, "loss is NaN")
-    run.trial_queued(0, 8, {"short": {"epochs": 2, "accuracy": 0.75}})
+    run.trial_promoted(0, 8)
     again = run.trials()[0]
     assert (again.state, again.epochs, again.accuracy) == ("queued", 8, None)
-    assert again.extra["short"]["accuracy"] == 0.75
+    assert again.short == ShortTraining(2, 0.75)
+    run.trial_demoted(0, "out of memory")
+    again = run.trials()[0]
+    assert (again.state, again.epochs, again.accuracy) == ("done", 2, 0.75)
+    assert (again.error, again.long_error) == (None, "out of memory")
     # Only what is done has an accuracy, only what has failed an error.
     run.trial_done(0, 0.5, 1.0)
     run.trial_failed(0, "lost")
     assert (run.trials()[0].accuracy, run.trials()[0].error) == (None, "lost")
     run.trial_done(0, 0.5, 1.0)
     assert (run.trials()[0].accuracy, run.trials()[0].error) == (0.5, None)
-    run.trial_restored(1, 3, 0.25)
-    assert (run.trials()[1].state, run.trials()[1].accuracy, run.trials()[1].epochs) == (
-        "done",
-        0.25,
-        3,
+    run.trial_tried_again(1)
+    assert (run.trials()[1].state, run.trials()[1].error, run.trials()[1].tried_again) == (
+        "queued",
+        None,
+        True,
     )
     run.remove_trial(0)
     assert [one.index for one in run.trials()] == [1]
@@ -141,60 +159,107 @@ def test_a_cell_is_stored_once(run: Run) -> None:
     assert [one.index for one in run.trials()] == [0]  # all of a batch or none of it
 
 
+def measured(**values: Any) -> Measurement:
+    given: dict[str, Any] = {
+        "model": "abc",
+        "provider": "CPUExecutionProvider",
+        "precision": "fp32",
+        "threads": 1,
+        "batch": 1,
+        "latency_ms": Latency(0.2, 0.3, 0.4, 0.5),
+        "throughput": 5000.0,
+        "load_ms": 1.0,
+        "file_bytes": 1000,
+    }
+    return Measurement(**{**given, **values})
+
+
 def test_json_has_the_documented_names(run: Run) -> None:
-    run.add_trials([trial(0, latency_ms=0.25)])
-    run.put_model(
-        "abc",
-        cell=cell(2).to_json(),
-        state="done",
-        accuracy=0.97,
-        latency_ms={"p50": 0.2},
-        onnx="models/abc/model.onnx",
-        measurements=[{"provider": "CPUExecutionProvider"}],
+    run.add_trials([trial(0, latency_ms=Latency(0.25))])
+    run.put(
+        Model(
+            id="abc",
+            cell=cell(2),
+            state="done",
+            accuracy=0.97,
+            latency_ms=Latency(0.2),
+            onnx="models/abc/model.onnx",
+            measurements=(measured(),),
+            trial=0,
+            validation_accuracy=0.9,
+        )
     )
-    run.put_baseline("mobilenet", macs=10)
+    run.put(Baseline(id="mobilenet", macs=10, limits=Limits(11)))
     value = json.loads(json.dumps(run.to_json(), allow_nan=False))
-    assert list(value) == ["run", "budget", "trials", "models", "baselines"]
+    assert list(value) == ["run", "budget", "trials", "models", "baselines", "compared"]
     assert value["budget"] == CONFIG["budget"]
     assert value["trials"][0]["latency_ms"] == {"p50": 0.25}
     assert Cell.from_json(value["trials"][0]["cell"]) == cell(1)
     names = {"id", "cell", "accuracy", "macs", "params", "peak_memory_bytes", "latency_ms"}
     assert (names | {"seed", "state", "error"}) <= set(value["trials"][0])
     assert (names | {"onnx", "parity_max_abs", "measurements"}) <= set(value["models"][0])
-    assert value["models"][0]["measurements"] == [{"provider": "CPUExecutionProvider"}]
+    assert value["models"][0]["extra"] == {"trial": 0, "validation_accuracy": 0.9}
+    (one,) = value["models"][0]["measurements"]
+    assert one["latency_ms"] == {"p50": 0.2, "p90": 0.3, "p95": 0.4, "p99": 0.5}
+    assert {"model", "provider", "precision", "threads", "batch", "file_bytes"} <= set(one)
     assert value["baselines"][0]["id"] == "mobilenet"
+    assert value["baselines"][0]["extra"] == {"limits": {"max_macs": 11}}
 
 
 def test_what_is_no_json_is_not_stored(run: Run) -> None:
-    for extra in ({"mean": float("nan")}, {"mean": float("inf")}):
+    for number in (float("nan"), float("inf")):
         with pytest.raises(ValueError, match="JSON"):
-            run.add_trials([trial(0, extra=extra)])
+            run.add_trials([trial(0, predicted=Prediction(number))])
         with pytest.raises(ValueError, match="JSON"):
-            run.put_model("a", extra=extra)
+            run.put(Model(id="a", cell=cell(2), images_per_second=number))
         with pytest.raises(ValueError, match="JSON"):
-            run.set_setting("a", extra)
-    assert (run.trials(), run.models(), run.setting("a")) == ([], [], None)
+            run.set_setting("a", {"mean": number})
+    assert (run.trials(), run.model_records(), run.kept("a", float)) == ([], [], None)
 
 
-def test_values_of_a_model_are_added(run: Run) -> None:
-    run.put_model("b", accuracy=0.5, state="done")
-    run.put_model("a", accuracy=0.7)
-    run.put_model("b", onnx="models/b/model.onnx")
-    first, second = run.models()
-    assert (first["id"], first["accuracy"], first["onnx"], first["state"]) == (
-        "b",
-        0.5,
-        "models/b/model.onnx",
-        "done",
+def test_a_comparisons_training_comes_back_as_it_went_in(run: Run) -> None:
+    skeleton = skeleton_for((1, 8, 8), 10)
+    given = Compared(
+        id="found@3", network="found", seed=3, architecture=Architecture((cell(2),), skeleton, 8)
     )
-    assert (second["id"], second["state"]) == ("a", "queued")
+    run.put(given)
+    assert run.compared() == [given]
+
+
+def test_a_network_takes_the_place_of_what_has_its_id(run: Run) -> None:
+    first = Model(id="b", cell=cell(2), accuracy=0.5, state="done", trial=3)
+    second = Model(id="a", cell=cell(3), accuracy=0.7)
+    for one in (first, second):
+        run.put(one)
+    run.put(replace(first, onnx="models/b/model.onnx", trial=None))
+    assert run.model_records() == [replace(first, onnx="models/b/model.onnx", trial=None), second]
+
+
+def test_what_a_later_gemkit_stored_under_extra_is_kept(run: Run) -> None:
+    run.put(Model(id="a", cell=cell(2), trial=3))
+    run.add_trials([trial(0)])
+    with contextlib.closing(sqlite3.connect(run.path / "search.db")) as other, other:
+        for table in ("models", "trials"):
+            other.execute(f"UPDATE {table} SET extra = json_set(extra, '$.later', json('[1]'))")
+    run.put(replace(run.model_records()[0], accuracy=0.5, trial=None))
+    run.trial_done(0, 0.5, 1.0)
+    with contextlib.closing(sqlite3.connect(run.path / "search.db")) as other:
+        for table in ("models", "trials"):
+            ((extra,),) = other.execute(f"SELECT extra FROM {table}")
+            assert json.loads(extra) == {"later": [1]}
 
 
 def test_settings(run: Run) -> None:
-    assert run.setting("search", "none") == "none"
-    run.set_setting("search", {"done": [1, 2]})
-    run.set_setting("search", {"done": [1, 2, 3]})
-    assert run.setting("search") == {"done": [1, 2, 3]}
+    assert run.kept("ranking", list[str]) is None
+    assert run.kept("ranking", list[str], ["none"]) == ["none"]
+    run.set_setting("ranking", ["a"])
+    run.set_setting("ranking", ["a", "b"])
+    assert run.kept("ranking", list[str]) == ["a", "b"]
+    data = DataInfo("digits", train=1437, test=360, input_shape=(1, 8, 8), class_names=("0", "1"))
+    run.set_setting("data", data)
+    assert run.kept("data", DataInfo) == data
+    with pytest.raises(UserError, match="setting 'data'"):
+        run.kept("data", list[str])
 
 
 def test_readers_see_a_running_search(run: Run) -> None:
@@ -359,9 +424,9 @@ def test_a_run_that_is_not_there_is_told_its_neighbours(run: Run, tmp_path: Path
 
 def test_a_run_is_not_begun_over_another(run: Run) -> None:
     run.close()
-    with pytest.raises(UserError) as error:
+    with pytest.raises(RunExists) as error:
         Run.start(run.path, CONFIG)
-    assert "--resume" in sentence(error)
+    assert f"{run.path} already holds a run" in sentence(error)
 
 
 def test_a_run_makes_the_folders_above_it_or_says_why_not(tmp_path: Path) -> None:
@@ -469,7 +534,7 @@ def finished(path: Path) -> Path:
         run.add_trials([trial(index) for index in range(8)])
         for index in range(8):
             run.trial_done(index, 0.5, 1.0)
-        run.put_model("a", accuracy=0.5, state="done", latency_ms={"p50": 1.0})
+        run.put(Model(id="a", cell=cell(2), accuracy=0.5, state="done", latency_ms=Latency(1.0)))
     return path
 
 
@@ -482,7 +547,7 @@ def test_a_newer_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"newer gemkit \(format \d+, this one reads \d+\)"):
         Run.open(path)
     about = json.loads((path / "config.json").read_text())
-    (path / "config.json").write_text(json.dumps({**about, "format": store.FORMAT + 1}))
+    (path / "config.json").write_text(json.dumps({**about, "format": store.FOLDER_FORMAT + 1}))
     with pytest.raises(UserError, match="update gemkit"):
         Run.open(path)
 
@@ -561,7 +626,7 @@ def test_a_full_disk_is_said_and_costs_nothing_stored(run: Run) -> None:
     pages = run._connection.execute("PRAGMA page_count").fetchone()[0]
     run._connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(UserError) as error:
-        run.add_trials([trial(index, extra={"text": "x" * 5000}) for index in range(1, 6)])
+        run.add_trials([trial(index, error="x" * 5000) for index in range(1, 6)])
     assert "disk is full" in sentence(error)
     assert [one.index for one in run.trials()] == [0]
     run.trial_done(0, 0.5, 1.0)

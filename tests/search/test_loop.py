@@ -19,11 +19,12 @@ import pytest
 import cheap_trials
 from cheap_trials import EVOLUTION, PLAN, SPACE, always_failing, begin, by_cell
 from gemkit.errors import UserError
+from gemkit.records import Prediction, Trial
 from gemkit.search import loop
 from gemkit.search.interfaces import Evaluate, Outcome, Strategy
 from gemkit.search.loop import Plan
 from gemkit.search.strategies import strategy
-from gemkit.store import Run, Trial
+from gemkit.store import Run
 from gemkit.workers import Workers
 
 
@@ -47,7 +48,7 @@ def results(trials: Sequence[Trial]) -> list[tuple[Any, ...]]:
             one.state,
             one.accuracy,
             one.error,
-            one.extra,
+            (one.predicted, one.short, one.long_error, one.tried_again),
         )
         for one in trials
     ]
@@ -100,7 +101,7 @@ def test_the_best_are_trained_longer_and_come_first(tmp_path: Path, seed: int) -
     def factor(one: Trial) -> float:
         return (one.macs / SPACE.reference_macs) ** SPACE.exponent
 
-    short = {one.index: one.extra["short"]["accuracy"] for one in longer}
+    short = {one.index: one.short and one.short.accuracy for one in longer}
     short |= {one.index: one.accuracy for one in trials if one.epochs == 2}
     by_short = sorted(trials, key=lambda one: -short[one.index] * factor(one))
     assert {one.index for one in longer} == {one.index for one in by_short[:3]}
@@ -202,9 +203,7 @@ def test_killed_and_resumed_it_ends_the_same(tmp_path: Path, seed: int) -> None:
             after = {one.index: one for one in run.trials()}
         for one in done:  # what was finished stays finished
             if one.state == "done":
-                assert (
-                    after[one.index].accuracy == one.accuracy or "short" in after[one.index].extra
-                )
+                assert after[one.index].accuracy == one.accuracy or after[one.index].short
     assert kills
     with Run.open(tmp_path / "run") as run:
         assert results(run.trials()) == whole
@@ -305,7 +304,7 @@ def test_a_failed_promotion_keeps_the_short_result(tmp_path: Path, seed: int) ->
         short = loop.search(run, SPACE, EVOLUTION, by_cell, Plan(6, 3, 2), here())
         plan = Plan(6, 3, 2, promoted=2, promoted_epochs=6)
         long = loop.search(run, SPACE, EVOLUTION, always_failing, plan, here())
-        noted = [one.extra.get("long_error") for one in run.trials()]
+        noted = [one.long_error for one in run.trials()]
         again = loop.search(run, SPACE, EVOLUTION, always_failing, plan, here())
     kept = [(one.index, one.epochs, one.accuracy) for one in short]
     assert kept == [(one.index, one.epochs, one.accuracy) for one in long]
@@ -390,11 +389,8 @@ def test_what_was_predicted_is_stored(tmp_path: Path, seed: int) -> None:
         return found.noted(predicted_mean=mean, predicted_std=np.full(count, 0.1))
 
     trials = searched(tmp_path / "run", seed, Plan(3, 3, 2), chosen=foreseeing)
-    assert [one.extra for one in trials] == [
-        {"predicted": {"mean": 0.5, "std": 0.1}},
-        {},
-        {"predicted": {"mean": 0.5, "std": 0.1}},
-    ]
+    foreseen = Prediction(0.5, 0.1)
+    assert [one.predicted for one in trials] == [foreseen, None, foreseen]
 
 
 def test_dask_loses_nothing_when_a_worker_is_killed(tmp_path: Path, seed: int) -> None:

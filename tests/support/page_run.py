@@ -11,9 +11,10 @@ from gemkit.cell import Cell, write_cell
 from gemkit.cost import cost
 from gemkit.export.draft import draft
 from gemkit.export.exporter import ModelInfo
+from gemkit.records import Baseline, DataInfo, Latency, Measurement, Model, Trial
 from gemkit.search.encoder import default_encoder, save_encoder
 from gemkit.search.sampling import random_cells
-from gemkit.store import Run, Trial
+from gemkit.store import Run
 
 SKELETON = skeleton_for((1, 8, 8), 10)
 NAMES = tuple(str(digit) for digit in range(10))
@@ -51,23 +52,23 @@ def trials_of(cells: list[Cell], rng: np.random.Generator) -> list[Trial]:
     return made
 
 
-def measurement(onnx: str, threads: int, batch: int, p50: float) -> dict[str, object]:
+def measurement(onnx: str, threads: int, batch: int, p50: float) -> Measurement:
     """A measurement as `gemkit bench` stores it."""
-    latency = {"p50": p50, "p90": 1.2 * p50, "p95": 1.3 * p50, "p99": 1.9 * p50}
-    return {
-        "onnx": onnx,
-        "provider": "CPUExecutionProvider",
-        "precision": "fp32",
-        "threads": threads,
-        "batch": batch,
-        "latency_ms": latency,
-        "throughput": 1e3 * batch / p50,
-        "load_ms": 1.0,
-        "file_bytes": 1000,
-        "machine": {"processor": "a processor", "cores": 2},
-        "versions": {"onnxruntime": "1.99"},
-        "notes": [],
-    }
+    return Measurement(
+        model=onnx.split("/")[1],
+        onnx=onnx,
+        provider="CPUExecutionProvider",
+        precision="fp32",
+        threads=threads,
+        batch=batch,
+        latency_ms=Latency(p50, 1.2 * p50, 1.3 * p50, 1.9 * p50),
+        throughput=1e3 * batch / p50,
+        load_ms=1.0,
+        file_bytes=1000,
+        machine={"processor": "a processor", "cores": 2},
+        versions={"onnxruntime": "1.99"},
+        notes=(),
+    )
 
 
 def make(path: Path, seed: int) -> Path:
@@ -79,8 +80,8 @@ def make(path: Path, seed: int) -> Path:
     cells += [cell for key, cell in pool.items() if key not in {one.key for one in cells}][:10]
     config = {"data": "digits", "budget": Budget(macs=3_000_000).to_json(), "seed": 1}
     with Run.create(path, config) as run:
-        run.set_setting("skeleton", SKELETON.to_json())
-        run.set_setting("data", {"name": "digits", "note": "", "train": 1437, "test": 360})
+        run.set_setting("skeleton", SKELETON)
+        run.set_setting("data", DataInfo("digits", train=1437, test=360))
         save_encoder(default_encoder(), path / "encoder.safetensors")
         trials = trials_of(cells, rng)
         run.add_trials(trials)
@@ -89,34 +90,38 @@ def make(path: Path, seed: int) -> Path:
             export(trial.cell, path / onnx, trial.id)
             write_cell((path / onnx).with_name("cell.json"), trial.cell)
             p50 = float(rng.uniform(0.1, 0.4))
-            run.put_model(
-                trial.id,
-                cell=trial.cell.to_json(),
-                width=8,
-                macs=trial.macs,
-                params=trial.params,
-                peak_memory_bytes=trial.peak_memory_bytes,
-                accuracy=0.95,
-                state="done",
-                onnx=onnx,
-                latency_ms={"p50": p50, "p90": 2 * p50, "p95": 2 * p50, "p99": 3 * p50},
-                measurements=[
-                    measurement(onnx, 1, 1, p50),
-                    measurement(onnx, 2, 1, 0.7 * p50),
-                    measurement(onnx, 1, 8, 4 * p50),
-                ],
+            run.put(
+                Model(
+                    id=trial.id,
+                    cell=trial.cell,
+                    width=8,
+                    macs=trial.macs,
+                    params=trial.params,
+                    peak_memory_bytes=trial.peak_memory_bytes,
+                    accuracy=0.95,
+                    state="done",
+                    onnx=onnx,
+                    latency_ms=Latency(p50, 2 * p50, 2 * p50, 3 * p50),
+                    measurements=(
+                        measurement(onnx, 1, 1, p50),
+                        measurement(onnx, 2, 1, 0.7 * p50),
+                        measurement(onnx, 1, 8, 4 * p50),
+                    ),
+                )
             )
         onnx = "baselines/mobilenet_v2/model.onnx"
         export(chain(3), path / onnx, "mobilenet_v2")
-        run.put_baseline(
-            "mobilenet_v2",
-            macs=900_000,
-            params=50_000,
-            accuracy=0.9,
-            state="done",
-            onnx=onnx,
-            latency_ms={"p50": 0.5, "p90": 0.6, "p95": 0.7, "p99": 0.8},
-            measurements=[measurement(onnx, 1, 1, 0.5)],
+        run.put(
+            Baseline(
+                id="mobilenet_v2",
+                macs=900_000,
+                params=50_000,
+                accuracy=0.9,
+                state="done",
+                onnx=onnx,
+                latency_ms=Latency(0.5, 0.6, 0.7, 0.8),
+                measurements=(measurement(onnx, 1, 1, 0.5),),
+            )
         )
     (path / "examples").mkdir()
     for index in range(3):

@@ -112,6 +112,31 @@ def test_files_of_every_format_are_as_they_were(files: Path) -> None:
     assert len(measured) == len(target.latency.measured) == 12
 
 
+def test_a_comparison_of_format_1_has_its_trainings_for_readers_and_writers(tmp_path: Path) -> None:
+    """Format 1 kept them among the baselines, told apart by the "@" in their names."""
+    path = Path(shutil.copytree(Path(__file__).parent / "format-1" / "run", tmp_path / "run"))
+    with closing(sqlite3.connect(path / "search.db")) as database, database:
+        for id, accuracy in (("mobilenet_v2", 0.5), ("found@3", 0.75), ("mobilenet_v2@3", 0.625)):
+            database.execute(
+                "INSERT INTO baselines (id, state, accuracy, seed, extra) "
+                "VALUES (?, 'done', ?, 3, ?)",
+                (id, accuracy, '{"images_per_second": 10.5}'),
+            )
+    for write in (False, True, False):
+        with Run.open(path, write=write) as run:
+            assert [(one.id, one.accuracy) for one in run.baseline_records()] == [
+                ("mobilenet_v2", 0.5)
+            ]
+            assert [
+                (one.id, one.network, one.accuracy, one.seed, one.images_per_second)
+                for one in run.compared()
+            ] == [
+                ("found@3", "found", 0.75, 3, 10.5),
+                ("mobilenet_v2@3", "mobilenet_v2", 0.625, 3, 10.5),
+            ]
+            assert len(run.trials()) == 3
+
+
 def test_a_training_of_every_format_goes_on(files: Path) -> None:
     assert resumed(files) == [2, 3]
 

@@ -42,8 +42,9 @@ from gemkit.export import benchmark, exporter, kit, latency, targets, timing
 from gemkit.export.draft import draft
 from gemkit.files import read_json, write_json
 from gemkit.network import build, load_network, save_weights
+from gemkit.records import Latency, Measurement, Model, Trial
 from gemkit.search import encoder, tables
-from gemkit.store import Run, Trial
+from gemkit.store import Run
 from nasbench_records import framed, small_nasbench101
 
 HANG_SECONDS = 20
@@ -195,10 +196,14 @@ def good_run(path: Path) -> None:
         run.add_trials([Trial(0, 0, CELL.key, CELL, 8, 100, 10, 1000, seed=3, epochs=1)])
         run.trial_started(0)
         run.trial_done(0, 0.5, 1.0)
-        run.put_model(
-            CELL.id, cell=CELL.to_json(), width=8, macs=100, params=10, peak_memory_bytes=1000,
-            state="done", accuracy=0.5, measurements=[{"latency_ms": {"p50": 1.0}}], extra={},
+        measured = Measurement(
+            model=CELL.id, provider="CPUExecutionProvider", precision="fp32", threads=1, batch=1,
+            latency_ms=Latency(1.0), throughput=1000.0, load_ms=1.0, file_bytes=1000,
         )  # fmt: skip
+        run.put(Model(
+            id=CELL.id, cell=CELL, width=8, macs=100, params=10, peak_memory_bytes=1000,
+            state="done", accuracy=0.5, measurements=(measured,),
+        ))  # fmt: skip
         run.set_setting("proposing_seconds", 1.5)
 
 

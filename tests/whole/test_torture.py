@@ -106,7 +106,7 @@ def trials_of(path: Path) -> list[tuple[Any, ...]]:
     with Run.open(path) as run:
         return [
             (one.index, one.round, one.key, one.width, one.seed, one.epochs, one.state,
-             one.accuracy, one.macs, one.extra)
+             one.accuracy, one.macs, one.predicted, one.short)
             for one in run.trials()
         ]  # fmt: skip
 
