@@ -123,11 +123,12 @@ def measured(paths: list[Path], number: int, noisy: bool) -> dict[str, Any]:
             [str(paths[index]) for index in order], rounds=ROUNDS, seconds=SECONDS
         )
     back = [found[index] for index in np.argsort(order)]
+    latencies = [one["latency_ms"] for one in back]
     return {
         "calm_ms": [one["calm_ms"] for one in back],
-        "p50_ms": [one["latency_ms"]["p50"] for one in back],
+        "p50_ms": [one["p50"] for one in latencies],
         "wall_ms": [one["p50_wall"] for one in back],
-        "width": [(one["p50_high"] - one["p50_low"]) / one["latency_ms"]["p50"] for one in back],
+        "width": [(one["p50_high"] - one["p50_low"]) / one["p50"] for one in latencies],
         "rounds": [one["rounds"] for one in back],
         "seconds": time.monotonic() - start,
         "processor_seconds": time.process_time() - busy,

@@ -65,9 +65,8 @@ def benchmark(
         One measurement for each model, provider, thread count and batch, in that order, with
         the names of the design: `model`, `provider`, `precision`, `threads`, `batch`,
         `latency_ms`, `throughput`, `load_ms`, `file_bytes`, `peak_rss_bytes`, `machine`,
-        `versions`; the interval of p50 in milliseconds, `p50_low` and `p50_high`, and `noisy`; what
-        else `timing` says of it; `nodes` (how many each provider ran); and `notes`, sentences that
-        a reader should know (noise, nodes left to the CPU).
+        `versions`; `noisy` and what else `timing` says of it; `nodes` (how many each provider ran);
+        and `notes`, sentences that a reader should know (noise, nodes left to the CPU).
 
     Raises:
         UserError: a file, a name, a provider or an option cannot be used.
@@ -281,11 +280,11 @@ def _named(sentence: str, paths: dict[str, str]) -> str:
 def _notes(one: dict[str, Any]) -> list[str]:
     notes = []
     if one["noisy"]:
-        p50, p99 = (one["latency_ms"][name] for name in ("p50", "p99"))
+        latency = one["latency_ms"]
         notes.append(
-            f"noisy: p50 lies between {one['p50_low']:.3g} and {one['p50_high']:.3g} ms, and one "
-            f"call in a hundred takes {p99 / p50:.1f} times as long; close what else runs here and "
-            "measure again"
+            f"noisy: p50 lies between {latency['p50_low']:.3g} and {latency['p50_high']:.3g} ms, "
+            f"and one call in a hundred takes {latency['p99'] / latency['p50']:.1f} times as long; "
+            "close what else runs here and measure again"
         )
     elsewhere = {name: count for name, count in one["nodes"].items() if name != one["provider"]}
     if elsewhere:

@@ -16,9 +16,9 @@ measure alike, also beside programs that take the machine away at any moment:
   that the calibration network reached. `calm_ms`, for ranking, is the lowest of all rounds; `p50`,
   for reporting, the median of the rounds, raised by as much as a visit's middle call lies above its
   fastest where it does so least.
-- `p50_low` and `p50_high` are the confidence interval of that median. Rounds go on until it is
-  narrow, at most three times as many as asked for. `noisy` says that it stayed wide or that p99
-  lies far above p50.
+- `p50_low` and `p50_high`, beside it, are the confidence interval of that median. Rounds go on
+  until it is narrow, at most three times as many as asked for. `noisy` says that it stayed wide or
+  that p99 lies far above p50.
 - A call includes handing over the input and fetching the output, as in any program.
 """
 
@@ -386,13 +386,15 @@ class Timed:
         wall = 1e3 * np.median([np.percentile(calls, PERCENTILES) for calls in walls], axis=0)
         # Processor time lies below the wall clock's, but for figures of few calls.
         rising = np.maximum.accumulate([p50, *wall[1:]])
-        latency = {f"p{share}": float(rising[i]) for i, share in enumerate(PERCENTILES)}
+        latency: dict[str, Any] = {
+            f"p{share}": float(rising[i]) for i, share in enumerate(PERCENTILES)
+        }
+        noisy = bool(high - low > NOISY * p50 or latency["p99"] > TAIL * p50)
+        latency.update(p50_low=low, p50_high=high, noisy=noisy)
         return {
             "latency_ms": latency,
-            "p50_low": low,
-            "p50_high": high,
             "p50_wall": float(wall[0]),
-            "noisy": bool(high - low > NOISY * p50 or latency["p99"] > TAIL * p50),
+            "noisy": noisy,
             "calm_ms": 1e3 * speed * float(min(one.low for one in self.visits) / min(fastest)),
             "calibration_ms": 1e3 * speed,
             "drift": float(np.median(fastest) / speed - 1),
@@ -777,10 +779,7 @@ def read_kit(folder: str) -> dict[str, Any]:
     return manifest
 
 
-_KEPT = (
-    *("latency_ms", "p50_low", "p50_high", "p50_wall", "noisy", "calm_ms", "calibration_ms"),
-    *("drift", "clock", "load_ms"),
-)
+_KEPT = (*("latency_ms", "p50_wall", "calm_ms", "calibration_ms", "drift", "clock", "load_ms"),)
 """Of a measurement, in a kit's measurements.json."""
 
 
@@ -855,8 +854,8 @@ def _line(one: Mapping[str, Any]) -> str:
     """What was measured of a file, for people."""
     latency, threads = one["latency_ms"], one["threads"]
     return (
-        f"{one['model']}: p50 {latency['p50']:.3f} ms ({one['p50_low']:.3f} to "
-        f"{one['p50_high']:.3f}), p90 {latency['p90']:.3f} ms (batch {one['batch']}, {threads} "
+        f"{one['model']}: p50 {latency['p50']:.3f} ms ({latency['p50_low']:.3f} to "
+        f"{latency['p50_high']:.3f}), p90 {latency['p90']:.3f} ms (batch {one['batch']}, {threads} "
         f"thread{'' if threads == 1 else 's'}, {one['provider']})"
     )
 

@@ -83,8 +83,8 @@ class Latency(_Sparse):
 
     Attributes:
         p50, p90, p95, p99: percentiles; only the median where it is predicted.
-        p50_low, p50_high: 95 % interval of the median.
-        noisy: whether the machine was too busy for that interval to be narrow.
+        p50_low, p50_high: confidence interval of the median.
+        noisy: whether that interval is wide or p99 far above the median.
         at_most: a predicted median with the margin for its uncertainty.
     """
 
@@ -106,10 +106,14 @@ class Measurement(_Sparse):
         model: the file or network that was asked for; in a run the network's id.
         throughput: images a second.
         load_ms: how long opening the file took.
-        calm_ms: 10th percentile of all calls, which other work on the machine hardly changes.
+        p50_wall: the median by the wall clock, in milliseconds.
+        clock: what p50 counts, "processor" or "wall" time.
+        calm_ms: the lowest figure, which other work on the machine hardly changes.
+        calibration_ms: of the calibration network at the machine's fastest.
+        drift: by which share that network was slower in the median.
         rounds, calls: how often was measured, in how many interleaved rounds.
-        spread: how far the medians of the rounds lie apart, as a share of their median.
-        noisy: whether that is too far for a sound median.
+        noisy: as in `latency_ms`.
+        spread: of version 0.1, how far the medians of the rounds lie apart.
         nodes: how many nodes of the graph each provider ran.
         peak_rss_bytes, model_rss_bytes: memory of a process that does nothing else, all of it and
             without what onnxruntime itself takes.
@@ -128,11 +132,15 @@ class Measurement(_Sparse):
     file_bytes: int
     peak_rss_bytes: int | None = None
     model_rss_bytes: int | None = None
+    p50_wall: float | None = None
+    clock: str | None = None
     calm_ms: float | None = None
+    calibration_ms: float | None = None
+    drift: float | None = None
     rounds: int | None = None
     calls: int | None = None
-    spread: float | None = None
     noisy: bool | None = None
+    spread: float | None = None
     nodes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] | None = None
     machine: Machine = field(default_factory=dict)
