@@ -260,6 +260,7 @@ class Trial(_Stored):
         short: what it reached before it was queued to be trained longer.
         long_error: why the longer training failed.
         tried_again: whether it was queued once more after a row of failures.
+        skeleton: number of the skeleton around the cell among those of the run.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = (
@@ -304,6 +305,7 @@ class Trial(_Stored):
     short: ShortTraining | None = None
     long_error: str | None = None
     tried_again: bool = False
+    skeleton: int = 0
 
     @property
     def id(self) -> str:
@@ -401,6 +403,7 @@ class Model(Network):
     Attributes:
         width: None where it fits a latency budget at no width.
         trial: index of its trial.
+        skeleton: as of its trial.
         validation_accuracy: what that reached.
         measured_before_training_ms: p50 by which its width was chosen.
         target: what is known of it on the device that the run is for.
@@ -411,6 +414,7 @@ class Model(Network):
     cell: Cell
     width: int | None = None
     trial: int | None = None
+    skeleton: int = 0
     validation_accuracy: float | None = None
     measured_before_training_ms: float | None = None
     target: OnTarget | None = None

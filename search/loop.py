@@ -108,7 +108,8 @@ def search(
                 trial = queue.popleft()
                 run.trial_started(trial.index)
                 progress(replace(trial, state="running"))
-                architecture = Architecture((trial.cell,), space.skeleton, trial.width)
+                skeleton = space.skeletons[trial.skeleton]
+                architecture = Architecture((trial.cell,), skeleton, trial.width)
                 workers.submit(trial, evaluate, architecture, trial.seed, trial.epochs)
 
             if not workers.running:  # all is done, or the time is over
@@ -163,6 +164,7 @@ def propose(
             seed=trial_seed(run.seed, first + place),
             epochs=plan.epochs,
             predicted=_predicted(proposals, place),
+            skeleton=int(scaled.skeletons[place]),
         )
         for place in range(len(proposals))
     ]
@@ -233,7 +235,12 @@ def _candidates(space: CellSpace, trials: Sequence[Trial]) -> Candidates | None:
     latency = None
     if space.latency is not None:
         latency = [math.nan if one.latency_ms is None else one.latency_ms.p50 for one in trials]
-    return space.restored([one.cell for one in trials], [one.width for one in trials], latency)
+    return space.restored(
+        [one.cell for one in trials],
+        [one.width for one in trials],
+        latency,
+        [one.skeleton for one in trials],
+    )
 
 
 def ranking(trials: Sequence[Trial], space: CellSpace) -> list[Trial]:
