@@ -31,6 +31,7 @@ from gemkit.errors import UserError
 from gemkit.machine import usable_cores
 from gemkit.widths import VECTOR
 
+from .hand_made import hand_made
 from .interfaces import Candidates, Graphs
 from .sampling import crossover, mutate, random_cells
 
@@ -186,6 +187,13 @@ class CellSpace:
         return UserError(
             f"no sampled cell of up to {self.nodes} nodes fits the budget "
             f"({self.budget.describe()}): allow more, or give fewer --nodes"
+        )
+
+    def hand_made(self) -> Candidates:
+        """The cells that a person would write down, in one skeleton each, as far as they fit."""
+        cells = list(hand_made(self.aggregation, self.nodes).values())
+        return self.fitting(
+            CellArrays.from_cells(cells), np.arange(len(cells)) % len(self.skeletons)
         )
 
     def mutate(self, rng: np.random.Generator, parents: Candidates, count: int) -> Candidates:

@@ -49,6 +49,8 @@ class Plan:
         in_rounds: whether a round waits for all trials of the one before. Otherwise it begins as
             soon as a worker would be idle, and the trials that still run are pending. With one
             worker this is all the same; with several, only searches in rounds repeat exactly.
+        hand_made: so many cells that a person would write down are the first round, as far as they
+            fit.
     """
 
     trials: int
@@ -59,6 +61,7 @@ class Plan:
     seconds: float | None = None
     failures: int = 8
     in_rounds: bool = False
+    hand_made: int = 0
 
     def __post_init__(self) -> None:
         if min(self.trials, self.per_round, self.epochs, self.failures) < 1:
@@ -145,7 +148,9 @@ def propose(
     number = max((trial.round for trial in trials), default=-1) + 1
     count = min(plan.per_round, plan.trials - len(trials))
     rng = np.random.default_rng([run.seed, _PROPOSALS, number])
-    proposals = strategy(space, history(space, trials), count, rng)
+    proposals = space.hand_made()[: min(plan.hand_made, plan.trials)] if number == 0 else None
+    if proposals is None or not len(proposals):
+        proposals = strategy(space, history(space, trials), count, rng)
     first = max((trial.index for trial in trials), default=-1) + 1
     scaled: Scaled = proposals.payload
     return [

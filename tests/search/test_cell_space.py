@@ -323,3 +323,18 @@ def test_exploring_meets_every_skeleton(seed: int) -> None:
     )
     assert len(set(found.keys.tolist())) == len(found) == 500
     assert set(found.payload.skeletons.tolist()) == set(range(len(space.skeletons)))
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 30])
+@pytest.mark.parametrize("aggregation", ["concat", "sum"])
+def test_hand_made_cells_are_told_apart_and_fit(aggregation: str, nodes: int) -> None:
+    first, *others = skeletons_for((3, 32, 32), 10)
+    budget = Budget(macs=3_000_000)
+    space = CellSpace(first, budget, nodes, aggregation, alternatives=tuple(others))
+    found = space.hand_made()
+    assert len(found) == (1 if nodes == 1 else 4)
+    assert len(set(found.keys.tolist())) == len(found)
+    for index in range(len(found)):
+        one = space.architecture(found, index)
+        assert fits(one, budget)
+        assert one.cells[0].nodes <= nodes

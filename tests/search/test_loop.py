@@ -83,6 +83,14 @@ def test_one_seed_gives_one_search(tmp_path: Path, seed: int) -> None:
     assert all(one.state == "done" for one in first)
 
 
+def test_hand_made_cells_come_first(tmp_path: Path, seed: int) -> None:
+    trials = searched(tmp_path / "a", seed, replace(PLAN, hand_made=3))
+    made = SPACE.hand_made()
+    assert [one.key for one in trials[:3]] == [key.decode() for key in made.keys[:3].tolist()]
+    assert [one.round for one in trials[:4]] == [0, 0, 0, 1]
+    assert len({one.key for one in trials}) == len(trials) == PLAN.trials
+
+
 def test_results_decide_what_comes_next(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=12, per_round=4, epochs=2)
     one = searched(tmp_path / "a", seed, plan)
