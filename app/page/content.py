@@ -46,8 +46,6 @@ class Content:
         models: networks that were trained fully (their accuracy is known).
         baselines: likewise.
         data: name, note and numbers of images of the data.
-        skeletons: that the run's networks can have, the first in front; none in runs that do not
-            say what their networks are made of.
         device: the device that latencies are predicted for; None where they are of the machine
             that measured the networks.
         writing: whether a process is writing to the run.
@@ -58,7 +56,7 @@ class Content:
     models: tuple[dict[str, Any], ...]
     baselines: tuple[dict[str, Any], ...]
     data: Mapping[str, Any]
-    skeletons: tuple[Skeleton, ...]
+    skeleton: Skeleton | None
     device: str | None
     writing: bool
     version: int
@@ -223,13 +221,12 @@ class Shown:
     def _read(self, writing: bool) -> Content:
         trials = tuple(self._run.trial_summaries())
         skeleton = self._run.setting("skeleton")
-        known = [] if skeleton is None else [skeleton, *self._run.setting("alternatives", [])]
         return Content(
             trials,
             tuple(one for one in self._run.models() if one["accuracy"] is not None),
             tuple(one for one in self._run.baselines() if one["accuracy"] is not None),
             self._run.setting("data", {}),
-            tuple(Skeleton.from_json(one, f"{self.folder}: skeleton") for one in known),
+            None if skeleton is None else Skeleton.from_json(skeleton, f"{self.folder}: skeleton"),
             target_name(self._run) if is_elsewhere(self._run) else None,
             writing,
             1 if self._content is None else self._content.version + 1,
@@ -301,16 +298,14 @@ class Shown:
             if "cell" not in model:
                 return None
             cell, width = Cell.from_json(model["cell"]), model["width"]
-            number = (model["extra"] or {}).get("skeleton", 0)
         else:
             trial = self.trial(id)
             if trial is None:
                 return None
             cell, width = trial.cell, trial.width
-            number = trial.extra.get("skeleton", 0)
-        if number >= len(content.skeletons):
+        if content.skeleton is None:
             return Place(cell, None)
-        return Place(cell, Architecture((cell,), content.skeletons[number], width))
+        return Place(cell, Architecture((cell,), content.skeleton, width))
 
     def onnx(self, id: str) -> Path | None:
         """A network's fp32 ONNX file, where it is there."""

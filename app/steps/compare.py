@@ -25,6 +25,7 @@ from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 from gemkit.files import write_json, write_text
 from gemkit.machine import usable_cores
+from gemkit.records import Trial
 from gemkit.store import Run, is_run
 
 from .. import formatting
@@ -40,7 +41,7 @@ from .final_training import (
     seconds_per_image,
     train_all,
 )
-from .networks import Job, about, check_suits, network_of, ranked_trials, restored
+from .networks import Job, about, check_suits, ranked_trials, restored
 
 if TYPE_CHECKING:
     from torch import nn
@@ -248,13 +249,12 @@ def _of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architect
     with Run.open(path) as run:
         check_suits(run, dataset, data)
         best = ranked_trials(run)[0]
-        network = network_of(run, best)
     if best.macs > max_macs:
         raise UserError(
             f"--run {path}: its best network takes {format_count(best.macs)} MACs, more than "
             f"--max-macs {format_count(max_macs)}"
         )
-    return network
+    return _network(best, dataset)
 
 
 def _found_in(result: Mapping[str, Any]) -> Architecture | None:
@@ -299,6 +299,11 @@ def _take_over(
                 run.set_setting("taken_over", run.setting("taken_over", 0) + 1)
 
 
+def _network(trial: Trial, dataset: Dataset) -> Architecture:
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
+    return Architecture((trial.cell,), skeleton, trial.width)
+
+
 def _searched(
     run: Run,
     data: str,
@@ -323,7 +328,7 @@ def _searched(
         console=console,
         hint=False,
     ) as found:
-        return network_of(found, ranked_trials(found)[0])
+        return _network(ranked_trials(found)[0], dataset)
 
 
 def _entrants(

@@ -135,20 +135,8 @@ def ranked_trials(run: Run) -> list[Trial]:
     )
 
 
-def skeleton_of(run: Run, extra: Mapping[str, Any] | None = None) -> Skeleton:
-    """The skeleton of a trial or model, by what it says besides; of the run without one."""
-    number = (extra or {}).get("skeleton", 0)
-    if not number:
-        return Skeleton.from_json(run.setting("skeleton"), where=f"{run.path}: skeleton")
-    others = run.setting("alternatives", [])
-    if not isinstance(number, int) or not 0 < number <= len(others):
-        raise UserError(f"{run.path} does not say what skeleton number {number!r} is")
-    return Skeleton.from_json(others[number - 1], where=f"{run.path}: alternatives")
-
-
-def network_of(run: Run, trial: Trial) -> Architecture:
-    """The network of a trial."""
-    return Architecture((trial.cell,), skeleton_of(run, trial.extra), trial.width)
+def skeleton_of(run: Run) -> Skeleton:
+    return Skeleton.from_json(run.setting("skeleton"), where=f"{run.path}: skeleton")
 
 
 def check_suits(run: Run, dataset: Dataset, data: str) -> None:
@@ -177,8 +165,7 @@ def baseline_job(run: Run, entry: Mapping[str, Any]) -> Job:
 
 def architecture_of(run: Run, model: Mapping[str, Any]) -> Architecture:
     where = f"{run.path}: model {model['id']}"
-    cell, skeleton = Cell.from_json(model["cell"], where), skeleton_of(run, model["extra"])
-    return Architecture((cell,), skeleton, model["width"])
+    return Architecture((Cell.from_json(model["cell"], where),), skeleton_of(run), model["width"])
 
 
 def model_job(run: Run, model: Mapping[str, Any]) -> Job:

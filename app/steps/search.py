@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from gemkit.architecture import Skeleton, smallest
+from gemkit.architecture import Skeleton, skeleton_for, smallest
 from gemkit.budget import Budget, format_latency
 from gemkit.cost import check_feasible
 from gemkit.data import Dataset, Split, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.machine import usable_cores
-from gemkit.skeletons import skeletons_for
-from gemkit.store import Run, Trial, is_run
+from gemkit.records import Trial
+from gemkit.store import Run, is_run
 from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting
@@ -95,7 +94,6 @@ def search(
     promote: int = 0,
     promote_epochs: int | None = None,
     in_rounds: bool = False,
-    any_width: bool = False,
 ) -> Run:
     """Search for cells that fit a budget; everything found is in the run's folder.
 
@@ -118,7 +116,6 @@ def search(
         promote: how many of the best are trained again, longer, before the final ranking.
         promote_epochs: how long; by default three times `epochs`.
         in_rounds: with several workers, wait for a round's end before the next one is proposed.
-        any_width: channels need not be multiples that processors like.
 
     Returns:
         the run, open for reading.
@@ -139,11 +136,9 @@ def search(
             f"{path} already holds a run: continue it with --resume or choose another --out"
         )
     dataset = load(data)
+    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     device_known = _target(target)
-    skeleton, *others = _skeletons(path, dataset, device_known, any_width)
     budget, aimed = _limits(budget or Budget(), device_known, skeleton)
-    if budget.latency_ms is not None:
-        others = []  # what predicts latency is measured for one
     predictor = _check_feasible(budget, skeleton, device_known)
     check_device(device)
     chosen_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
@@ -169,13 +164,10 @@ def search(
         "promote": promote or None,
         "promote_epochs": (promote_epochs or _LONGER * epochs) if promote else None,
         "in_rounds": in_rounds or None,
-        "any_width": any_width or None,
     }
     with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
         _describe(dataset, budget, aimed, console)
         opened.set_setting("skeleton", skeleton.to_json())
-        opened.set_setting("alternatives", [other.to_json() for other in others])
-        _say_skeletons(budget, others, console)
         opened.set_setting("data", about(dataset))
         _note_command(opened, command)
         graph_encoder = _kept_encoder(path / "encoder.safetensors", chosen_encoder)
@@ -187,7 +179,6 @@ def search(
             nodes,
             aggregation,
             latency=_latency_model(opened, skeleton, aggregation, console),
-            alternatives=tuple(others),
         )
         plan = _plan(config)
         split = proxy_split(dataset, seed)
@@ -208,30 +199,6 @@ def search(
     if hint:
         console.print(f"next: gemkit train {path}")
     return Run.open(path)
-
-
-def _skeletons(
-    path: Path, dataset: Dataset, target: "Target | None", any_width: bool
-) -> tuple[Skeleton, ...]:
-    """What may stand around the cells, the first in front: that of a run that goes on, the one
-    that a target was measured for, or the table's."""
-    if is_run(path):
-        with Run.open(path) as begun:
-            if (kept := begun.setting("skeleton")) is not None:
-                known = [kept, *begun.setting("alternatives", [])]
-                return tuple(Skeleton.from_json(one, f"{path}: skeleton") for one in known)
-    if target is not None and target.latency is not None:
-        measured = target.latency.skeleton
-        if (measured.input_shape, measured.classes) == (dataset.input_shape, dataset.classes):
-            return (measured,)
-    return skeletons_for(dataset.input_shape, dataset.classes, any_width)
-
-
-def _say_skeletons(budget: Budget, others: Sequence[Skeleton], console: Console) -> None:
-    if others:
-        console.print(f"skeletons: each cell stands in one of {1 + len(others)}")
-    elif budget.latency_ms is not None:
-        console.print("skeletons: one, since what predicts latency knows one")
 
 
 def _limits(asked: Budget, target: "Target | None", skeleton: Skeleton) -> tuple[Budget, bool]:

@@ -42,11 +42,11 @@ from .networks import (
     check_suits,
     data_of,
     is_elsewhere,
-    network_of,
     on_target,
     open_run,
     put,
     ranked_trials,
+    skeleton_of,
 )
 
 TOP = 2
@@ -220,9 +220,9 @@ def _planned(
     run: Run, trial: Trial, known: Mapping[str, Any] | None, console: Console
 ) -> Job | None:
     """A trial's network as a job, narrowed to the latency budget; None when it cannot fit."""
-    architecture = network_of(run, trial)
+    skeleton = skeleton_of(run)
+    architecture = Architecture((trial.cell,), skeleton, trial.width)
     extra: dict[str, Any] = {"trial": trial.index, "validation_accuracy": trial.accuracy}
-    extra |= {name: trial.extra[name] for name in ("skeleton",) if name in trial.extra}
     limit = run.budget.latency_ms
     if known and known["width"]:  # decided before an interruption
         architecture = replace(architecture, width=known["width"])

@@ -115,9 +115,7 @@ def test_the_cell_file_is_the_stored_cell(run_folder: Path) -> None:
     for model in _content(run_folder)["models"]:
         written = json.loads((run_folder / "models" / model["id"] / "cell.json").read_text())
         assert written == {"format": 1, **model["cell"]}
-        # In the first of the skeletons a network's id is its cell's.
-        first = "skeleton" not in (model["extra"] or {})
-        assert (Cell.from_json(written).id == model["id"]) == first
+        assert Cell.from_json(written).id == model["id"]
 
 
 def test_all_links_and_pictures_of_the_report_exist(run_folder: Path) -> None:
