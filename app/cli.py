@@ -1,10 +1,13 @@
 """The command line: `gemkit run` and its steps.
 
-Only options are read here; the work is done by `pipeline`, `show` and `page`, which are imported
-inside the commands so that `gemkit --help` answers at once.
+Only options are read here; the work is done by the steps, and what they return is printed by
+`terminal`. Both are imported inside the commands, so that `gemkit --help` answers at once.
 """
 
+import json
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,9 +18,9 @@ import click
 from click.core import ParameterSource
 
 from gemkit import __version__
-from gemkit.budget import Budget
+from gemkit.budget import Budget, format_count
 from gemkit.errors import UserError
-from gemkit.files import is_file, is_folder
+from gemkit.files import is_file, is_folder, write_json
 
 from .options import (
     COUNT,
@@ -72,12 +75,8 @@ def _console(json_file: str | None) -> "Console":
 
 def _deliver_json(value: object, json_file: str | None) -> None:
     if json_file == "-":
-        import json
-
         click.echo(json.dumps(value, indent=2, allow_nan=False))
     elif json_file:
-        from gemkit.files import write_json
-
         write_json(Path(json_file), value)
 
 
@@ -107,8 +106,6 @@ def _resumable(command: str) -> Iterator[None]:
 
 def _again(out: Path | None = None) -> str:
     """The present command line; with `out`, the one that continues it."""
-    import shlex
-
     context = click.get_current_context()
     words = ["gemkit", *context.meta.get("gemkit.words", [context.info_name or ""])]
     if out is not None:
@@ -135,11 +132,11 @@ def _budget(options: dict[str, Any], precision: str) -> Budget:
 
 
 def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of `pipeline.search` from the options of the command line.
+    """Keyword arguments of the search from the options of the command line.
 
     With `--resume` what was not given is as the run was begun.
     """
-    from .steps.search import default_out
+    from .runs import default_out
 
     if options["resume"]:
         _as_begun(options)
@@ -163,8 +160,6 @@ _KEPT = (
 
 def _given_at_first(commands: Sequence[str]) -> dict[str, Any]:
     """The options that were given on a run's first command line, where it is known."""
-    import shlex
-
     try:
         _, name, *words = shlex.split(commands[0])
         context = cli.commands[name].make_context(name, words)
@@ -182,7 +177,7 @@ def _as_begun(options: dict[str, Any]) -> None:
     from gemkit.recipe import RECIPES
     from gemkit.store import Run, is_run
 
-    from .steps.search import default_out
+    from .runs import default_out
 
     path = options["out"] or default_out(options["data"], resume=True)
     if not is_run(path):
@@ -212,17 +207,18 @@ def _as_begun(options: dict[str, Any]) -> None:
 def run(json_file: str | None, **options: Any) -> None:
     """Search, train the best, export, measure and report: from data to ONNX files."""
     from .steps import pipeline
+    from .terminal.measurements import print_measurements
 
     _check_json(json_file)
-    arguments = _search_arguments(options)
+    arguments, console = _search_arguments(options), _console(json_file)
     with _resumable(_again(arguments["out"])):
-        finished = pipeline.run(
-            **arguments,
-            console=_console(json_file),
-            command=_again(),
-        )
+        finished = pipeline.run(**arguments, console=console, command=_again())
     with finished:
-        _deliver_json(finished.to_json(), json_file)
+        content = finished.to_json()
+    networks = (*content["models"], *content["baselines"])
+    print_measurements([one for entry in networks for one in entry["measurements"]], console)
+    console.print(f"next: gemkit app {finished.path}")
+    _deliver_json(content, json_file)
 
 
 @cli.command()
@@ -230,14 +226,16 @@ def run(json_file: str | None, **options: Any) -> None:
 @json_option
 def search(json_file: str | None, **options: Any) -> None:
     """Search for networks: the first step of `run`."""
-    from .steps import pipeline
+    from .steps.search import search
 
     _check_json(json_file)
-    arguments = _search_arguments(options)
+    arguments, console = _search_arguments(options), _console(json_file)
     with _resumable(_again(arguments["out"])):
-        finished = pipeline.search(**arguments, console=_console(json_file), command=_again())
+        finished = search(**arguments, console=console, command=_again())
     with finished:
-        _deliver_json(finished.to_json(), json_file)
+        content = finished.to_json()
+    console.print(f"next: gemkit train {finished.path}")
+    _deliver_json(content, json_file)
 
 
 @cli.command()
@@ -263,15 +261,18 @@ def train(
     Continues by itself after an interruption; what is trained already is left alone. On several
     GPUs:  torchrun --nproc-per-node 4 -m gemkit.app train RUN
     """
-    from .steps import pipeline
-    from .steps.final_training import lead_or_follow
+    from .steps.final_training import train_along
+    from .steps.torchrun import lead_or_follow
+    from .steps.train import train
 
     _check_json(json_file)
+    console = _console(json_file)
     with _resumable(_again()):
         models = lead_or_follow(
-            lambda: pipeline.train(run_folder, ids, console=_console(json_file), **options)
+            lambda: train(run_folder, ids, console=console, **options), train_along
         )
     if models is not None:
+        console.print(f"next: gemkit export {run_folder}")
         _deliver_json(models, json_file)
 
 
@@ -326,33 +327,52 @@ def export(
     `gemkit zoo` lists the ready-made ones.
     """
     from . import zoo
-    from .steps import pipeline
 
     _check_json(json_file)
-    console = _console(json_file)
     if zoo.is_zoo(run_folder):
         if ids:
             raise UserError(f"{run_folder} is one network: it has no ids such as {ids[0]}")
-        made = zoo.export(str(run_folder), data=data, console=console, **options)
-        _deliver_json(made, json_file)
-        return
-    if data is not None:
+        _export_zoo(str(run_folder), data, json_file, options)
+    elif data is not None:
         raise UserError("--data is for networks of the zoo: a run knows its own data")
-    if options["out"] is not None and is_file(options["out"]):
+    elif options["out"] is not None and is_file(options["out"]):
         raise UserError(f"--out: {options['out']} is a file; a run's networks go to a folder")
+    else:
+        _export_run(run_folder, ids, json_file, options)
+
+
+def _export_zoo(
+    name: str, data: str | None, json_file: str | None, options: dict[str, Any]
+) -> None:
+    from .steps.export_zoo import export_zoo
+
+    console = _console(json_file)
+    made = export_zoo(name, data=data, console=console, **options)
+    console.print(f"next: gemkit bench {made[0]['onnx']}   or   gemkit predict {name} PICTURE")
+    _deliver_json(made, json_file)
+
+
+def _export_run(
+    run_folder: Path, ids: tuple[str, ...], json_file: str | None, options: dict[str, Any]
+) -> None:
+    from .steps.export import export
+
+    console = _console(json_file)
     with _resumable(_again()):
-        models = pipeline.export(run_folder, ids, console=console, **options)
-    _deliver_json(models, json_file)
+        delivery = export(run_folder, ids, console=console, **options)
+    measurable = run_folder if delivery.folder is None else f"{delivery.folder}/*.onnx"
+    console.print(f"next: gemkit bench {measurable}")
+    _deliver_json(delivery.models, json_file)
 
 
 @cli.command()
 @json_option
 def zoo(json_file: str | None) -> None:
     """List the ready-made networks that come with gemkit."""
-    from . import zoo as module
+    from .terminal.show import show_zoo
 
     _check_json(json_file)
-    _deliver_json(module.show(_console(json_file)), json_file)
+    _deliver_json(show_zoo(_console(json_file)), json_file)
 
 
 @cli.command()
@@ -386,11 +406,16 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     Give a RUN (its models and baselines, whose figures are stored there), or ONNX files, names of
     torchvision networks and zoo:NAME, which are then measured beside one another.
     """
-    from .steps import pipeline
+    from .steps.bench import bench
+    from .terminal.measurements import print_measurements
 
     _check_json(json_file)
+    console = _console(json_file)
     with _resumable(_again()):
-        measurements = pipeline.bench(*what, console=_console(json_file), **options)
+        measurements = bench(*what, console=console, **options)
+    print_measurements(measurements, console)
+    if is_folder(Path(what[0])):
+        console.print(f"next: gemkit app {what[0]}")
     _deliver_json(measurements, json_file)
 
 
@@ -410,21 +435,21 @@ def show(
     Of zoo:NAME: what its card says.
     """
     from . import zoo
-    from .terminal import show as module
+    from .terminal import show
 
     _check_json(json_file)
     if zoo.is_zoo(run_folder):
         if id is not None or out is not None:
             raise UserError(f"{run_folder} is shown by its card alone: leave out ID and --out")
-        _deliver_json(zoo.show_one(str(run_folder), _console(json_file)), json_file)
+        _deliver_json(show.show_zoo_network(str(run_folder), _console(json_file)), json_file)
         return
     if out is not None and id is None:
         raise UserError("--out is for the picture of a cell: name its ID as well")
     console = _console(json_file)
     if id is None:
-        value: object = module.show_run(run_folder, console, everything=everything)
+        value: object = show.show_run(run_folder, console, everything=everything)
     else:
-        value = module.show_cell(run_folder, id, console, out)
+        value = show.show_cell(run_folder, id, console, out)
     _deliver_json(value, json_file)
 
 
@@ -442,14 +467,14 @@ def show(
 def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | None) -> None:
     """Classify images with an ONNX file that gemkit wrote, or a ready-made network."""
     from . import zoo
-    from .steps import predict as module
+    from .steps.predict import check_all_used, predict
 
     _check_json(json_file)
     with zoo.files([str(model)]) as made:
         file = Path(made.get(str(model), model))
-        value = module.predict(file, images, top, _console(json_file))
+        value = predict(file, images, top, _console(json_file))
     _deliver_json(value, json_file)
-    module.check_all_used(value)
+    check_all_used(value)
 
 
 @cli.command()
@@ -496,16 +521,22 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
 
     What is finished is kept in --out, so the same command goes on after an interruption.
     """
-    from .steps import compare
+    from gemkit.store import is_run
+
+    from .steps.compare import compare, default_out
+    from .terminal.comparisons import print_comparison
 
     _check_json(json_file)
+    console, folder = _console(json_file), out or default_out(data)
     with _resumable(_again()):
-        value = compare.compare(
-            data,
-            out=out or compare.default_out(data),
-            console=_console(json_file),
-            **options,
-        )
+        value = compare(data, out=folder, console=console, **options)
+    print_comparison(value, console)
+    source = options["run"] or (folder / "search" if is_run(folder / "search") else None)
+    if source is not None:
+        console.print(f"next: gemkit train {source}")
+    else:
+        macs = format_count(options["max_macs"])
+        console.print(f"next: gemkit search --data {data} --max-macs {macs}")
     _deliver_json(value, json_file)
 
 
@@ -562,7 +593,8 @@ def ablate(
 
     What is finished is kept in --out, so the same command goes on after an interruption.
     """
-    from .steps import ablate as module
+    from .steps import ablate as step
+    from .terminal.comparisons import print_latency_predictions, print_strategies
 
     _check_json(json_file)
     if (metric is None) == (latency is None):
@@ -571,11 +603,13 @@ def ablate(
     console = _console(json_file)
     with _resumable(_again()):
         if latency is not None:
-            value = module.latency(table, latency, folder, console, samples=samples, **options)
+            value = step.latency(table, latency, folder, console, samples=samples, **options)
+            print_latency_predictions(value, console)
         else:
-            value = module.strategies(
+            value = step.strategies(
                 table, str(metric), folder, console, queries=queries, names=strategies, **options
             )
+            print_strategies(value, console)
     _deliver_json(value, json_file)
 
 
@@ -609,11 +643,13 @@ def latency_kit(json_file: str | None, **options: Any) -> None:
 
     The networks in it are those that a search on --data could find; the limits bound their size.
     """
-    from . import devices
+    from .devices import kit
+    from .terminal.devices import print_kit
 
     _check_json(json_file)
-    budget = _budget(options, "fp32")
-    value = devices.kit(budget=budget, console=_console(json_file), **options)
+    budget, console = _budget(options, "fp32"), _console(json_file)
+    value = kit(budget=budget, console=console, **options)
+    print_kit(value, console)
     _deliver_json(value, json_file)
 
 
@@ -634,12 +670,12 @@ def latency_fit(
 
     The limits become the target's own: what a network may cost there at most.
     """
-    from . import devices
+    from .devices import fit
+    from .terminal.devices import print_fit
 
     _check_json(json_file)
-    value = devices.fit(
-        measurements, name, _budget(options, "fp32"), description, _console(json_file)
-    )
+    value = fit(measurements, name, _budget(options, "fp32"), description)
+    print_fit(value, _console(json_file))
     _deliver_json(value, json_file)
 
 
@@ -659,10 +695,12 @@ def latency_predict(
     cell: Path, target: str, widths: tuple[int, ...], json_file: str | None
 ) -> None:
     """Predict the latency of a cell on a target."""
-    from . import devices
+    from .devices import predict_latency
+    from .terminal.devices import print_predictions
 
     _check_json(json_file)
-    value = devices.predict_latency(cell, target, widths, _console(json_file))
+    value = predict_latency(cell, target, widths)
+    print_predictions(value, _console(json_file))
     _deliver_json(value, json_file)
 
 
@@ -672,19 +710,27 @@ def latency_predict(
 @json_option
 def targets(name: str | None, remove: bool, json_file: str | None) -> None:
     """List the devices known, or all that is known about the one called NAME."""
-    from . import devices
+    from gemkit.export import targets as known
+
+    from .devices import about
+    from .terminal.devices import print_target, print_targets
 
     _check_json(json_file)
-    if remove and name is None:
-        raise UserError("--remove: name the target to remove")
     console = _console(json_file)
     value: object
     if name is None:
-        value = devices.list_targets(console)
+        if remove:
+            raise UserError("--remove: name the target to remove")
+        found = known.targets()
+        print_targets(found, console)
+        value = [about(one) for one in found]
     elif remove:
-        value = devices.remove(name, console)
+        known.remove_target(name)
+        console.print(f"removed {name}")
+        value = {"removed": name}
     else:
-        value = devices.show_target(name, console)
+        print_target(known.target(name), console)
+        value = about(known.target(name))
     _deliver_json(value, json_file)
 
 
@@ -754,8 +800,6 @@ def space(run_folder: Path, out: Path, json_file: str | None) -> None:
 
 def _password(user: str) -> str:
     """The page's password, from the environment or a prompt: never from the command line."""
-    import os
-
     if not user or ":" in user:
         raise UserError("--auth: a user's name is not empty and has no colon")
     found = os.environ.get("GEMKIT_PASSWORD")

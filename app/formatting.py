@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gemkit.budget import format_bytes, format_count, format_latency
+from gemkit.cell import Cell
 
 NONE = "–"
 MODEL_HEADS = (
@@ -109,6 +110,15 @@ def trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
         str(len(trial["cell"]["operations"]) - 1),
         str(trial["width"]),
         state(trial),
+    )
+
+
+def cell_line(entry: Mapping[str, Any], cell: Cell) -> str:
+    """One line about a cell."""
+    return (
+        f"{number(cell.nodes, 'node')}, {number(len(cell.edges), 'edge')}, "
+        f"{number(len(cell.leaves), 'leaf', 'leaves')}, {cell.aggregation}; "
+        f"width {entry['width']}"
     )
 
 

@@ -7,6 +7,7 @@ the package; what the card says was measured with the weights so rounded. `exper
 makes them.
 """
 
+import copy
 import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,14 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gemkit import __version__
+from gemkit.architecture import Architecture
+from gemkit.cost import cost, verify
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_bytes, write_json
 
 from . import formatting
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from gemkit.network import GEMNet
 
 FOLDER = Path(__file__).parent / "networks"
@@ -30,6 +32,7 @@ NAMES = ("gemnet-tiny", "gemnet-small", "gemnet-base")
 """Those planned, for about 3, 15 and 40 M MACs on images of 32x32; shipped are `cards()`."""
 MOST_BYTES = 2_000_000
 """A network's weights are smaller than this, so that the package stays small."""
+
 HEADS = ("network", "MACs", "params", "accuracy", "95 % interval", "data", "weights")
 
 
@@ -72,7 +75,6 @@ def load(name: str, folder: Path | None = None) -> "GEMNet":
     """
     from safetensors.torch import load as read
 
-    from gemkit.architecture import Architecture
     from gemkit.network import build
 
     known = card(name, folder)
@@ -88,8 +90,6 @@ def load(name: str, folder: Path | None = None) -> "GEMNet":
 
 def rounded(network: "GEMNet") -> "GEMNet":
     """A copy with its weights as the zoo keeps them: those of more than one dimension as halves."""
-    import copy
-
     found = copy.deepcopy(network)
     for weight in found.parameters():
         if weight.ndim > 1:
@@ -115,8 +115,6 @@ def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None
         UserError: the weights are too large, or the folder cannot be written.
     """
     from safetensors.torch import save
-
-    from gemkit.cost import cost, verify
 
     architecture = network.architecture
     verify(architecture, network)
@@ -149,151 +147,8 @@ def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None
     return whole
 
 
-def row(known: Mapping[str, Any]) -> tuple[str, ...]:
-    """A network as a row under HEADS."""
-    low, high = known["accuracy_interval"]
-    return (
-        known["name"],
-        formatting.count(known["macs"]),
-        formatting.count(known["params"]),
-        formatting.percent(known["accuracy"]),
-        f"{100 * low:.2f} to {100 * high:.2f}",
-        known["data"],
-        formatting.size(known["weights"]["bytes"]),
-    )
-
-
-def show(console: "Console") -> list[dict[str, Any]]:
-    """Print what is shipped.
-
-    Returns:
-        the cards.
-    """
-    from .terminal.show import table_of
-
-    found = cards()
-    if found:
-        console.print(table_of("Networks that come with gemkit", HEADS, [row(c) for c in found]))
-        console.print(f"next: gemkit export {PREFIX}{found[0]['name']} --out network.onnx")
-    else:
-        console.print("no networks come with this version of gemkit")
-    return found
-
-
-def show_one(name: str, console: "Console") -> dict[str, Any]:
-    """Print what the card of a network says.
-
-    Returns:
-        the card.
-
-    Raises:
-        UserError: no such network.
-    """
-    from .terminal.show import table_of
-
-    known = card(name)
-    console.print(table_of(known["name"], HEADS, [row(known)]))
-    for text in (
-        known["search"]["text"],
-        f"Trained {known['training']['text']}.",
-        known["data_note"],
-        *known["limits"],
-    ):
-        console.print(text)
-    console.print(f"made with: {known['command']}")
-    console.print(f"next: gemkit export {PREFIX}{known['name']} --out network.onnx")
-    return known
-
-
-def export(
-    name: str,
-    *,
-    precision: Sequence[str] = ("fp32",),
-    optimize: str | None = None,
-    out: Path | str | None = None,
-    input: str = "float",
-    softmax: bool = False,
-    opset: int | None = None,
-    batch: int | None = None,
-    data: str | None = None,
-    console: "Console",
-) -> list[dict[str, Any]]:
-    """Write a network of the zoo as a checked ONNX file, with its card beside it.
-
-    Args:
-        name: with or without `zoo:`.
-        precision: fp32 is always written; others, as `NAME.int8.onnx` and so on, are made and
-            judged on images of `data`.
-        out: the file, or a folder for it; by default NAME.onnx here.
-        data: images of the kind that the network was trained on, for other precisions.
-        optimize, input, softmax, opset, batch: as `pipeline.export` takes them.
-
-    Returns:
-        one entry: its card and the `files` written.
-
-    Raises:
-        UserError: no such network, or an option is not possible.
-    """
-    from gemkit.export.exporter import DEFAULT_OPSET, check_options
-
-    from .steps.export import convert, files_of
-
-    known = card(name)
-    others = [kind for kind in precision if kind != "fp32"]
-    opset = opset or DEFAULT_OPSET
-    check_options(batch, opset)
-    if others and data is None:
-        raise UserError(
-            f"--precision {','.join(others)} is made and judged on images that are not shipped: "
-            f"give --data with images like those of {known['data']}, or export fp32"
-        )
-    dataset = None
-    if data is not None:
-        dataset = _suiting(data, known)
-    path = Path(out) if out is not None else Path(f"{known['name']}.onnx")
-    if path.suffix != ".onnx":
-        path = path / f"{known['name']}.onnx"
-    exported = _write(
-        known,
-        path,
-        preprocessing=input == "uint8",
-        softmax=softmax,
-        opset=opset,
-        batch=batch,
-    )
-    console.print(
-        f"{path}: {formatting.size(exported['file_bytes'])}, parity "
-        f"{exported['parity_max_abs']:.1e}; "
-        f"{formatting.percent(known['accuracy'])} on {known['data']} by its card",
-    )
-    made = [exported]
-    if optimize is not None or dataset is not None:
-        made += convert(path, precision, optimize, dataset, console)
-    about = path.with_suffix(".card.md")
-    _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
-    console.print(f"card: {about}")
-    console.print(
-        f"next: gemkit bench {path}   or   gemkit predict {PREFIX}{known['name']} PICTURE"
-    )
-    return [{**known, "onnx": str(path), "files": made}]
-
-
-def _suiting(data: str, known: Mapping[str, Any]) -> Any:
-    from gemkit.data import load as load_data
-
-    dataset = load_data(data)
-    shape = known["architecture"]["skeleton"]["input_shape"]
-    if (list(dataset.input_shape), dataset.classes) != (list(shape), len(known["class_names"])):
-        raise UserError(
-            f"{data} has {dataset.classes} classes of {dataset.input_shape} images, but "
-            f"{known['name']} tells {len(known['class_names'])} classes of {tuple(shape)} apart"
-        )
-    return dataset
-
-
-def _write(known: Mapping[str, Any], path: Path, **form: Any) -> dict[str, Any]:
-    """Write the fp32 file; nothing but the card and the weights is needed for it."""
-    from gemkit import __version__
+def write(known: Mapping[str, Any], path: Path, **form: Any) -> dict[str, Any]:
+    """Write a network's fp32 file; nothing but its card and weights is needed for it."""
     from gemkit.export.exporter import export_onnx
 
     network = load(known["name"])
@@ -318,40 +173,18 @@ def _write(known: Mapping[str, Any], path: Path, **form: Any) -> dict[str, Any]:
     return {**exported.to_json(), "onnx": str(path), "precision": "fp32"}
 
 
-def _write_card(
-    known: Mapping[str, Any], path: Path, about: Path, parity: float, files: Sequence[Path]
-) -> None:
-    from gemkit.budget import Budget
-    from gemkit.export.card import write_card
-    from gemkit.files import write_text
-
-    write_card(
-        about,
-        path,
-        data=known["data"],
-        accuracy=known["accuracy"],
-        test_images=known["test_images"],
-        training=known["training"]["text"],
-        budget=Budget.from_json(known["budget"]),
-        parity_max_abs=parity,
-        measurements=known["measurements"],
-        files=files,
+def row(known: Mapping[str, Any]) -> tuple[str, ...]:
+    """A network as a row under HEADS."""
+    low, high = known["accuracy_interval"]
+    return (
+        known["name"],
+        formatting.count(known["macs"]),
+        formatting.count(known["params"]),
+        formatting.percent(known["accuracy"]),
+        f"{100 * low:.2f} to {100 * high:.2f}",
+        known["data"],
+        formatting.size(known["weights"]["bytes"]),
     )
-    more = [
-        "",
-        "## Where it comes from",
-        "",
-        known["search"]["text"],
-        "",
-        known["data_note"],
-        "",
-        f"Made with `{known['command']}`.",
-        "",
-        "## Limits",
-        "",
-        *(f"- {limit}" for limit in known["limits"]),
-    ]
-    write_text(about, about.read_text(encoding="utf-8") + "\n".join(more) + "\n")
 
 
 @contextmanager
@@ -370,6 +203,6 @@ def files(names: Sequence[str]) -> Iterator[dict[str, str]]:
         paths = {}
         for name, one in known.items():
             path = Path(folder) / f"{one['name']}.onnx"
-            _write(one, path)
+            write(one, path)
             paths[name] = str(path)
         yield paths

@@ -20,7 +20,8 @@ from typing import Any
 import results_page
 from rich.console import Console
 
-from gemkit.app.steps import compare
+from gemkit.app.comparison import names
+from gemkit.app.steps.compare import compare
 from gemkit.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,9 +52,9 @@ def main() -> int:
     console = Console(highlight=False, soft_wrap=True, width=140)
     earlier = read_json(RESULTS) if RESULTS.is_file() else None
     for place, (first, others) in enumerate(PARTS, start=1):
-        rest = dict.fromkeys(compare.names(), others) if others else {}
+        rest = dict.fromkeys(names(), others) if others else {}
         seeds = rest | dict.fromkeys(FIRST, first)
-        result = compare.compare(
+        result = compare(
             f"npz:{file}",
             max_macs=MAX_MACS,
             share=SHARE,

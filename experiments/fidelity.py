@@ -29,7 +29,7 @@ import numpy as np
 import results_page
 
 from gemkit.app import formatting
-from gemkit.app.steps.final_training import seconds_per_image
+from gemkit.app.steps.estimate import seconds_per_image
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.data import Dataset, limited, load, proxy_split

@@ -32,7 +32,7 @@ from torch.backends import cudnn
 
 from gemkit import train as training
 from gemkit.app import zoo
-from gemkit.app.steps import compare
+from gemkit.app.steps.compare_entrants import random_network
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.baselines import baseline
 from gemkit.budget import Budget
@@ -109,7 +109,7 @@ def base(trained: Path | None) -> Architecture:
 
 def networks(trained: Path | None) -> dict[str, Callable[[], nn.Module]]:
     """Makers of the networks, by name."""
-    random = compare._random(skeleton_for(SHAPE, CLASSES), Budget(macs=MAX_MACS), 0)
+    random = random_network(skeleton_for(SHAPE, CLASSES), Budget(macs=MAX_MACS), 0)
     found = base(trained)
     return {
         "thirty random nodes": lambda: build(random),

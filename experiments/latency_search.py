@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gemkit.app.steps import pipeline
+from gemkit.app.steps.search import search
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.export.latency import measure_here, this_device
@@ -34,9 +34,7 @@ SHARES = (0.4, 0.6, 0.8, 1.0)
 
 def searched(folder: Path, budget: Budget, seed: int, trials: int) -> list[dict[str, Any]]:
     """The trials of a search that is run or continued."""
-    with pipeline.search(
-        "digits", budget, out=folder, trials=trials, seed=seed, resume=True, hint=False
-    ) as run:
+    with search("digits", budget, out=folder, trials=trials, seed=seed, resume=True) as run:
         return [
             {"cell": one.cell, "width": one.width, "macs": one.macs, "accuracy": one.accuracy}
             for one in run.trials()

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from gemkit.app import formatting, zoo
-from gemkit.app.report import report
-from gemkit.app.steps import compare
+from gemkit.app.comparison import FOUND, NARROW
+from gemkit.app.report import comparison, report
 from gemkit.files import read_json, write_text
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -354,9 +354,9 @@ def _bench(found: dict[str, Any]) -> list[report.Block]:
 def _comparison(result: dict[str, Any], heading: str, command: str) -> list[report.Block]:
     return [
         report.Heading(heading),
-        report.Paragraph(compare.summary(result)),
-        report.Table(compare.HEADS, compare.table_rows(result)),
-        report.Paragraph(compare.notes(result)),
+        report.Paragraph(comparison.summary(result)),
+        report.Table(comparison.HEADS, comparison.table_rows(result)),
+        report.Paragraph(comparison.notes(result)),
         report.Paragraph(
             "The search draws its proxy images (a tenth) from all 50,000 training images, also "
             "where the networks are then trained on fewer. It never sees a test image. "
@@ -371,7 +371,7 @@ def _comparison(result: dict[str, Any], heading: str, command: str) -> list[repo
         report.Table(("bar", "found here", "holds"), _comparison_bars(result)),
         report.Heading("How to repeat it", 3),
         report.Code(command),
-        report.Paragraph(compare.made(result)),
+        report.Paragraph(comparison.made(result)),
         *([report.Paragraph(result["note"])] if "note" in result else []),
     ]
 
@@ -518,20 +518,20 @@ def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
     """The bars of the design that this comparison speaks about."""
     networks = {entry["id"]: entry for entry in result["networks"]}
     rows = []
-    for entry, ours in product(networks.values(), (compare.FOUND, compare.NARROW)):
+    for entry, ours in product(networks.values(), (FOUND, NARROW)):
         better = entry.get(f"{ours}_better_by")
-        wanted = ("differentiable", "random") if ours == compare.FOUND else ("differentiable",)
+        wanted = ("differentiable", "random") if ours == FOUND else ("differentiable",)
         if better is None or entry["kind"] not in wanted:
             continue
         found = networks[ours]
-        text = f"{compare.points(better['mean'])} points"
+        text = f"{comparison.points(better['mean'])} points"
         if better["interval"]:
-            text += " ({} to {})".format(*(compare.points(end) for end in better["interval"]))
+            text += " ({} to {})".format(*(comparison.points(end) for end in better["interval"]))
         if entry["kind"] == "random":
             bar = "above random cells of equal cost with 95 % confidence"
             holds = bool(better["interval"] and better["interval"][0] > 0)
         else:
-            low, high = (compare.points(end) for end in GOAL)
+            low, high = (comparison.points(end) for end in GOAL)
             bar = (
                 f"{ours}: goal {low} to {high} points, at least the lower, against {entry['id']} "
                 "with at least 11 % fewer MACs"

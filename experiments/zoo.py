@@ -41,7 +41,7 @@ import torch
 from rich.console import Console
 
 from gemkit.app import formatting, zoo
-from gemkit.app.steps import pipeline
+from gemkit.app.steps.search import search
 from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget, format_count
 from gemkit.cell import CellArrays
@@ -102,7 +102,7 @@ SIZES = {
 def searched(spec: str, trials: int, out: Path, console: Console) -> tuple[list[Architecture], str]:
     """The full search at the smallest size: its networks, the best first, and what to say of it."""
     budget = Budget(macs=SIZES["tiny"].macs, params=PARAMS)
-    finished = pipeline.search(
+    finished = search(
         spec,
         budget,
         out=out / "search",
@@ -112,7 +112,6 @@ def searched(spec: str, trials: int, out: Path, console: Console) -> tuple[list[
         device="cpu",
         seed=SEED,
         resume=True,
-        hint=False,
         console=console,
     )
     with finished as run:

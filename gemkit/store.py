@@ -287,6 +287,11 @@ class Run:
         return self.info.config
 
     @property
+    def is_writable(self) -> bool:
+        """Whether it was opened for writing."""
+        return self._lock is not None
+
+    @property
     def budget(self) -> Budget:
         """The run's hard limits."""
         return self.info.budget

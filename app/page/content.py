@@ -25,7 +25,7 @@ from gemkit.records import Trial
 from gemkit.store import Run
 
 from .. import formatting
-from ..steps.networks import is_elsewhere, target_name
+from ..runs import is_elsewhere, target_name
 from . import cell_svg, downloads
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart

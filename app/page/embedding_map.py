@@ -13,6 +13,7 @@ from gemkit.cell import OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
 
 from .. import formatting
+from ..projection import project
 
 if TYPE_CHECKING:
     from .content import Shown
@@ -101,17 +102,6 @@ class EmbeddingMap:
 
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b) + 1e-12))
-
-
-def project(vectors: NDArray[np.floating]) -> tuple[NDArray[np.float64], float]:
-    """The first two principal components (n, 2), signs fixed, and their share of the variance."""
-    values = np.asarray(vectors, dtype=float)
-    values = values - values.mean(axis=0)
-    sizes, axes = np.linalg.eigh(values.T @ values)
-    first = axes[:, [-1, -2]].T
-    first *= np.sign(first[np.arange(2), np.abs(first).argmax(axis=1)])[:, None]
-    total = float(sizes.sum())
-    return values @ first.T, float(sizes[-2:].sum()) / total if total > 0 else 1.0
 
 
 @functools.lru_cache(maxsize=4096)

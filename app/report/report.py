@@ -7,23 +7,23 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
 from gemkit.budget import Budget, format_count, format_latency
-from gemkit.cell import Cell
+from gemkit.cell import Cell, CellArrays
 from gemkit.export.card import interval
 from gemkit.files import write_text
+from gemkit.search import encoder
 from gemkit.store import Run
 
 from .. import formatting
 from ..formatting import percent
-from ..page.embedding_map import project
-from ..steps.networks import is_elsewhere
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from ..projection import project
+from ..runs import is_elsewhere
+from . import cell_plots, plots
 
 FIGURES = "figures"
 
@@ -70,8 +70,6 @@ def write(run: Run) -> Path:
 
 def draw(run: Run) -> dict[str, str]:
     """Write the figures for which a run has what they show: name -> path relative to the run."""
-    from . import plots
-
     content = run.to_json()
     finished = {
         kind: [entry for entry in content[kind] if entry["accuracy"] is not None]
@@ -93,9 +91,7 @@ def draw(run: Run) -> dict[str, str]:
     return drawn
 
 
-def _progress_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, "Figure"]]:
-    from . import plots
-
+def _progress_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
     if trials:
         accuracies = [trial["accuracy"] for trial in trials]
         yield "progress", plots.progress_figure(accuracies, [trial["round"] for trial in trials])
@@ -103,10 +99,8 @@ def _progress_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str,
 
 def _tradeoff_figures(
     run: Run, finished: Mapping[str, Sequence[Mapping[str, Any]]]
-) -> Iterator[tuple[str, "Figure"]]:
+) -> Iterator[tuple[str, Figure]]:
     """Accuracy against MACs and against measured latency."""
-    from . import plots
-
     data = run.setting("data", {}).get("name", "")
 
     def points(kind: str, cost: str, scale: float = 1.0) -> list[plots.Point]:
@@ -146,10 +140,8 @@ def _tradeoff_figures(
         )
 
 
-def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, "Figure"]]:
+def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
     """What the predictor said of the trials before they were trained."""
-    from . import plots
-
     predicted = [
         (trial["accuracy"], known["mean"], known["std"])
         for trial in trials
@@ -163,10 +155,8 @@ def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[st
 
 def _embedding_figures(
     run: Run, trials: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[str, "Figure"]]:
+) -> Iterator[tuple[str, Figure]]:
     """The trials in the embedding, by accuracy and by cost."""
-    from . import plots
-
     embedding = _embedding(run)
     if embedding is None:
         return
@@ -194,10 +184,8 @@ def _embedding_figures(
 
 def _network_figures(
     finished: Mapping[str, Sequence[Mapping[str, Any]]],
-) -> Iterator[tuple[str, "Figure"]]:
+) -> Iterator[tuple[str, Figure]]:
     """The learning curves of the final trainings, and the cells of the best networks."""
-    from . import cell_plots, plots
-
     models = finished["models"]
     curves = {
         entry["id"]: entry["extra"]["curve"]
@@ -229,9 +217,6 @@ def _embedding(run: Run) -> np.ndarray[Any, Any] | None:
     path = run.path / "encoder.safetensors"
     if len(trials) < 3 or not path.is_file():
         return None
-    from gemkit.cell import CellArrays
-    from gemkit.search import encoder
-
     arrays = CellArrays.from_cells([trial.cell for trial in trials])
     vectors = encoder.embed(encoder.load_encoder(path), arrays.operations, arrays.adjacency)
     return np.asarray(vectors)

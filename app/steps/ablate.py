@@ -1,23 +1,25 @@
 """`gemkit ablate`: strategies, or latency predictions, compared on a tabular benchmark."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from gemkit.machine import usable_cores
+from gemkit.search import ablation, table_latency
+from gemkit.search.tables import check_exists
 
 from .. import formatting
+from ..report import plots
 from ..terminal.progress import bar
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 def strategies(
     table: Path,
     metric: str,
     out: Path,
-    console: "Console",
+    console: Console,
     *,
     queries: int,
     seeds: int,
@@ -25,7 +27,7 @@ def strategies(
     unique: bool,
     workers: int | None,
 ) -> dict[str, Any]:
-    """Compare strategies on a table; prints a table, writes figures and results to `out`.
+    """Compare strategies on a table; figures and results go to `out`.
 
     What is finished is kept in `out`, so that the same command goes on after an interruption.
 
@@ -35,11 +37,6 @@ def strategies(
     Raises:
         UserError: the table cannot be read, or has no such metric.
     """
-    from gemkit.search import ablation
-    from gemkit.search.tables import check_exists
-
-    from ..report import plots
-
     check_exists(table)
     console.print(
         f"{len(names)} strategies, {formatting.number(seeds, 'seed')} each, "
@@ -68,53 +65,23 @@ def strategies(
             plots.embedding_figure(points, at["value"], at["title"], found["metric"]),
             out / "map.png",
         )
-    _print_strategies(found, console)
-    shown = [out / "results.json", *sorted(out.glob("*.png"))]
-    console.print(f"results and figures: {', '.join(map(str, shown))}")
+    written = [out / "results.json", *sorted(out.glob("*.png"))]
+    console.print(f"results and figures: {', '.join(map(str, written))}")
     return found
-
-
-def _print_strategies(found: Mapping[str, Any], console: "Console") -> None:
-    from ..terminal.show import table_of
-
-    marks = [mark for mark in ("50", "100", "150", "200") if int(mark) <= found["queries"]]
-    marks = marks or list(next(iter(found["strategies"].values()))["regret_after"])[-1:]
-    rows = []
-    for name, one in found["strategies"].items():
-        median = one["median_queries_to_best"]
-        rows.append(
-            (
-                name,
-                *(_number(one["regret_after"].get(mark)) for mark in marks),
-                "not found" if median is None else f"{median:g}",
-                *(
-                    _number((one.get("kendall_tau") or {}).get(samples), 2)
-                    for samples in ("50", "100")
-                ),
-            )
-        )
-    heads = (
-        "strategy",
-        *(f"regret {mark}" for mark in marks),
-        "queries to best",
-        "tau 50",
-        "tau 100",
-    )
-    console.print(table_of(f"{found['table']}, {found['metric']}", heads, rows))
 
 
 def latency(
     table: Path,
     name: str,
     out: Path,
-    console: "Console",
+    console: Console,
     *,
     samples: int,
     seeds: int,
     unique: bool,
     workers: int | None,
 ) -> dict[str, Any]:
-    """Predict a device's latency from few measured cells of a table; prints a table.
+    """Predict a device's latency from few measured cells of a table.
 
     Returns:
         what `--json` writes.
@@ -122,10 +89,6 @@ def latency(
     Raises:
         UserError: the table cannot be read, or has no such latency.
     """
-    from gemkit.search import table_latency
-
-    from ..terminal.show import table_of
-
     with bar(console, "fits", seeds) as advance:
         found = table_latency.latency(
             table,
@@ -137,23 +100,4 @@ def latency(
             results=out / "results-latency.json",
             progress=lambda what, done, total: advance(completed=done, total=total),
         )
-    rows = [
-        ("gemkit", _number(found["spearman"]), formatting.percent(found["within_10_percent"], 1))
-    ]
-    rows += [
-        (model, _number(one["spearman"]), formatting.percent(one["within_10_percent"], 1))
-        for model, one in found["baselines"].items()
-    ]
-    console.print(
-        table_of(
-            f"{found['table']}, {found['latency']} from {samples} cells, mean of "
-            f"{formatting.number(seeds, 'seed')}",
-            ("model", "Spearman", "within 10 %"),
-            rows,
-        )
-    )
     return found
-
-
-def _number(value: float | None, digits: int = 3) -> str:
-    return formatting.NONE if value is None else f"{value:.{digits}f}"

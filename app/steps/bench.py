@@ -1,4 +1,4 @@
-"""Measuring as a step: latencies of a run's files, its cards and its report."""
+"""`gemkit bench`: latencies of a run's files, or of any; a run's cards and its report."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -7,13 +7,17 @@ from typing import Any
 from rich.console import Console
 
 from gemkit.errors import UserError
+from gemkit.export import timing
+from gemkit.export.benchmark import benchmark
 from gemkit.files import is_folder, write_json
 from gemkit.store import Run, now
 
-from .. import formatting
+from .. import formatting, zoo
+from ..report import report
+from ..runs import opened
 from ..terminal.progress import bar, default_console
-from .export import files_of
-from .networks import open_run
+from .cards import write_model_card
+from .convert import files_of
 
 
 def bench(
@@ -23,7 +27,6 @@ def bench(
     provider: Sequence[str] = ("cpu",),
     size: Sequence[int] = (),
     console: Console | None = None,
-    hint: bool = True,
 ) -> list[dict[str, Any]]:
     """Measure a run's ONNX files and baselines, or any files and networks by name.
 
@@ -40,12 +43,6 @@ def bench(
     Raises:
         UserError: something cannot be measured.
     """
-    from gemkit.export import timing
-    from gemkit.export.benchmark import benchmark
-
-    from .. import zoo
-    from ..report import report
-
     console = console or default_console()
     for item in what:
         if zoo.is_zoo(item):
@@ -75,25 +72,23 @@ def bench(
         names = {path: name for name, path in made.items()}
         for one in found:
             one["model"] = names.get(one["model"], one["model"])
-        _print_measurements(found, console)
         return found
-    with open_run(runs[0]) as opened:
-        content = opened.to_json()
+    with opened(runs[0]) as run:
+        content = run.to_json()
         entries = [
             (kind, entry)
             for kind in ("models", "baselines")
             for entry in content[kind]
-            if entry["onnx"] and (opened.path / entry["onnx"]).is_file()
+            if entry["onnx"] and (run.path / entry["onnx"]).is_file()
         ]
         if not any(kind == "models" for kind, _ in entries):
             raise UserError(
-                f"{opened.path} has no ONNX file to measure: run `gemkit export {opened.path}` "
-                "first"
+                f"{run.path} has no ONNX file to measure: run `gemkit export {run.path}` first"
             )
         files = {
             str(file): (kind, entry)
             for kind, entry in entries
-            for file in files_of(opened.path / entry["onnx"])
+            for file in files_of(run.path / entry["onnx"])
         }
         console.print(
             f"measuring {formatting.number(len(files), 'ONNX file')} side by side, in rounds"
@@ -106,17 +101,14 @@ def bench(
             )
         for one in found:
             kind, entry = files[one["model"]]
-            one["onnx"] = str(Path(one["model"]).relative_to(opened.path))
+            one["onnx"] = str(Path(one["model"]).relative_to(run.path))
             one["id"] = one["model"] = entry["id"]
             one["date"] = now()
         for kind, entry in entries:
             own = [one for one in found if one["id"] == entry["id"]]
-            _keep_measurements(opened, kind, entry, own)
-        _print_measurements(found, console)
-        report.write(opened)
-        console.print(f"report: {opened.path / 'report.md'}")
-        if hint:
-            console.print(f"next: gemkit app {opened.path}")
+            _keep_measurements(run, kind, entry, own)
+        report.write(run)
+        console.print(f"report: {run.path / 'report.md'}")
     return found
 
 
@@ -136,46 +128,3 @@ def _keep_measurements(
     if kind == "models":
         path = run.path / entry["onnx"]
         write_model_card(run, entry, path, path.with_name("card.md"), values["measurements"])
-
-
-def write_model_card(
-    run: Run,
-    entry: Mapping[str, Any],
-    path: Path,
-    card: Path,
-    measurements: Sequence[Mapping[str, Any]] = (),
-) -> None:
-    """Write the card of a run's model for its ONNX file at `path`."""
-    from gemkit.export.card import write_card
-
-    data = run.setting("data", {})
-    recipe = (entry["extra"] or {}).get("recipe") or run.setting("recipe", {})
-    write_card(
-        card,
-        path,
-        data=data.get("name", run.config["data"]),
-        accuracy=entry["accuracy"],
-        test_images=data.get("test"),
-        training=f"{entry['epochs']} epochs, recipe {recipe.get('recipe')}, seed {entry['seed']}",
-        budget=run.budget,
-        parity_max_abs=entry["parity_max_abs"],
-        measurements=measurements,
-        files=files_of(path)[1:],
-        elsewhere=formatting.on_target(entry),
-    )
-
-
-def _print_measurements(found: Sequence[Mapping[str, Any]], console: Console) -> None:
-    from ..terminal.show import measurement_table
-
-    console.print(measurement_table(found, console.width))
-    noisy = [one for one in found if one.get("noisy")]
-    if len(noisy) > 1:  # one sentence for all, since it is the machine's
-        console.print(
-            f"  noisy: in {len(noisy)} of {len(found)} measurements (~) p50 is not sure to a tenth "
-            "or calls take far longer now and then; close what else runs here and measure again",
-        )
-    for one in found:
-        for note in one.get("notes", ()):
-            if len(noisy) < 2 or not note.startswith("noisy"):
-                console.print(f"  {one['model']}: {note}")

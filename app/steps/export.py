@@ -1,9 +1,9 @@
-"""Export as a step: trained networks to checked ONNX files within the budget."""
+"""`gemkit export`: a run's trained networks as checked ONNX files within the budget."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
@@ -13,30 +13,48 @@ from gemkit.cost import count_with_fvcore
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export.benchmark import latency_ms
+from gemkit.export.exporter import DEFAULT_OPSET, Exported, check_options, export_onnx
+from gemkit.export.schedule import peak_of_file
 from gemkit.files import write_bytes
 from gemkit.store import Run
 
 from .. import formatting
+from ..report import cell_plots, plots
+from ..runs import data_of, find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
-from .networks import (
-    Job,
-    baseline_job,
-    data_of,
-    is_elsewhere,
-    model_job,
-    open_run,
-    put,
-    restored,
-)
+from .cards import write_model_card
+from .convert import convert, files_of
+from .networks import Job, baseline_job, model_job, put, restored
 
-if TYPE_CHECKING:
-    from gemkit.export.exporter import Exported
+
+@dataclass(frozen=True)
+class Form:
+    """What goes in and out of a file; the defaults are those of a run's own files."""
+
+    preprocessing: bool = False
+    softmax: bool = False
+    batch: int | None = None
+    opset: int = DEFAULT_OPSET
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What an export has written.
+
+    Attributes:
+        models: under the names that programs read; `files` says what was made of each now.
+        folder: where their files went besides the run; None where they went nowhere else.
+    """
+
+    models: list[dict[str, Any]]
+    folder: Path | None
 
 
 def export(
     run: Run | Path | str,
     ids: Sequence[str] = (),
     *,
+    dataset: Dataset | None = None,
     precision: Sequence[str] = ("fp32",),
     optimize: str | None = None,
     out: Path | str | None = None,
@@ -45,8 +63,7 @@ def export(
     opset: int | None = None,
     batch: int | None = None,
     console: Console | None = None,
-    hint: bool = True,
-) -> list[dict[str, Any]]:
+) -> Delivery:
     """Write the trained networks of a run as ONNX files that were checked and fit the budget.
 
     Each file is compared with PyTorch, its network counted by fvcore and, where the budget limits
@@ -57,6 +74,7 @@ def export(
 
     Args:
         ids: only these models.
+        dataset: the run's data, where they are loaded already.
         precision: fp32 is always written; fp16 and int8 come from it, as `model.fp16.onnx` and
             `model.int8.onnx`, int8 calibrated on training images. That of the run's budget is
             written as well.
@@ -71,28 +89,26 @@ def export(
         batch: a fixed batch size, for compilers that need one.
 
     Returns:
-        the models, under the names that programs read; `files` says what was made now.
+        the models, and where their files went.
 
     Raises:
         UserError: no run, no such model, nothing trained yet, or an option is not possible.
     """
-    from gemkit.export.exporter import DEFAULT_OPSET, check_options
-
     console = console or default_console()
     form = Form(input == "uint8", softmax, batch, opset or DEFAULT_OPSET)
     check_options(form.batch, form.opset)
-    with open_run(run) as opened:
-        models = _chosen_models(opened, ids)
-        dataset = load(data_of(opened))
+    with opened(run) as run:
+        models = _chosen_models(run, ids)
+        dataset = dataset or load(data_of(run))
         entries = [
-            (model_job(opened, model), model)
+            (model_job(run, model), model)
             for model in models
-            if not (model["onnx"] and (opened.path / model["onnx"]).is_file())
+            if not (model["onnx"] and (run.path / model["onnx"]).is_file())
         ]
-        for entry in opened.baselines():
+        for entry in run.baselines():
             path = entry["onnx"]
-            if entry["accuracy"] is not None and not (path and (opened.path / path).is_file()):
-                entries.append((baseline_job(opened, entry), entry))
+            if entry["accuracy"] is not None and not (path and (run.path / path).is_file()):
+                entries.append((baseline_job(run, entry), entry))
         for job, _ in entries:
             job.check_weights()
         if entries:
@@ -101,27 +117,25 @@ def export(
             )
         with bar(console, "networks exported", len(entries)) as advance:
             for index, (job, entry) in enumerate(entries):
-                _export_one(opened, job, entry, dataset, console)
+                _export_one(run, job, entry, dataset, console)
                 advance(completed=index + 1)
-        _note_memory(opened)
+        _note_memory(run)
         chosen = {model["id"] for model in models}
-        kinds = tuple(dict.fromkeys([*precision, opened.budget.precision]))
-        folder = None if out is None else Path(out)
-        if form != Form() and folder is None:
-            folder = opened.path / "deploy"
+        kinds = tuple(dict.fromkeys([*precision, run.budget.precision]))
+        folder = folder_of(run.path, out, form)
         made: dict[str, list[dict[str, Any]]] = {}
-        for model in opened.models():
+        for model in run.models():
             if model["id"] not in chosen or not model["onnx"]:
                 continue
-            path = opened.path / model["onnx"]
+            path = run.path / model["onnx"]
             if form != Form():
                 assert folder is not None
                 path = folder / f"{model['id']}.onnx"
-                file = _export_as(opened, model, dataset, form, path, console)
+                file = _export_as(run, model, dataset, form, path, console)
             else:
                 file = {"onnx": str(path), "precision": "fp32", "accuracy": model["accuracy"]}
             made[model["id"]] = [file, *convert(path, kinds, optimize, dataset, console)]
-            if form == Form() and not _fits_converted(opened, model, path, console):
+            if form == Form() and not _fits_converted(run, model, path, console):
                 continue
             if folder is not None:
                 if form == Form():
@@ -131,22 +145,19 @@ def export(
                 measured = [
                     one
                     for one in model["measurements"] or ()
-                    if form == Form() and opened.path / one["onnx"] not in anew
+                    if form == Form() and run.path / one["onnx"] not in anew
                 ]
-                _card_beside(opened, model, folder, measured)
-        delivered = [model for model in opened.models() if model["id"] in chosen]
+                _card_beside(run, model, folder, measured)
+        delivered = [model for model in run.models() if model["id"] in chosen]
         if folder is not None:
             console.print(f"files: {folder}")
-        if hint:
-            measurable = opened.path if folder is None else f"{folder}/*.onnx"
-            console.print(f"next: gemkit bench {measurable}")
-        return [{**model, "files": made.get(model["id"], [])} for model in delivered]
+        return Delivery(
+            [{**model, "files": made.get(model["id"], [])} for model in delivered], folder
+        )
 
 
 def _note_memory(run: Run) -> None:
     """Store the peak activation memory of the baselines, traced from their files."""
-    from gemkit.export.schedule import peak_of_file
-
     for entry in run.baselines():
         path = entry["onnx"]
         if entry["peak_memory_bytes"] is None and path and (run.path / path).is_file():
@@ -154,14 +165,11 @@ def _note_memory(run: Run) -> None:
             run.put_baseline(entry["id"], peak_memory_bytes=size)
 
 
-@dataclass(frozen=True)
-class Form:
-    """What goes in and out of a file; the defaults are those of a run's own files."""
-
-    preprocessing: bool = False
-    softmax: bool = False
-    batch: int | None = None
-    opset: int = 18
+def folder_of(run: Path, out: Path | str | None, form: Form) -> Path | None:
+    """Where files go besides the run's models; None where they go nowhere else."""
+    if out is not None:
+        return Path(out)
+    return None if form == Form() else run / "deploy"
 
 
 def _export_as(
@@ -197,88 +205,10 @@ def _fits_converted(run: Run, model: Mapping[str, Any], path: Path, console: Con
     return False
 
 
-def convert(
-    path: Path,
-    precision: Sequence[str],
-    optimize: str | None,
-    dataset: Dataset | None,
-    console: Console,
-) -> list[dict[str, Any]]:
-    """Write a file's optimised form and other precisions of both, where asked for.
-
-    Args:
-        dataset: images that other precisions are made and judged on.
-
-    Returns:
-        what was written.
-    """
-    from gemkit.export import optimize as optimizer
-
-    sources, made = [path], []
-    id = path.parent.name if path.stem == "model" else path.stem
-    if optimize is not None:
-        better = path.with_name(f"{path.stem}.optimized.onnx")
-        report = optimizer.optimize_file(path, better, objective=optimize)
-        before, after = report.peak_memory_bytes
-        console.print(
-            f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
-            f"{formatting.size(before)} -> {formatting.size(after)}; applied: "
-            f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
-        )
-        made.append({"onnx": str(better), "precision": "fp32", **report.to_json()})
-        if report.applied:
-            sources.append(better)
-    for source in sources:
-        for kind in precision:
-            if kind != "fp32":
-                assert dataset is not None
-                made.append(_in_precision(source, kind, id, dataset, console))
-    return made
-
-
-def _in_precision(
-    source: Path, kind: str, id: str, dataset: Dataset, console: Console
-) -> dict[str, Any]:
-    from gemkit.export import quantize
-
-    test = (dataset.x_test, dataset.y_test)
-    target = source.with_name(f"{source.stem}.{kind}.onnx")
-    optimised = source.stem.endswith(".optimized")
-    text = f"{id} {kind}" + (" optimised" if optimised else "")
-    with bar(console, text, 100) as advance:
-        if kind == "fp16":
-            found = quantize.to_fp16(source, target, test=test)
-        else:
-            found = quantize.to_int8(
-                source,
-                target,
-                training=(dataset.x_train, dataset.y_train),
-                test=test,
-                progress=lambda share: advance(completed=int(100 * share)),
-            )
-    console.print(
-        f"  {text}: {formatting.percent(found.accuracy)} "
-        f"(fp32 {formatting.percent(found.reference_accuracy)}), "
-        f"{formatting.size(found.file_bytes)} (fp32 {formatting.size(found.reference_bytes)}), "
-        f"{found.speedup:.2f} times as fast as {'that in fp32' if optimised else 'fp32'}"
-    )
-    for note in found.notes:
-        console.print(f"    {note}")
-    return found.to_json()
-
-
-def files_of(path: Path) -> list[Path]:
-    """A model's ONNX file and those made of it, which begin with its name."""
-    others = sorted(path.parent.glob(f"{path.stem}.*.onnx"))
-    return [path, *(other for other in others if other != path)]
-
-
 def _card_beside(
     run: Run, model: Mapping[str, Any], folder: Path, measured: Sequence[Mapping[str, Any]]
 ) -> None:
     """The card of the files that were put into a folder, with what was measured of these files."""
-    from .bench import write_model_card
-
     id = model["id"]
     write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
 
@@ -289,23 +219,19 @@ def _copy(path: Path, id: str, out: Path) -> None:
 
 
 def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
-    from ..terminal import show
-
     trained = [model for model in run.models() if model["accuracy"] is not None]
     if not trained:
         raise UserError(f"{run.path} has no trained network: run `gemkit train {run.path}` first")
     if not ids:
         return [model for model in trained if model["state"] == "done"]
     content = {"models": trained, "trials": []}
-    return [show.find(content, id, run.path) for id in dict.fromkeys(ids)]
+    return [find(content, id, run.path) for id in dict.fromkeys(ids)]
 
 
 def _written(
     run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, path: Path, form: Form
-) -> "Exported":
+) -> Exported:
     """Write a trained network's fp32 file; fvcore counts it first."""
-    from gemkit.export.exporter import export_onnx
-
     network = restored(job, dataset)
     budget = run.budget
     macs, params = count_with_fvcore(network, dataset.input_shape)
@@ -372,11 +298,8 @@ def _export_one(
 
 
 def _draw(job: Job, entry: Mapping[str, Any]) -> None:
-    from ..report import cell_plots, plots
-    from ..terminal import show
-
     assert job.architecture is not None
     cell = job.architecture.cells[0]
-    text = show.describe(dict(entry), cell)
+    text = formatting.cell_line(dict(entry), cell)
     figure = cell_plots.cell_figure(cell, f"Cell {job.name}", text)
     plots.save(figure, job.folder / "cell.png")

@@ -1,12 +1,7 @@
-"""The steps from data to measured ONNX files, as functions.
+"""`gemkit run`: the steps from data to measured ONNX files, one after the other.
 
-    run = search("digits", Budget(macs=3_000_000, params=100_000), out="runs/first")
-    models = train(run)
-    export(run)
-    bench(run)
-
-or all of them by `run`. Each step works on what the one before left in the run's folder, and can
-be repeated: what is done already is left alone.
+Each step works on what the one before left in the run's folder, and can be repeated: what is done
+already is left alone.
 """
 
 from typing import Any
@@ -14,16 +9,16 @@ from typing import Any
 from rich.console import Console
 
 from gemkit.budget import Budget
+from gemkit.data import load
 from gemkit.errors import UserError
 from gemkit.store import Run
 
+from ..runs import data_of
 from ..terminal.progress import default_console
 from .bench import bench
 from .export import export
-from .search import default_out, search
-from .train import RECIPE, TOP, narrowed, train
-
-__all__ = ["bench", "default_out", "export", "narrowed", "run", "search", "train"]
+from .search import search
+from .train import RECIPE, TOP, train
 
 
 def run(
@@ -35,42 +30,44 @@ def run(
     epochs: int | None = None,
     device: str = "auto",
     workers: int | None = None,
-    resume: bool = False,
     console: Console | None = None,
     **options: Any,
 ) -> Run:
-    """All steps: search, train the best, export, measure, report. Arguments as theirs."""
+    """All steps: search, train the best, export, measure, report.
+
+    The run is opened and its data are loaded once, for all of them. Arguments as theirs.
+
+    Returns:
+        the run, open for writing.
+
+    Raises:
+        UserError: as the steps do, or no network could be delivered within the budget.
+    """
     console = console or default_console()
-    found = search(
-        data,
-        budget,
-        epochs=epochs,
-        device=device,
-        workers=workers,
-        resume=resume,
-        console=console,
-        hint=False,
-        **options,
-    )
-    path = found.path
-    found.close()
-    chosen: dict[str, Any] = {"top": top, "recipe": recipe, "epochs": epochs, "device": device}
-    delivered: list[dict[str, Any]] = []
-    known = -1
-    while True:
-        models = train(path, workers=workers, console=console, hint=False, **chosen)
-        if len(models) == known:  # no other network is left to take a refused one's place
-            break
-        known = len(models)
-        delivered = [model for model in export(path, console=console, hint=False) if model["onnx"]]
-        if len(delivered) >= top:
-            break
-    if not delivered:
-        with Run.open(path) as opened:
-            reasons = [str(model["error"]) for model in opened.models() if model["error"]]
-        raise UserError(
-            f"no network could be delivered within the budget ({'; '.join(reasons[:3])}): "
-            f"allow more, or more trials; what was tried is in {path}"
-        )
-    bench(path, console=console)
-    return Run.open(path)
+    shared: dict[str, Any] = {"dataset": load(data), "console": console}
+    training: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
+    found = search(data, budget, **training, **options, **shared)
+    try:
+        if data_of(found) != data:  # its networks were trained on other data before
+            shared["dataset"] = load(data_of(found))
+        delivered: list[dict[str, Any]] = []
+        known = -1
+        while True:
+            models = train(found, top=top, recipe=recipe, **training, **shared)
+            if len(models) == known:  # no other network is left to take a refused one's place
+                break
+            known = len(models)
+            delivered = [one for one in export(found, **shared).models if one["onnx"]]
+            if len(delivered) >= top:
+                break
+        if not delivered:
+            reasons = [str(model["error"]) for model in found.models() if model["error"]]
+            raise UserError(
+                f"no network could be delivered within the budget ({'; '.join(reasons[:3])}): "
+                f"allow more, or more trials; what was tried is in {found.path}"
+            )
+        bench(found, console=console)
+    except BaseException:
+        found.close()
+        raise
+    return found

@@ -1,37 +1,38 @@
-"""The search as a step: from data and a budget to a run full of trials."""
+"""`gemkit search`: from data and a budget to a run full of trials."""
 
-import contextlib
-import os
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 from rich.console import Console
 
 from gemkit.architecture import Skeleton, skeleton_for, smallest
 from gemkit.budget import Budget, format_latency
 from gemkit.cost import check_feasible
-from gemkit.data import Dataset, Split, load, proxy_split
+from gemkit.data import Dataset, load, proxy_split
 from gemkit.errors import UserError
+from gemkit.export import latency, targets
+from gemkit.export.targets import Target
 from gemkit.machine import usable_cores
+from gemkit.recipe import RECIPES
 from gemkit.records import Trial
+from gemkit.search import encoder as encoders
+from gemkit.search import loop, strategies
+from gemkit.search.cell_space import CellSpace, Latency
+from gemkit.search.loop import Plan
+from gemkit.search.sampling import random_cells
+from gemkit.search.trials import ProxyTask, run_trial
 from gemkit.store import Run, is_run
 from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting
+from ..runs import LATENCY_FILE, about, default_budget, default_out
 from ..terminal.progress import bar, default_console
-from .final_training import UNTIMED, on_gpu, seconds_per_image
-from .networks import LATENCY_FILE, about
-
-if TYPE_CHECKING:
-    from gemkit.export.latency import LatencyModel
-    from gemkit.export.targets import Target
-    from gemkit.search.cell_space import CellSpace, Latency
-    from gemkit.search.encoder import GraphEncoder
-    from gemkit.search.interfaces import Evaluate, Strategy
-    from gemkit.search.loop import Plan
+from ..terminal.watching import watched
+from . import estimate
 
 DEFAULT_TRIALS = 16
 _WORK_PER_CANDIDATE = 1.5e7
@@ -41,39 +42,11 @@ _LONGER = 3
 """How many times longer promoted trials are trained."""
 
 
-def default_budget(skeleton: Skeleton) -> Budget:
-    """What is aimed for when no limit is given, by the size of the images."""
-    side = min(skeleton.input_shape[1:])
-    if side <= 12:
-        return Budget(macs=3_000_000, params=100_000)
-    if side <= 96:
-        return Budget(macs=20_000_000, params=500_000)
-    return Budget(macs=300_000_000, params=3_000_000)
-
-
-def short_name(data: str) -> str:
-    """What data is called in paths: `digits`, or the name of its file or folder."""
-    name = data.partition("@")[0].rstrip("/").partition(":")
-    return (Path(os.path.abspath(name[2])).stem if name[2] else name[0]) or "run"
-
-
-def default_out(data: str, resume: bool) -> Path:
-    """`runs/DATA`, or the next free `runs/DATA-2` and so on; the last one there to resume."""
-    first = Path("runs") / short_name(data)
-    path, number = first, 1
-    while is_run(path):
-        number += 1
-        following = first.with_name(f"{first.name}-{number}")
-        if resume and not is_run(following):
-            break
-        path = following
-    return path
-
-
 def search(
     data: str = "digits",
     budget: Budget | None = None,
     *,
+    dataset: Dataset | None = None,
     out: Path | str | None = None,
     nodes: int = 30,
     aggregation: str = "concat",
@@ -89,7 +62,6 @@ def search(
     resume: bool = False,
     console: Console | None = None,
     command: str | None = None,
-    hint: bool = True,
     target: str | None = None,
     promote: int = 0,
     promote_epochs: int | None = None,
@@ -100,6 +72,7 @@ def search(
     Args:
         data: as `gemkit.data.load` takes it.
         budget: hard limits; without any, `default_budget`.
+        dataset: what `data` names, where it is loaded already.
         out: the run's folder, by default `default_out`.
         nodes: of the complete graph whose sub-graphs are candidates.
         trials: networks trained on the proxy task.
@@ -110,7 +83,6 @@ def search(
         epochs: of a trial; by default those of the proxy recipe.
         resume: continue the run in `out`.
         command: what to write into the report as the way to repeat this.
-        hint: end with a line that names the next command.
         target: a device by name (see `gemkit.export.targets`), whose limits hold as well. Its
             latency is predicted, not measured.
         promote: how many of the best are trained again, longer, before the final ranking.
@@ -118,26 +90,20 @@ def search(
         in_rounds: with several workers, wait for a round's end before the next one is proposed.
 
     Returns:
-        the run, open for reading.
+        the run, open for writing: hand it to the next steps, then close it.
 
     Raises:
         UserError: an input is unusable or no network fits the budget; nothing was written then.
     """
-    from gemkit.recipe import RECIPES
-    from gemkit.search import encoder as encoders
-    from gemkit.search import strategies
-    from gemkit.search.cell_space import CellSpace
-    from gemkit.search.trials import ProxyTask, run_trial
-
     console = console or default_console()
     path = Path(out) if out is not None else default_out(data, resume)
     if is_run(path) and not resume:
         raise UserError(
             f"{path} already holds a run: continue it with --resume or choose another --out"
         )
-    dataset = load(data)
+    dataset = dataset or load(data)
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
-    device_known = _target(target)
+    device_known = None if target is None else targets.target(target)
     budget, aimed = _limits(budget or Budget(), device_known, skeleton)
     predictor = _check_feasible(budget, skeleton, device_known)
     check_device(device)
@@ -165,7 +131,8 @@ def search(
         "promote_epochs": (promote_epochs or _LONGER * epochs) if promote else None,
         "in_rounds": in_rounds or None,
     }
-    with Run.start(path, config, resume, changeable=_CHANGEABLE) as opened:
+    opened = Run.start(path, config, resume, changeable=_CHANGEABLE)
+    try:
         _describe(dataset, budget, aimed, console)
         opened.set_setting("skeleton", skeleton.to_json())
         opened.set_setting("data", about(dataset))
@@ -192,16 +159,22 @@ def search(
         task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
         if missing > 0:
-            _announce(space, split, dataset, plan, missing, many.count, device, console)
-        best = _search(opened, space, propose, partial(run_trial, task), plan, many, console)
+            console.print(
+                estimate.search(
+                    space, dataset, len(split.y_train), plan, missing, many.count, device
+                )
+            )
+        with watched(console, opened.trials(), plan.trials + plan.promoted) as watch:
+            best = loop.search(opened, space, propose, partial(run_trial, task), plan, many, watch)
         opened.set_setting("ranking", [trial.id for trial in best])
-    _name_the_best(best, space.exponent, len(split.y_validation), console)
-    if hint:
-        console.print(f"next: gemkit train {path}")
-    return Run.open(path)
+        _name_the_best(best, space.exponent, len(split.y_validation), console)
+    except BaseException:
+        opened.close()
+        raise
+    return opened
 
 
-def _limits(asked: Budget, target: "Target | None", skeleton: Skeleton) -> tuple[Budget, bool]:
+def _limits(asked: Budget, target: Target | None, skeleton: Skeleton) -> tuple[Budget, bool]:
     """The budget to search within: what is asked for and the target's limits; where neither says
     how large networks may be, `default_budget`, and whether it was."""
     given = asked if target is None else target.limits(asked)
@@ -213,8 +186,8 @@ def _limits(asked: Budget, target: "Target | None", skeleton: Skeleton) -> tuple
 
 
 def _check_feasible(
-    budget: Budget, skeleton: Skeleton, target: "Target | None"
-) -> "LatencyModel | None":
+    budget: Budget, skeleton: Skeleton, target: Target | None
+) -> latency.LatencyModel | None:
     """Make sure that some network fits; gives what predicts latency on the target, if it can.
 
     Raises:
@@ -223,13 +196,11 @@ def _check_feasible(
     check_feasible(budget, skeleton)
     if budget.latency_ms is None:
         return None
-    from gemkit.export.latency import measure_here
-
     predictor = None if target is None else target.predictor(skeleton)
     if predictor is not None:
         check_feasible(budget, skeleton, predictor.smallest_safe_ms())
     else:
-        check_feasible(budget, skeleton, measure_here([smallest(skeleton)])[0])
+        check_feasible(budget, skeleton, latency.measure_here([smallest(skeleton)])[0])
     return predictor
 
 
@@ -256,10 +227,8 @@ def _name_the_best(best: list[Trial], exponent: float, images: int, console: Con
     )
 
 
-def _plan(config: dict[str, Any]) -> "Plan":
+def _plan(config: dict[str, Any]) -> Plan:
     """What a run's configuration says of its course."""
-    from gemkit.search.loop import Plan
-
     return Plan(
         trials=config["trials"],
         per_round=max(2, config["trials"] // 8),
@@ -271,13 +240,11 @@ def _plan(config: dict[str, Any]) -> "Plan":
     )
 
 
-def _kept_encoder(path: Path, chosen: "GraphEncoder") -> "GraphEncoder":
+def _kept_encoder(path: Path, chosen: encoders.GraphEncoder) -> encoders.GraphEncoder:
     """The encoder that a run began with and goes on with; in a new run the chosen one is kept."""
-    from gemkit.search import encoder
-
     if path.is_file():
-        return encoder.load_encoder(path)
-    encoder.save_encoder(chosen, path)
+        return encoders.load_encoder(path)
+    encoders.save_encoder(chosen, path)
     return chosen
 
 
@@ -294,19 +261,11 @@ def _candidates(strategy: str, budget: Budget, images: int) -> dict[str, Any]:
     return {"random": count, "mutants": count // 4, "crossovers": count // 8}
 
 
-def _target(name: str | None) -> "Target | None":
-    from gemkit.export import targets
-
-    return None if name is None else targets.target(name)
-
-
-def _keep_predictor(run: Run, name: str, predictor: "LatencyModel", console: Console) -> None:
+def _keep_predictor(run: Run, name: str, predictor: latency.LatencyModel, console: Console) -> None:
     """Copy a target's predictor into the run, which then needs the target no more."""
-    from gemkit.export.latency import save_model
-
     path = run.path / LATENCY_FILE
     if not path.is_file():
-        save_model(predictor, path)
+        latency.save_model(predictor, path)
     console.print(
         f"latency: predicted for {name} from "
         f"{formatting.number(len(predictor.measured), 'network')} "
@@ -327,8 +286,6 @@ def check_device(device: str) -> None:
     Raises:
         UserError: CUDA is asked for and there is none.
     """
-    import torch
-
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA GPU here; use auto or cpu")
 
@@ -344,73 +301,12 @@ def _note_command(run: Run, command: str | None) -> None:
         run.set_setting("commands", [*commands, command])
 
 
-def _announce(
-    space: "CellSpace",
-    split: Split,
-    dataset: Dataset,
-    plan: "Plan",
-    trials: int,
-    workers: int,
-    device: str,
-    console: Console,
-) -> None:
-    """Say how long the search is going to take, from a few training steps of sampled networks."""
-    longer = f", the best {plan.promoted} of them longer" if plan.promoted else ""
-    on = f"on {formatting.number(workers, 'worker')}{longer}"
-    if on_gpu(device):
-        console.print(f"search: {formatting.number(trials, 'trial')} {on}; {UNTIMED}")
-        return
-    epoch = len(split.y_train) * _seconds_per_image(space, dataset, device)
-    seconds = plan.epochs * epoch
-    total = (seconds * trials + plan.promoted_epochs * plan.promoted * epoch) / workers
-    console.print(
-        f"search: {formatting.number(trials, 'trial')} of about "
-        f"{formatting.duration(seconds)} {on}: "
-        f"about {formatting.duration(total)}"
-    )
-
-
-def _seconds_per_image(space: "CellSpace", dataset: Dataset, device: str) -> float:
-    """Mean over three sampled networks."""
-    from gemkit.network import build
-    from gemkit.recipe import RECIPES
-    from gemkit.train import TrainingFailed
-
-    found = space.sample(np.random.default_rng(0), 3)
-    spent: list[float] = []
-    for index in range(len(found)):
-        network = build(space.architecture(found, index))
-        with contextlib.suppress(TrainingFailed):
-            spent.append(seconds_per_image(network, dataset, RECIPES["proxy"], device))
-    return float(np.mean(spent)) if spent else 0.0
-
-
-def _search(
-    run: Run,
-    space: "CellSpace",
-    propose: "Strategy",
-    evaluate: "Evaluate",
-    plan: "Plan",
-    workers: Workers,
-    console: Console,
-) -> list[Trial]:
-    from gemkit.search import loop
-
-    from ..terminal.watching import watched
-
-    with watched(console, run.trials(), plan.trials + plan.promoted) as watch:
-        return loop.search(run, space, propose, evaluate, plan, workers, watch)
-
-
 def _latency_model(
     run: Run, skeleton: Skeleton, aggregation: str, console: Console
-) -> "Latency | None":
+) -> Latency | None:
     """What predicts latency in a search with a latency budget; None without one."""
     if run.budget.latency_ms is None:
         return None
-    from gemkit.export import latency
-    from gemkit.search.sampling import random_cells
-
     path = run.path / LATENCY_FILE
     if not path.is_file():
         console.print(

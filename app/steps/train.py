@@ -1,53 +1,49 @@
-"""Final training as a step: the best trials and a baseline, on all training images."""
+"""`gemkit train`: the best of a search and a known network of their size, trained in full."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from rich.console import Console
 
 from gemkit.architecture import MIN_WIDTH, Architecture
+from gemkit.baselines import nearest_baseline
 from gemkit.budget import format_count, format_latency
-from gemkit.cell import write_cell
+from gemkit.cell import CellArrays, write_cell
 from gemkit.cost import cost, count_with_fvcore
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
+from gemkit.export import latency
 from gemkit.files import write_bytes
 from gemkit.machine import usable_cores
+from gemkit.recipe import RECIPES
 from gemkit.records import Trial
 from gemkit.store import Run
 from gemkit.widths import VECTOR
 
 from .. import formatting
-from ..terminal.progress import default_console
-from .final_training import (
-    UNTIMED,
-    Outcome,
-    Way,
-    check_tensorboard,
-    epochs_bar,
-    forget_checkpoint,
-    on_gpu,
-    ranks,
-    seconds_per_image,
-    train_all,
-)
-from .networks import (
-    Job,
+from ..report import plots
+from ..runs import (
+    LATENCY_FILE,
     about,
     architecture_of,
-    baseline_job,
     check_suits,
     data_of,
+    find,
     is_elsewhere,
-    on_target,
-    open_run,
-    put,
+    opened,
     ranked_trials,
     skeleton_of,
+    target_name,
 )
+from ..terminal.progress import default_console
+from . import estimate, torchrun
+from .final_training import Outcome, Settings, check_tensorboard, train_side_by_side
+from .networks import Job, baseline_job, put
 
 TOP = 2
 RECIPE = "standard"
@@ -64,10 +60,8 @@ def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | N
     Returns:
         the architecture, None when even the smallest width is too slow, and its milliseconds.
     """
-    from gemkit.export.latency import measure_here
-
     aim = limit * (1 - _TOLERANCE)
-    found = measure_here([architecture])[0]
+    found = latency.measure_here([architecture])[0]
     if found <= aim:
         return architecture, found
     best: tuple[Architecture | None, float] = None, found
@@ -79,7 +73,7 @@ def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | N
             guess = int(above * aim / found) // step if best[0] is None else (low + high) // 2
             middle = min(max(guess, low + 1), high - 1)
             candidate = replace(architecture, width=middle * step)
-            milliseconds = measure_here([candidate])[0]
+            milliseconds = latency.measure_here([candidate])[0]
             if milliseconds <= aim:
                 low, inside, best = middle, middle * step, (candidate, milliseconds)
             else:
@@ -87,13 +81,11 @@ def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | N
     return best
 
 
-# ---- train
-
-
 def train(
     run: Run | Path | str,
     ids: Sequence[str] = (),
     *,
+    dataset: Dataset | None = None,
     top: int = TOP,
     recipe: str = RECIPE,
     epochs: int | None = None,
@@ -104,7 +96,6 @@ def train(
     tensorboard: bool = False,
     compile: bool = False,
     console: Console | None = None,
-    hint: bool = True,
 ) -> list[dict[str, Any]]:
     """Train networks of a run on all training data and take their test accuracy, once.
 
@@ -115,6 +106,7 @@ def train(
     that are trained already are left alone.
 
     Args:
+        dataset: the data, where they are loaded already.
         recipe: a name in `gemkit.recipe.RECIPES`.
         epochs, batch_size: instead of the recipe's.
         data: other data of the same shape and number of classes.
@@ -127,40 +119,36 @@ def train(
     Raises:
         UserError: no run, no such id, or data of another shape.
     """
-    from gemkit.recipe import RECIPES
-
     console = console or default_console()
     if tensorboard:
         check_tensorboard()
-    with open_run(run) as opened:
-        spec = data or data_of(opened)
-        dataset = load(spec)
-        check_suits(opened, dataset, spec)
-        chosen = _chosen_trials(opened, ids)
+    with opened(run) as run:
+        spec = data or data_of(run)
+        dataset = dataset or load(spec)
+        check_suits(run, dataset, spec)
+        chosen = _chosen_trials(run, ids)
         schedule = RECIPES[recipe].changed(epochs, batch_size)
         wanted = len(ids) or min(top, len(chosen))
-        trained = [one["id"] for one in opened.models() if one["accuracy"] is not None]
-        if trained and spec != data_of(opened):
+        trained = [one["id"] for one in run.models() if one["accuracy"] is not None]
+        if trained and spec != data_of(run):
             raise UserError(
-                f"{opened.path}: {trained[0]} was trained on {data_of(opened)}, and its networks "
+                f"{run.path}: {trained[0]} was trained on {data_of(run)}, and its networks "
                 f"are judged together: use these data, or another run for {spec}"
             )
         if data is not None:
-            opened.set_setting("final_data", spec)
-            opened.set_setting("data", about(dataset))
-        opened.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
-        way = Way(spec, schedule, device, tensorboard=tensorboard, compile=compile)
-        _tell_left_alone(opened, chosen[:wanted], schedule.epochs, console)
-        _train_models(opened, dataset, chosen, wanted, way, workers, console)
-        _draw_mistakes(opened, dataset)
-        _keep_examples(opened.path, dataset)
-        models = [model for model in opened.models() if model["accuracy"] is not None]
-        if hint:
-            console.print(f"next: gemkit export {opened.path}")
+            run.set_setting("final_data", spec)
+            run.set_setting("data", about(dataset))
+        run.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
+        settings = Settings(spec, schedule, device, tensorboard=tensorboard, compile=compile)
+        _name_left_alone(run, chosen[:wanted], schedule.epochs, console)
+        _train_models(run, dataset, chosen, wanted, settings, workers, console)
+        _draw_mistakes(run, dataset)
+        _keep_examples(run.path, dataset)
+        models = [model for model in run.models() if model["accuracy"] is not None]
         return models
 
 
-def _tell_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Console) -> None:
+def _name_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Console) -> None:
     """Name the networks that stay as an earlier training for another time made them."""
     known = {model["id"]: model for model in run.models() if model["state"] == "done"}
     for trial in chosen:
@@ -175,13 +163,11 @@ def _tell_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Co
 
 def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
     """The trials to train in full: those named, or all that are done, the best first."""
-    from ..terminal import show
-
     if not ids:
         return ranked_trials(run)
     trials = {trial.id: trial for trial in run.trials()}
     content = {"models": [], "trials": [trial.to_json() for trial in trials.values()]}
-    return [trials[show.find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
+    return [trials[find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
 
 
 def _train_models(
@@ -189,7 +175,7 @@ def _train_models(
     dataset: Dataset,
     chosen: Sequence[Trial],
     wanted: int,
-    way: Way,
+    settings: Settings,
     workers: int | None,
     console: Console,
 ) -> None:
@@ -213,7 +199,7 @@ def _train_models(
             jobs.append(baseline)
         if not jobs:
             break
-        _run_jobs(run, dataset, jobs, way, workers or usable_cores(), console)
+        _run_jobs(run, dataset, jobs, settings, workers or usable_cores(), console)
 
 
 def _planned(
@@ -244,7 +230,7 @@ def _planned(
             )
         architecture = fitting
         extra["measured_before_training_ms"] = milliseconds
-    there = on_target(run, architecture)
+    there = _on_target(run, architecture)
     if there is not None:
         extra["target"] = there
     price = cost(architecture, run.budget.precision)
@@ -262,48 +248,60 @@ def _planned(
     return Job(trial.id, architecture, {}, trial.seed, run.path / "models" / trial.id)
 
 
+def _on_target(run: Run, architecture: Architecture) -> dict[str, Any] | None:
+    """What is known of a network on the run's target; None without a target.
+
+    Returns:
+        `name` and, where the latency is predicted, `latency_ms` (`p50` and `at_most`, with the
+        safety margin) and `measured`, which is False.
+    """
+    name = target_name(run)
+    if name is None:
+        return None
+    found: dict[str, Any] = {"name": name}
+    path = run.path / LATENCY_FILE
+    if is_elsewhere(run) and path.is_file():
+        cells = CellArrays.from_cells([architecture.cells[0]])
+        p50, at_most = latency.load_model(path).quote(cells, architecture.width)[0]
+        found |= {"latency_ms": {"p50": p50, "at_most": at_most}, "measured": False}
+    return found
+
+
 def _run_jobs(
     run: Run,
     dataset: Dataset,
     jobs: Sequence[Job],
-    way: Way,
+    settings: Settings,
     workers: int,
     console: Console,
 ) -> None:
-    recipe = way.recipe
+    recipe, images = settings.recipe, len(dataset.y_train)
     count = min(workers, len(jobs))
     text = (
         f"training {formatting.number(len(jobs), 'network')} "
         f"({', '.join(job.name for job in jobs)}) for "
         f"{formatting.number(recipe.epochs, 'epoch')} on "
-        f"{len(dataset.y_train):,} images, {formatting.number(count, 'worker')}"
+        f"{images:,} images, {formatting.number(count, 'worker')}"
     )
-    if ranks() == 1:  # several processes take every step together
-        images = len(dataset.y_train) * recipe.epochs
-        if on_gpu(way.device):
-            text += f"; {UNTIMED}"
+    if torchrun.ranks() == 1:  # several processes take every step together
+        if estimate.on_gpu(settings.device):
+            text += f"; {estimate.UNKNOWN_ON_GPU}"
         else:
-            each = [
-                images * seconds_per_image(job.build(dataset), dataset, recipe, way.device)
+            step = [
+                estimate.seconds_per_image(job.build(dataset), dataset, recipe, settings.device)
                 for job in jobs
             ]
-            text += f": about {formatting.duration(max(sum(each) / count, *each))}"
+            seconds = [images * recipe.epochs * each for each in step]
+            text += f": {estimate.side_by_side(seconds, count)}"
     console.print(text)
-    with epochs_bar(console, jobs, recipe.epochs) as tell:
-        for job in jobs:
-            put(run, job, state="running")
-        for job, outcome in train_all(jobs, way, workers, tell):
-            _finish(run, job, outcome)
-            text = (
-                f"failed: {outcome.error}"
-                if outcome.accuracy is None
-                else f"{formatting.percent(outcome.accuracy)} on "
-                f"{len(dataset.y_test):,} test images"
-            )
-            console.print(f"  {job.name}: {text} ({formatting.duration(outcome.seconds)})")
+    for job in jobs:
+        put(run, job, state="running")
+    train_side_by_side(
+        jobs, settings, dataset, workers, console, lambda *result: _keep(run, *result)
+    )
 
 
-def _finish(run: Run, job: Job, outcome: Outcome) -> None:
+def _keep(run: Run, job: Job, outcome: Outcome) -> None:
     entries = run.baselines() if job.architecture is None else run.models()
     extra = next((entry["extra"] for entry in entries if entry["id"] == job.name), None) or {}
     put(
@@ -319,13 +317,10 @@ def _finish(run: Run, job: Job, outcome: Outcome) -> None:
     )
     if job.architecture is not None and outcome.accuracy is not None:
         write_cell(job.folder / "cell.json", job.architecture.cells[0])
-    forget_checkpoint(job)
 
 
 def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:
     """The torchvision network of about the size of the first model; None when it is trained."""
-    from gemkit.baselines import nearest_baseline
-
     known = run.baselines()
     if any(entry["state"] in ("done", "failed") for entry in known):
         return None
@@ -355,8 +350,6 @@ def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | Non
 
 def _draw_mistakes(run: Run, dataset: Dataset) -> None:
     """The confusion matrix and the most confused images of the first network, for the report."""
-    from ..report import plots
-
     models = [model for model in run.models() if model["accuracy"] is not None]
     extra = models[0]["extra"] if models else {}
     folder = run.path / "figures"
@@ -377,10 +370,6 @@ def _draw_mistakes(run: Run, dataset: Dataset) -> None:
 
 def _keep_examples(folder: Path, dataset: Dataset) -> None:
     """A few test images as files, for `predict` and the page to be tried with."""
-    import io
-
-    from PIL import Image
-
     if dataset.input_shape[0] not in (1, 3) or (folder / "examples").is_dir():
         return
     for index in np.linspace(0, len(dataset.y_test) - 1, _EXAMPLES).astype(int):

@@ -1,21 +1,21 @@
-"""`gemkit show`: a run as tables, or one of its cells as text and picture."""
+"""`gemkit show` and `gemkit zoo`: a run as tables, a cell as text and picture, the zoo."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.console import Console
 
 from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.store import Run
 
-from .. import formatting
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from .. import formatting, zoo
+from ..report import cell_plots, plots
+from ..runs import find
+from .tables import headed, table_of
 
 _SHOWN = 20
-_LEAST_TOLD = ("load", "size", "p90", "images/s", "provider")
-"""Columns of measurements that a narrow terminal goes without, so that no other is cut."""
 _COUNTS = (("MACs", "macs"), ("params", "params"))
 _HEADS = ("network", "accuracy", "MACs", "params", "memory", "p50", "p90", "p99", "parity", "state")
 
@@ -30,7 +30,7 @@ def _networks(entries: Sequence[Mapping[str, Any]], width: int) -> tuple[Any, An
     return [_HEADS[place] for place in kept], rows
 
 
-def show_run(folder: Path, console: "Console", everything: bool = False) -> dict[str, Any]:
+def show_run(folder: Path, console: Console, everything: bool = False) -> dict[str, Any]:
     """Print the models, baselines and best trials of a run.
 
     Returns:
@@ -85,106 +85,7 @@ def show_run(folder: Path, console: "Console", everything: bool = False) -> dict
     return content
 
 
-def table_of(title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> Any:
-    """A table for the terminal, its first column at the left and all others at the right."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(
-        title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False
-    )
-    for place, head in enumerate(heads):
-        numeric = head not in ("network", "id", "state", "model", "provider", "precision")
-        table.add_column(head, justify="right" if numeric and place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
-    return table
-
-
-def headed(name: object) -> tuple[Any, str]:
-    """What `print` is given to begin a line with a name in bold."""
-    from rich.text import Text
-
-    return Text(str(name), "bold"), ""
-
-
-def tails(names: Sequence[str]) -> list[str]:
-    """The ends of paths, as long as is needed to tell those apart that differ."""
-    parts = [name.split("/") for name in names]
-    most, different = max(map(len, parts), default=0), len(set(names))
-    for length in range(1, most):
-        found = ["/".join(part[-length:]) for part in parts]
-        if len(set(found)) == different:
-            return found
-    return list(names)
-
-
-def measurement_table(found: Sequence[Mapping[str, Any]], width: int) -> Any:
-    """Measurements as a table for a terminal of that width; `~` marks what varied from round to
-    round."""
-    heads = (
-        "model",
-        "provider",
-        "precision",
-        "threads",
-        "batch",
-        "p50",
-        "p90",
-        "p99",
-        "images/s",
-        "load",
-        "size",
-    )
-    rows = [
-        (
-            model,
-            one["provider"].removesuffix("ExecutionProvider"),
-            one["precision"],
-            str(one["threads"]),
-            str(one["batch"]),
-            ("~ " if one.get("noisy") else "") + formatting.latency(one["latency_ms"]),
-            *(formatting.latency(one["latency_ms"], part) for part in ("p90", "p99")),
-            f"{one['throughput']:,.0f}",
-            f"{one['load_ms']:.1f} ms",
-            formatting.size(one["file_bytes"]),
-        )
-        for one, model in zip(found, tails([one["model"] for one in found]), strict=True)
-    ]
-    kept = list(range(len(heads)))
-
-    def wide(place: int) -> int:
-        return max(len(text) for text in (heads[place], *(row[place] for row in rows)))
-
-    for head in _LEAST_TOLD:
-        if sum(wide(place) + 3 for place in kept) > width:
-            kept.remove(heads.index(head))
-    return table_of(
-        "latency", [heads[place] for place in kept], [[row[n] for n in kept] for row in rows]
-    )
-
-
-def find(content: dict[str, Any], id: str, where: Path) -> dict[str, Any]:
-    """The model, or else the trial or baseline of a run that `id` names; its beginning is enough.
-
-    Raises:
-        UserError: nothing or more than one has that id.
-    """
-    for kind in ("models", "trials", "baselines"):
-        entries = content.get(kind, ())
-        found = {entry["id"]: entry for entry in entries if entry["id"].startswith(id)}
-        if id in found:
-            return dict(found[id])
-        if len(found) > 1:
-            raise UserError(f"{id!r} could be {' or '.join(sorted(found)[:4])}: write more of it")
-        if found:
-            return dict(next(iter(found.values())))
-    known = [entry["id"] for entry in (content["models"] or content["trials"])][:5]
-    hint = f"; there are {', '.join(known)}" if known else " (it has no trials yet)"
-    raise UserError(f"{where} has no trial or model {id!r}{hint}")
-
-
-def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None) -> dict[str, Any]:
+def show_cell(folder: Path, id: str, console: Console, out: Path | None = None) -> dict[str, Any]:
     """Print a cell's nodes and what it costs, and write its picture; of a baseline its cost alone.
 
     Args:
@@ -205,11 +106,9 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
         console.print(*headed(entry["id"]), "a known network, to compare with; no one cell")
         console.print(table_of("cost", ("", "value"), cost_rows(entry)))
         return entry
-    from ..report import cell_plots, plots
-
     cell = Cell.from_json(entry["cell"])
     path = out or Path(folder) / "figures" / f"{entry['id']}.png"
-    subtitle = describe(entry, cell)
+    subtitle = formatting.cell_line(entry, cell)
     plots.save(cell_plots.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
     console.print(*headed(entry["id"]), subtitle)
     console.print(table_of("cost", ("", "value"), cost_rows(entry)))
@@ -218,15 +117,6 @@ def show_cell(folder: Path, id: str, console: "Console", out: Path | None = None
         console.print("  " + line)
     console.print(f"picture: {path}")
     return entry
-
-
-def describe(entry: dict[str, Any], cell: Cell) -> str:
-    """One line about a cell."""
-    return (
-        f"{formatting.number(cell.nodes, 'node')}, {formatting.number(len(cell.edges), 'edge')}, "
-        f"{formatting.number(len(cell.leaves), 'leaf', 'leaves')}, {cell.aggregation}; "
-        f"width {entry['width']}"
-    )
 
 
 def cost_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
@@ -266,3 +156,43 @@ def _ranges(nodes: tuple[int, ...]) -> list[str]:
         else:
             found.append([node, node])
     return [("in" if a == 0 else str(a)) if a == b else f"{a}-{b}" for a, b in found]
+
+
+def show_zoo(console: Console) -> list[dict[str, Any]]:
+    """Print what is shipped.
+
+    Returns:
+        the cards.
+    """
+    found = zoo.cards()
+    if found:
+        console.print(
+            table_of("Networks that come with gemkit", zoo.HEADS, [zoo.row(c) for c in found])
+        )
+        console.print(f"next: gemkit export {zoo.PREFIX}{found[0]['name']} --out network.onnx")
+    else:
+        console.print("no networks come with this version of gemkit")
+    return found
+
+
+def show_zoo_network(name: str, console: Console) -> dict[str, Any]:
+    """Print what the card of a network says.
+
+    Returns:
+        the card.
+
+    Raises:
+        UserError: no such network.
+    """
+    known = zoo.card(name)
+    console.print(table_of(known["name"], zoo.HEADS, [zoo.row(known)]))
+    for text in (
+        known["search"]["text"],
+        f"Trained {known['training']['text']}.",
+        known["data_note"],
+        *known["limits"],
+    ):
+        console.print(text)
+    console.print(f"made with: {known['command']}")
+    console.print(f"next: gemkit export {zoo.PREFIX}{known['name']} --out network.onnx")
+    return known

@@ -1,7 +1,6 @@
 """Bad input on the command line: one sentence, exit code 2, nothing written."""
 
 import contextlib
-import io
 import json
 import os
 import re
@@ -17,14 +16,12 @@ import click
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 import page_run
 from gemkit import budget
 from gemkit.app import cli, options
 from gemkit.app.page import page
 from gemkit.app.terminal import show
-from gemkit.records import plain
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -344,7 +341,6 @@ def test_names_offered_are_those_that_exist() -> None:
 def test_an_internal_failure_keeps_its_traceback(
     gemkit: Callable[..., Outcome], made_run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gemkit.app.terminal import show
 
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError
@@ -470,23 +466,6 @@ def test_copies_of_a_file_keep_what_was_measured_of_it(
         card = (tmp_path / "deploy" / f"{model['id']}.card.md").read_text()
         assert "a processor" in card
         assert "Not measured here" not in card
-
-
-def test_a_table_of_measurements_tells_files_apart(seed: int) -> None:
-    assert show.tails(["a/b/x.onnx", "a/c/y.onnx", "a/b/x.onnx"]) == ["x.onnx", "y.onnx", "x.onnx"]
-    assert show.tails(["a/b/m.onnx", "a/c/m.onnx"]) == ["b/m.onnx", "c/m.onnx"]
-    assert show.tails(["alone.onnx"]) == ["alone.onnx"]
-    assert show.tails([]) == []
-    paths = [f"/a/very/long/way/to/the/files/{seed}/models/{id}/model.onnx" for id in "ab"]
-    found = [{**plain(page_run.measurement(path, 1, 1, 0.1)), "model": path} for path in paths]
-    for width in (80, 90, 100, 140):
-        console = Console(width=width, file=io.StringIO())
-        console.print(show.measurement_table(found, width))
-        text = console.file.getvalue()
-        assert "…" not in text
-        assert "a/model.onnx" in text
-        assert "b/model.onnx" in text
-        assert "0.19 ms" in text  # p99 is always shown
 
 
 def test_the_page_asks_for_the_password_that_it_was_given(

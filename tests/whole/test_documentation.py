@@ -39,7 +39,7 @@ from PIL import Image
 
 from gemkit.app import cli
 from gemkit.app.page import server
-from gemkit.app.steps import pipeline
+from gemkit.app.steps import pipeline, search, train
 from gemkit.export import exporter, timing
 from gemkit.store import Run
 from gemkit.workers import Workers
@@ -253,10 +253,12 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Reader:
         return measure(*files, **how | {"rounds": 1, "seconds": 0.001})
 
     monkeypatch.setattr(timing, "measure", briefly)
-    small = functools.partial(pipeline.search, trials=3, epochs=1, nodes=5, workers=1, device="cpu")
-    monkeypatch.setattr(pipeline, "search", small)
-    train = functools.partial(pipeline.train, top=1, epochs=1)
-    monkeypatch.setattr(pipeline, "train", train)
+    small = functools.partial(search.search, trials=3, epochs=1, nodes=5, workers=1, device="cpu")
+    brief = functools.partial(train.train, top=1, epochs=1)
+    for module in (search, pipeline):
+        monkeypatch.setattr(module, "search", small)
+    for module in (train, pipeline):
+        monkeypatch.setattr(module, "train", brief)
     return Reader(tmp_path)
 
 

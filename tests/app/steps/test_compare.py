@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gemkit.app.steps import compare
+from gemkit.app.comparison import mean_interval
+from gemkit.app.steps import compare, compare_entrants
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
@@ -202,7 +203,7 @@ def test_a_killed_comparison_goes_on_to_the_same_figures(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Measuring has its test above; the child is killed before it.
-    monkeypatch.setattr(compare, "_measure", lambda *_: None)
+    monkeypatch.setattr(compare, "measure", lambda *_: None)
     _rank_the_largest_first(made_run)
     words[words.index("--networks") + 1] = "found,random"
     folder = tmp_path / "compared"
@@ -298,9 +299,9 @@ def test_narrow_takes_its_share_of_the_smallest_differentiable_network(tmp_path:
     run: Any = SimpleNamespace(seed=0, path=tmp_path, config={"share": 0.8})
     budget, console = Budget(macs=2_000_000), Console(quiet=True)
 
-    def entrants(*names: str) -> dict[str, compare.Entrant]:
+    def entrants(*names: str) -> dict[str, compare_entrants.Entrant]:
         seeds = dict.fromkeys(names, 2)
-        made = compare._entrants(run, seeds, digits, 2_000_000, budget, found, console)
+        made = compare_entrants.gather(run, seeds, digits, 2_000_000, budget, found, console)
         return {one.name: one for one in made}
 
     made = entrants("found", "narrow", "darts_v2", "pc_darts", "mobilenet_v3_small")
@@ -317,17 +318,17 @@ def test_narrow_takes_its_share_of_the_smallest_differentiable_network(tmp_path:
 
 def test_intervals_are_students(seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=5).tolist()
-    mean, low, high = compare.mean_interval(values)
+    mean, low, high = mean_interval(values)
     assert mean == pytest.approx(np.mean(values))
     half = 2.776445 * np.std(values, ddof=1) / math.sqrt(5)
     assert (low, high) == (pytest.approx(mean - half), pytest.approx(mean + half))
-    assert compare.mean_interval([0.5]) == (0.5, None, None)
+    assert mean_interval([0.5]) == (0.5, None, None)
 
 
 def test_random_cells_have_thirty_nodes_and_the_budget(seed: int) -> None:
     skeleton = skeleton_for((3, 32, 32), 10)
     first, again, other = (
-        compare._random(skeleton, Budget(macs=3_000_000), number)
+        compare_entrants.random_network(skeleton, Budget(macs=3_000_000), number)
         for number in (seed, seed, seed + 1)
     )
     assert first == again

@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +10,14 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from rich.console import Console
 
-from gemkit.app import cli, formatting
-from gemkit.app.report import cell_layout, cell_plots, plots, report
-from gemkit.app.steps import ablate, pipeline, predict, train
-from gemkit.architecture import Architecture, skeleton_for
+from gemkit.app import cli
+from gemkit.app.steps import pipeline, predict
+from gemkit.app.steps.search import search
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.cost import count_with_fvcore
 from gemkit.data import load
-from gemkit.errors import UserError
 from gemkit.network import load_network
 from gemkit.pictures import read_picture
 from gemkit.store import Run
@@ -155,7 +151,7 @@ def test_a_finished_run_resumes_without_doing_anything(
 
 
 def test_the_same_seed_makes_the_same_trials(run_folder: Path, data: str, tmp_path: Path) -> None:
-    again = pipeline.search(data, BUDGET, out=tmp_path / "again", **SMALL)
+    again = search(data, BUDGET, out=tmp_path / "again", **SMALL)
     with again, Run.open(run_folder) as first:
         for new, old in zip(again.trials(), first.trials(), strict=True):
             assert (new.key, new.width, new.accuracy, new.seed) == (
@@ -197,113 +193,3 @@ def test_pictures_that_cannot_be_used_do_not_hide_the_others(
     assert ["error" in entry for entry in found] == [True, False, True]
     for path in (named[0], named[2]):
         assert f"{path} cannot be used" in said.err.replace("\n", " ")
-
-
-# ---- parts
-
-
-def test_a_network_that_is_too_slow_is_narrowed(
-    monkeypatch: pytest.MonkeyPatch, random_cell: MakeCell, seed: int
-) -> None:
-    from gemkit.export import latency
-
-    monkeypatch.setattr(
-        latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
-    )
-    rng = np.random.default_rng(seed)
-    cell = random_cell(rng, 10, 0.3)
-    wide = Architecture((cell,), skeleton_for((1, 8, 8), 10), int(rng.integers(20, 60)))
-    limit = 0.01 * int(rng.integers(5, 20))
-    fitting, milliseconds = pipeline.narrowed(wide, limit)
-    assert fitting is not None
-    assert milliseconds == 0.01 * fitting.width <= 0.97 * limit < 0.01 * (fitting.width + 1)
-    assert pipeline.narrowed(wide, 1.0)[0] == wide
-    # Half as fast off the multiples of 8, as processors are: the last one inside is found.
-    monkeypatch.setattr(
-        latency,
-        "measure_here",
-        lambda networks, **_: [0.01 * one.width * (1 + (one.width % 8 > 0)) for one in networks],
-    )
-    fitting, _ = pipeline.narrowed(replace(wide, width=60), 0.5)
-    assert fitting is not None
-    assert fitting.width == 48
-    monkeypatch.setattr(
-        latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
-    )
-    assert pipeline.narrowed(wide, 0.001)[0] is None
-
-
-def test_links_in_a_report_lead_to_files_of_the_run_alone(tmp_path: Path) -> None:
-    blocks = [report.Paragraph("[a](models/x/a.onnx) of [b](javascript:alert(1))")]
-    page = report.page(blocks, "title", tmp_path)
-    assert '<a href="models/x/a.onnx">a</a>' in page
-    assert page.count("<a ") == 1
-
-
-def test_regrets_of_few_queries_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    one = {"regret_after": {"7": 0.125}, "median_queries_to_best": None}
-    found = {"queries": 7, "table": "t", "metric": "m", "strategies": {"random": one}}
-    ablate._print_strategies(found, Console(width=200))
-    shown = capsys.readouterr().out
-    assert "regret 7" in shown
-    assert "0.125" in shown
-
-
-def test_examples_of_a_class_with_a_long_name_are_kept(tmp_path: Path) -> None:
-    digits = load("digits")
-    long = replace(digits, class_names=tuple(f"{n}" * 250 for n in range(10)))
-    train._keep_examples(tmp_path, long)
-    assert len(list((tmp_path / "examples").iterdir())) == 8
-
-
-def test_default_places_do_not_overwrite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert pipeline.default_out("digits", False) == Path("runs/digits")
-    assert pipeline.default_out("npz:some/where.npz", False) == Path("runs/where")
-    assert pipeline.default_out("imagefolder:my/photos@32", False) == Path("runs/photos")
-    assert pipeline.default_out("imagefolder:my/photos/..", False) == Path("runs/my")
-    Run.create("runs/digits", {"budget": Budget(macs=1).to_json(), "seed": 0}).close()
-    assert pipeline.default_out("digits", True) == Path("runs/digits")
-    assert pipeline.default_out("digits", False) == Path("runs/digits-2")
-
-
-def test_the_drawing_keeps_nodes_apart_and_lines_going_right(
-    random_cell: MakeCell, seed: int
-) -> None:
-    rng = np.random.default_rng(seed)
-    for nodes, density in ((1, 1.0), (12, 0.2), (30, 0.1), (30, 0.5)):
-        cell = random_cell(rng, nodes, density)
-        placed = cell_layout.layout(cell)
-        points = placed.positions
-        assert len(points) == nodes + 2
-        gaps = np.linalg.norm(points[:, None] - points[None], axis=2)
-        assert gaps[~np.eye(len(points), dtype=bool)].min() > 0.45  # a node is 0.45 inches wide
-        assert all(segment.start[0] < segment.end[0] for segment in placed.segments)
-        # Following the lines leads from every node to exactly those who read it.
-        for node in range(nodes + 1):
-            reached = {s.to_node for s in placed.segments if s.owner == node and s.to_node >= 0}
-            expected = set(cell.successors[node]) | ({nodes + 1} if node in cell.leaves else set())
-            assert reached == expected
-
-
-def test_pictures_are_written_whole_or_refused(
-    tmp_path: Path, random_cell: MakeCell, seed: int
-) -> None:
-    cell = random_cell(np.random.default_rng(seed), 30, 0.2)
-    figure = cell_plots.cell_figure(cell, "title", "subtitle")
-    for name in ("cell.png", "cell.svg"):
-        plots.save(figure, tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 1000
-    with pytest.raises(UserError, match=r"\.png or \.svg"):
-        plots.save(figure, tmp_path / "cell.bmp")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["cell.png", "cell.svg"]
-
-
-def test_words() -> None:
-    assert formatting.duration(0.2) == "1 second"
-    assert formatting.duration(61) == "61 seconds"
-    assert formatting.duration(600) == "10 minutes"
-    assert formatting.duration(3 * 3600) == "3.0 hours"
-    assert formatting.number(1, "trial") == "1 trial"
-    assert formatting.number(2, "query", "queries") == "2 queries"
-    assert formatting.percent(None) == formatting.NONE

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gemkit.app import cli
 from gemkit.app.report import report
-from gemkit.app.steps import train
-from gemkit.app.steps.final_training import _mistakes
+from gemkit.app.steps import final_training, train
+from gemkit.architecture import Architecture, skeleton_for
+from gemkit.cell import Cell
 from gemkit.data import load
 from gemkit.errors import UserError
+from gemkit.export import latency
 from gemkit.network import load_network
 from gemkit.store import Run
 from gemkit.train import logits
@@ -92,7 +95,7 @@ def test_what_is_seen_of_a_training(
 def test_the_most_confident_mistakes_come_first(seed: int) -> None:
     digits = load("digits")
     outputs = np.random.default_rng(seed).normal(size=(360, 10)).astype(np.float32)
-    _, mistakes = _mistakes(outputs, digits)
+    _, mistakes = final_training.mistakes(outputs, digits)
     sure = [one["probability"] for one in mistakes]
     assert len(sure) == 12
     assert sure == sorted(sure, reverse=True)
@@ -236,8 +239,6 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from gemkit.app.steps import final_training
-
     words = ["train", str(fresh), "--data", few, "--epochs", "5", "--top", "1", "--workers", "1"]
 
     class Killed(Exception):
@@ -245,12 +246,12 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
 
     real = final_training.train_one
 
-    def killed(job: Any, dataset: Any, way: Any, tell: Any) -> Any:
+    def killed(job: Any, dataset: Any, settings: Any, report: Any) -> Any:
         def stop(name: str, share: float) -> None:
             if share > 0.7:
                 raise Killed
 
-        return real(job, dataset, way, stop)
+        return real(job, dataset, settings, stop)
 
     monkeypatch.setattr(final_training, "train_one", killed)
     with pytest.raises(Killed):
@@ -313,3 +314,41 @@ def test_torchrun_trains_in_two_processes(fresh: Path, few: str) -> None:
     network = load_network(fresh / "models" / model["id"] / "weights.safetensors")
     outputs = logits(network, data.x_test, data.mean, data.std, "cpu")
     assert (outputs.argmax(1) == data.y_test).mean() == model["accuracy"]
+
+
+def test_a_network_that_is_too_slow_is_narrowed(
+    monkeypatch: pytest.MonkeyPatch,
+    random_cell: Callable[[np.random.Generator, int, float], Cell],
+    seed: int,
+) -> None:
+    monkeypatch.setattr(
+        latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
+    )
+    rng = np.random.default_rng(seed)
+    cell = random_cell(rng, 10, 0.3)
+    wide = Architecture((cell,), skeleton_for((1, 8, 8), 10), int(rng.integers(20, 60)))
+    limit = 0.01 * int(rng.integers(5, 20))
+    fitting, milliseconds = train.narrowed(wide, limit)
+    assert fitting is not None
+    assert milliseconds == 0.01 * fitting.width <= 0.97 * limit < 0.01 * (fitting.width + 1)
+    assert train.narrowed(wide, 1.0)[0] == wide
+    # Half as fast off the multiples of 8, as processors are: the last one inside is found.
+    monkeypatch.setattr(
+        latency,
+        "measure_here",
+        lambda networks, **_: [0.01 * one.width * (1 + (one.width % 8 > 0)) for one in networks],
+    )
+    fitting, _ = train.narrowed(replace(wide, width=60), 0.5)
+    assert fitting is not None
+    assert fitting.width == 48
+    monkeypatch.setattr(
+        latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
+    )
+    assert train.narrowed(wide, 0.001)[0] is None
+
+
+def test_examples_of_a_class_with_a_long_name_are_kept(tmp_path: Path) -> None:
+    digits = load("digits")
+    long = replace(digits, class_names=tuple(f"{n}" * 250 for n in range(10)))
+    train._keep_examples(tmp_path, long)
+    assert len(list((tmp_path / "examples").iterdir())) == 8

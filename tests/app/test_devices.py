@@ -12,7 +12,8 @@ import onnxruntime as ort
 import pytest
 
 from gemkit import baselines
-from gemkit.app.steps import pipeline
+from gemkit.app.steps.search import search
+from gemkit.app.steps.train import train
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
@@ -188,9 +189,9 @@ def test_refused_in_one_sentence(
 def test_export_in_other_forms(gemkit: Callable[..., Outcome], tmp_path: Path, seed: int) -> None:
     """uint8 pixels in, probabilities out, a fixed batch, an opset; for all precisions."""
     budget = Budget(macs=200_000)
-    with pipeline.search("digits", budget, out="run", trials=1, epochs=1, workers=2, nodes=4):
+    with search("digits", budget, out="run", trials=1, epochs=1, workers=2, nodes=4):
         pass
-    pipeline.train("run", top=1, epochs=1, workers=2)
+    train("run", top=1, epochs=1, workers=2)
     words = "export run --precision fp16,int8 --input uint8 --softmax --opset 20 --batch 2"
     value = json.loads(good(gemkit(*words.split(), "--out", "deploy", "--json")))
     (model,) = value

@@ -1,0 +1,86 @@
+"""Files made of a network's fp32 file: rewritten to be faster or smaller, in other precisions."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gemkit.data import Dataset
+from gemkit.export import optimize as optimizer
+from gemkit.export import quantize
+
+from .. import formatting
+from ..terminal.progress import bar
+
+
+def files_of(path: Path) -> list[Path]:
+    """A model's ONNX file and those made of it, which begin with its name."""
+    others = sorted(path.parent.glob(f"{path.stem}.*.onnx"))
+    return [path, *(other for other in others if other != path)]
+
+
+def convert(
+    path: Path,
+    precision: Sequence[str],
+    optimize: str | None,
+    dataset: Dataset | None,
+    console: Console,
+) -> list[dict[str, Any]]:
+    """Write a file's optimised form and other precisions of both, where asked for.
+
+    Args:
+        dataset: images that other precisions are made and judged on.
+
+    Returns:
+        what was written.
+    """
+    sources, made = [path], []
+    id = path.parent.name if path.stem == "model" else path.stem
+    if optimize is not None:
+        better = path.with_name(f"{path.stem}.optimized.onnx")
+        report = optimizer.optimize_file(path, better, objective=optimize)
+        before, after = report.peak_memory_bytes
+        console.print(
+            f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
+            f"{formatting.size(before)} -> {formatting.size(after)}; applied: "
+            f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
+        )
+        made.append({"onnx": str(better), "precision": "fp32", **report.to_json()})
+        if report.applied:
+            sources.append(better)
+    for source in sources:
+        for kind in precision:
+            if kind != "fp32":
+                assert dataset is not None
+                made.append(_in_precision(source, kind, id, dataset, console))
+    return made
+
+
+def _in_precision(
+    source: Path, kind: str, id: str, dataset: Dataset, console: Console
+) -> dict[str, Any]:
+    test = (dataset.x_test, dataset.y_test)
+    target = source.with_name(f"{source.stem}.{kind}.onnx")
+    optimised = source.stem.endswith(".optimized")
+    text = f"{id} {kind}" + (" optimised" if optimised else "")
+    with bar(console, text, 100) as advance:
+        if kind == "fp16":
+            found = quantize.to_fp16(source, target, test=test)
+        else:
+            found = quantize.to_int8(
+                source,
+                target,
+                training=(dataset.x_train, dataset.y_train),
+                test=test,
+                progress=lambda share: advance(completed=int(100 * share)),
+            )
+    console.print(
+        f"  {text}: {formatting.percent(found.accuracy)} "
+        f"(fp32 {formatting.percent(found.reference_accuracy)}), "
+        f"{formatting.size(found.file_bytes)} (fp32 {formatting.size(found.reference_bytes)}), "
+        f"{found.speedup:.2f} times as fast as {'that in fp32' if optimised else 'fp32'}"
+    )
+    for note in found.notes:
+        console.print(f"    {note}")
+    return found.to_json()
