@@ -325,7 +325,7 @@ def test_the_script_itself_refuses_in_one_sentence(tmp_path: Path) -> None:
         cwd=tmp_path,
         check=False,
     )
-    _refused((done.returncode, done.stdout, done.stderr), "--max-macs")
+    _refused((done.returncode, done.stdout, done.stderr), "MACs budget of 1k")
     assert not list(tmp_path.iterdir())
 
 
