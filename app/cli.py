@@ -478,6 +478,26 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
 
 
 @cli.command()
+@click.argument("data", metavar="DATA")
+@click.option("--out", metavar="PICTURE", type=FILE, help="Draw images of every class, as PNG.")
+@click.option(
+    "--skip-unusable",
+    is_flag=True,
+    help="List the pictures that cannot be read in the folder, to be left out from now on.",
+)
+@json_option
+def data(data: str, out: Path | None, skip_unusable: bool, json_file: str | None) -> None:
+    """Look at a data set: what is read, what is left out, and what may mislead.
+
+    DATA is what --data takes, such as imagefolder:PATH.
+    """
+    from .steps import data as module
+
+    _check_json(json_file)
+    _deliver_json(module.data(data, out, skip_unusable, _console(json_file)), json_file)
+
+
+@cli.command()
 @data_option
 @click.option("--max-macs", type=COUNT, required=True, help="Each network takes at most so many.")
 @click.option(

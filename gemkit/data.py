@@ -9,38 +9,34 @@ uint8 images. Nothing here reads a pickle. `gemkit.cifar` gets CIFAR's archives 
 import gzip
 import hashlib
 import importlib.util
-import io
 import math
 import os
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gemkit import cifar
 from gemkit.errors import UserError
-from gemkit.files import is_folder, read_arrays
+from gemkit.files import is_folder
 from gemkit.folders import read_folder
 from gemkit.identity import Identity, of_arrays, of_files
+from gemkit.npz import StoredImages, read_npz
 from gemkit.pictures import (
     Images,
     PictureError,
     PicturesError,
     StreamedImages,
     decoded,
-    jpeg_quality,
-    open_image,
 )
 from gemkit.splits import SPLIT_SEED, Labels, stratified, test_part
 
 SOURCES = ("digits", "cifar10", "cifar100", "imagefolder:PATH", "npz:FILE")
 FOLDER_IMAGE_SIZE = 64
 """Pixels to which `imagefolder:PATH` brings every image where no `@SIZE` is given."""
-MAX_CHANNELS = 16
 _PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
 _PROXY_LEAST_OF_A_CLASS = 4
 _STATISTICS_OF = 10_000  # images, of a set that is streamed
@@ -105,8 +101,9 @@ def load(spec: str) -> Dataset:
             (binary version; looked for in the data folder, then downloaded),
             `imagefolder:PATH` (one folder a class, below `train/` or directly in PATH; images
             are brought to 64x64 pixels, to N x N with `@N` after the path) or `npz:FILE`
-            (`x_train`, `y_train`, `x_test`, `y_test`, optional `class_names` and `name`; or
-            encoded images as `train_bytes` and `train_offsets`, likewise for the test).
+            (`x_train`, `y_train`, `x_test`, `y_test`, optional `class_names`, `name` and
+            `x_validation`, `y_validation`; or encoded images as `train_bytes` and
+            `train_offsets`, likewise for the other parts).
 
     Raises:
         UserError: unknown name, missing files or bad content, with the file's or row's name.
@@ -120,7 +117,7 @@ def load(spec: str) -> Dataset:
         if not place:
             raise UserError(f"{spec!r} names no path: write {source}:PATH")
         if source == "npz":
-            return _identified(spec, _npz(Path(place)))
+            return _npz(spec, read_npz(Path(place)))
         return _image_folder(place)
     if os.path.exists(spec):
         kind = "imagefolder" if os.path.isdir(spec) else "npz"
@@ -392,188 +389,24 @@ def _read_files(files: Sequence[Path], size: int) -> Images:
 
 # ------------------------------------------------------------------------------------- npz
 
-_CIFAR10_CLASSES = (
-    "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck",
-)  # fmt: skip
 
-
-def _npz(path: Path) -> Dataset:
-    path = Path(os.path.expanduser(path))
-    arrays = read_arrays(path)
-    encoded = "train_bytes" in arrays
-    needed = ["y_train", "y_test"]
-    for part in ("train", "test"):
-        needed += [f"{part}_bytes", f"{part}_offsets"] if encoded else [f"x_{part}"]
-    missing = [name for name in needed if name not in arrays]
-    if missing:
-        raise UserError(
-            f"{path} lacks {', '.join(missing)}: it needs x_train, y_train, x_test and y_test, "
-            "or train_bytes, train_offsets, test_bytes and test_offsets instead of the images"
-        )
-    names = _class_names(path, arrays.get("class_names"))
-    y_train = _labels(path, "y_train", arrays["y_train"])
-    if not names:
-        names = tuple(str(label) for label in range(int(y_train.max()) + 1))
-    y_test = _labels(path, "y_test", arrays["y_test"])
-    note, shape = "", None
-    images = []
-    for part in ("train", "test"):
-        if encoded:
-            found, note, shape = _encoded(path, part, arrays, shape)
-        else:
-            found = _pixels(path, f"x_{part}", arrays[f"x_{part}"])
-        images.append(found)
-    if images[0].shape[1:] != images[1].shape[1:]:
-        raise UserError(
-            f"{path}: training images are {_size(images[0])}, test images {_size(images[1])}; "
-            "they must be alike"
-        )
-    for part, x, y in (("train", images[0], y_train), ("test", images[1], y_test)):
-        if len(x) != len(y):
-            raise UserError(f"{path}: {len(x)} images and {len(y)} labels for {part}")
-        _check_classes(path, f"y_{part}", y, names, complete=part == "train")
-    return _dataset(
-        _npz_name(path, arrays.get("name"), names, images[0], note),
-        (images[0], images[1]),
-        (y_train, y_test),
-        names,
-        note,
+def _npz(spec: str, stored: StoredImages) -> Dataset:
+    images, labels = stored.images, stored.labels
+    dataset = _dataset(
+        stored.name,
+        (images["training"], images["test"]),
+        (labels["training"], labels["test"]),
+        stored.class_names,
+        stored.note,
     )
-
-
-def _class_names(path: Path, names: NDArray[Any] | None) -> tuple[str, ...]:
-    if names is None:
-        return ()
-    if names.ndim != 1 or names.dtype.kind not in "US":
-        raise UserError(f"{path}: class_names must be a list of texts")
-    texts = [
-        name.decode(errors="replace") if isinstance(name, bytes) else name
-        for name in names.tolist()
-    ]
-    for place, text in enumerate(texts):
-        if not text.strip() or text in texts[:place]:
-            raise UserError(f"{path}: class name {place} ({text!r}) is empty or given twice")
-    return tuple(texts)
-
-
-def _labels(path: Path, key: str, labels: NDArray[Any]) -> Labels:
-    if labels.ndim != 1:
-        raise UserError(f"{path}: {key} has shape {labels.shape}, it must be (n,)")
-    if len(labels) == 0:
-        raise UserError(f"{path}: {key} is empty")
-    if labels.dtype.kind == "f" and np.isnan(labels).any():
-        raise UserError(f"{path}: {key} holds NaN at row {int(np.argmax(np.isnan(labels)))}")
-    if labels.dtype.kind not in "iu":
-        raise UserError(f"{path}: {key} holds {labels.dtype} values, labels must be integers")
-    if labels.min() < 0:
-        row = int(np.argmax(labels < 0))
-        raise UserError(f"{path}: {key} holds {labels[row]} at row {row}, labels begin with 0")
-    if labels.max() >= 100_000:
-        row = int(np.argmax(labels >= 100_000))
-        raise UserError(f"{path}: {key} holds {labels[row]} at row {row}, which is no class index")
-    return labels.astype(np.int64)
-
-
-def _check_classes(
-    path: Path, key: str, labels: Labels, names: tuple[str, ...], complete: bool
-) -> None:
-    if labels.max() >= len(names):
-        row = int(np.argmax(labels >= len(names)))
-        raise UserError(
-            f"{path}: {key} holds {labels[row]} at row {row}, the classes are 0 to {len(names) - 1}"
-        )
-    if not complete:
-        return
-    sizes = np.bincount(labels, minlength=len(names))
-    if (sizes > 0).sum() < 2:
-        raise UserError(f"{path}: {key} holds one class only, at least two are needed")
-    if (sizes == 0).any():
-        empty = int(np.argmax(sizes == 0))
-        raise UserError(f"{path}: class {empty} ({names[empty]}) has no training images")
-
-
-def _pixels(path: Path, key: str, images: NDArray[Any]) -> Images:
-    if images.dtype.kind == "f" and not np.isfinite(images).all():
-        row = int(np.argwhere(~np.isfinite(images))[0][0])
-        raise UserError(f"{path}: {key} holds NaN or infinity at row {row}")
-    if images.dtype != np.uint8:
-        raise UserError(
-            f"{path}: {key} holds {images.dtype} values, images must be uint8 from 0 to 255"
-        )
-    if images.ndim == 3:
-        images = images[..., None]
-    if images.ndim != 4:
-        raise UserError(
-            f"{path}: {key} has shape {images.shape}, it must be (n, height, width) or "
-            "(n, height, width, channels)"
-        )
-    if 0 in images.shape:
-        raise UserError(f"{path}: {key} is empty, its shape is {images.shape}")
-    if images.shape[-1] > MAX_CHANNELS:
-        swapped = "; channels come last" if images.shape[1] <= MAX_CHANNELS else ""
-        raise UserError(
-            f"{path}: {key} has shape {images.shape}, which means {images.shape[-1]} channels, "
-            f"at most {MAX_CHANNELS} are possible{swapped}"
-        )
-    return np.ascontiguousarray(images)
-
-
-def _encoded(
-    path: Path, part: str, arrays: dict[str, NDArray[Any]], shape: tuple[int, int, int] | None
-) -> tuple[Images, str, tuple[int, int, int]]:
-    """Decode `PART_bytes`; all pictures have the size of the first training picture."""
-    content, offsets = arrays[f"{part}_bytes"], arrays[f"{part}_offsets"]
-    if content.dtype != np.uint8 or content.ndim != 1:
-        raise UserError(f"{path}: {part}_bytes must be a flat array of uint8")
-    if offsets.ndim != 1 or offsets.dtype.kind not in "iu" or len(offsets) < 2:
-        raise UserError(f"{path}: {part}_offsets must be a flat array of n + 1 integers")
-    bounds = offsets.astype(np.int64)
-    wrong = np.flatnonzero((np.diff(bounds) <= 0) | (bounds[:-1] < 0) | (bounds[1:] > len(content)))
-    if len(wrong):
-        raise UserError(
-            f"{path}: {part}_offsets at row {wrong[0]} ({bounds[wrong[0]]} to "
-            f"{bounds[wrong[0] + 1]}) do not lie inside the {len(content)} bytes of {part}_bytes"
-        )
-
-    def picture(row: int) -> tuple[bytes, str]:
-        return content[bounds[row] : bounds[row + 1]].tobytes(), f"{path}: {part} image {row}"
-
-    first, what = picture(0)
-    try:
-        with open_image(io.BytesIO(first)) as image:
-            quality = jpeg_quality(image)
-            if shape is None:
-                shape = (image.height, image.width, 1 if image.mode == "L" else 3)
-    except Exception:
-        raise UserError(f"{what} cannot be decoded: no readable picture") from None
-
-    key = hashlib.sha256(repr(shape).encode())
-    key.update(bounds.tobytes())
-    key.update(content.tobytes())
-    images = decoded(
-        f"npz-{key.hexdigest()[:24]}", (len(bounds) - 1, *shape), picture, len(content)
+    return replace(
+        dataset,
+        x_validation=images.get("validation"),
+        y_validation=labels.get("validation"),
+        identity=of_arrays(
+            spec,
+            stored.class_names,
+            labels,
+            {f"{part} images": found for part, found in images.items()},
+        ),
     )
-    return images, f"decoded from {quality}", shape
-
-
-def _npz_name(
-    path: Path,
-    given: NDArray[Any] | None,
-    names: tuple[str, ...],
-    images: Images,
-    note: str,
-) -> str:
-    """The name in the file; else CIFAR-10's copy by its classes and size; else the file's name."""
-    if given is not None:
-        if given.ndim != 0 or given.dtype.kind != "U" or not str(given).strip():
-            raise UserError(f"{path}: name must be one text")
-        return str(given).strip()
-    if names == _CIFAR10_CLASSES and images.shape[1:] == (32, 32, 3):
-        kind = note.removeprefix("decoded from ")
-        return f"CIFAR-10 ({kind} copy)" if kind else "CIFAR-10 (copy)"
-    return path.stem
-
-
-def _size(images: Images) -> str:
-    height, width, channels = images.shape[1:]
-    return f"{height}x{width}x{channels}"

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
-from gemkit.files import is_file, unreadable
+from gemkit.files import is_file, unreadable, write_bytes
 from gemkit.pictures import HEIF_SUFFIXES, SUFFIXES, looks_like_a_picture, reads_heif
 from gemkit.splits import Labels, test_part
 
@@ -162,6 +162,12 @@ def identical(files: Iterable[Path]) -> list[list[Path]]:
     for key in (_size, _ends, _digest):
         groups = [same for group in groups for same in _grouped(group, key)]
     return groups
+
+
+def skip_from_now_on(root: Path, files: Iterable[Path]) -> None:
+    """Add pictures below a folder to its list of those that are left out."""
+    names = [os.fsencode(path.relative_to(root).as_posix()) for path in files]
+    write_bytes(root / SKIP_LIST, b"\n".join(dict.fromkeys([*_skip_list(root), *names])) + b"\n")
 
 
 # -------------------------------------------------------------------------------- the tree
@@ -314,7 +320,8 @@ def _skip_list(root: Path) -> Iterator[bytes]:
         except OSError as error:
             raise unreadable(error, path) from None
         for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
-            yield line.strip()
+            if line.strip():
+                yield line.strip()
 
 
 # ------------------------------------------------------------------- parts and classes

@@ -95,6 +95,17 @@ def read_picture(
         return fit_image(image, input_shape)
 
 
+def stored_size(path: Path) -> tuple[int, int]:
+    """(width, height) of a picture as it is stored; its pixels are not decoded.
+
+    Raises:
+        PictureError: it is missing or no picture.
+    """
+    with _opened(path, str(path)) as image:
+        width, height = image.size
+        return width, height
+
+
 def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:
     """Bring a picture that Pillow opened to what a network takes; as `read_picture`.
 

@@ -28,6 +28,7 @@ COLOURS = {"input": INK} | {operation.name: operation.colour for operation in TA
 LIMIT = "#c8352b"
 FOUND = "#1f8a70"
 BASELINE = "#8e5ea2"
+DPI = 150
 
 
 @dataclass(frozen=True)
@@ -521,7 +522,7 @@ def correlation_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Fi
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a figure beside its place and rename it; `.png` (150 dpi) or `.svg`.
+    """Write a figure beside its place and rename it; `.png` (`DPI`) or `.svg`.
 
     Raises:
         UserError: the file cannot be written, or its name ends otherwise.
@@ -530,4 +531,4 @@ def save(figure: Figure, path: Path) -> None:
     if kind not in ("png", "svg"):
         raise UserError(f"{path}: a picture's name must end in .png or .svg")
     with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format=kind, dpi=150)
+        figure.savefig(temporary, format=kind, dpi=DPI)

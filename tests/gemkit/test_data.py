@@ -123,6 +123,27 @@ def test_npz_without_a_channel_axis_is_grey(tmp_path: Path, arrays: Arrays) -> N
     assert load(saved(tmp_path / "grey.npz", arrays)).input_shape == (1, 6, 5)
 
 
+@pytest.mark.parametrize("as_bytes", [False, True])
+def test_npz_may_hold_a_validation_part(as_bytes: bool, tmp_path: Path, arrays: Arrays) -> None:
+    given = arrays["x_test"][:12], np.arange(12) % 4
+    arrays = encoded(arrays, kind="PNG") if as_bytes else arrays
+    more: Arrays = {"y_validation": given[1], "extra": np.zeros(3)}
+    if as_bytes:
+        pictures_ = [np.frombuffer(jpeg(one, kind="PNG"), np.uint8) for one in given[0]]
+        more["validation_bytes"] = np.concatenate(pictures_)
+        more["validation_offsets"] = np.cumsum([0, *map(len, pictures_)])
+    else:
+        more["x_validation"] = given[0]
+    data = load(saved(tmp_path / "three.npz", arrays | more))
+    assert np.array_equal(data.x_validation, given[0])
+    assert data.identity is not None
+    assert data.identity.validation == (3, 3, 3, 3)
+    assert "not used: extra" in data.note
+    split = proxy_split(data, 0)
+    assert len(split.y_train) == len(data.y_train)
+    assert np.array_equal(split.x_validation, given[0])
+
+
 def test_encoded_images_decode_to_the_same_pixels(tmp_path: Path, arrays: Arrays) -> None:
     dataset = load(saved(tmp_path / "png.npz", encoded(arrays, kind="PNG")))
     check(dataset)
@@ -477,6 +498,17 @@ BAD_ARRAYS = {
     "empty labels": (change(y_test=np.zeros(0, int)), "y_test is empty"),
     "flat images": (change(x_train=np.zeros((40, 90), np.uint8)), r"has shape \(40, 90\)"),
     "channels first": (change(x_train=np.zeros((40, 3, 6, 50), np.uint8)), "channels come last"),
+    "colour channels first": (
+        change(x_train=np.zeros((40, 3, 12, 12), np.uint8)), r"save x_train.transpose\(0, 2, 3",
+    ),
+    "a grey channel first": (
+        change(x_train=np.zeros((40, 1, 8, 8), np.uint8)), "looks like channels first",
+    ),
+    "validation without labels": (
+        change(y_validation=np.arange(4), x_validation=np.zeros((5, 6, 5, 3), np.uint8)),
+        "5 images and 4 labels for validation",
+    ),
+    "labels without validation": (change(y_validation=np.arange(4)), "lacks x_validation"),
     "other size": (change(x_test=np.zeros((20, 7, 5, 3), np.uint8)), "6x5x3, test images 7x5x3"),
     "negative label": (at("y_train", 5, -1), "-1 at row 5"),
     "label of no class": (at("y_test", 6, 4), "4 at row 6, the classes are 0 to 3"),
