@@ -24,8 +24,6 @@ GOAL = (0.004, 0.036)
 Bar = tuple[str, str, str, str, str]
 """What was measured, the bar, the figure, whether it holds, where it is told."""
 TRIED = {
-    "latencies predicted within 10 %, 32x32": "three passes instead of one, the 10th percentile "
-    "instead of the median, features by part and kernel count",
     "search as good as random search at twice the trials, 10 trials": "the first ten trials are "
     "the first sample: nothing is learned before them",
     "WL kernel, 50,000 pairs of 10,000 graphs, depth 3": "it holds in most hours; a faster hash "
