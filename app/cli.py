@@ -22,6 +22,7 @@ from gemkit.budget import Budget, format_count
 from gemkit.errors import UserError
 from gemkit.files import is_file, is_folder, write_json
 
+from .hints import command
 from .options import (
     COUNT,
     FILE,
@@ -217,7 +218,7 @@ def run(json_file: str | None, **options: Any) -> None:
         content = finished.to_json()
     networks = (*content["models"], *content["baselines"])
     print_measurements([one for entry in networks for one in entry["measurements"]], console)
-    console.print(f"next: gemkit app {finished.path}")
+    console.print(f"next: {command('app', finished.path)}")
     _deliver_json(content, json_file)
 
 
@@ -234,7 +235,7 @@ def search(json_file: str | None, **options: Any) -> None:
         finished = search(**arguments, console=console, command=_again())
     with finished:
         content = finished.to_json()
-    console.print(f"next: gemkit train {finished.path}")
+    console.print(f"next: {command('train', finished.path)}")
     _deliver_json(content, json_file)
 
 
@@ -272,7 +273,7 @@ def train(
             lambda: train(run_folder, ids, console=console, **options), train_along
         )
     if models is not None:
-        console.print(f"next: gemkit export {run_folder}")
+        console.print(f"next: {command('export', run_folder)}")
         _deliver_json(models, json_file)
 
 
@@ -348,7 +349,9 @@ def _export_zoo(
 
     console = _console(json_file)
     made = export_zoo(name, data=data, console=console, **options)
-    console.print(f"next: gemkit bench {made[0]['onnx']}   or   gemkit predict {name} PICTURE")
+    console.print(
+        f"next: {command('bench', made[0]['onnx'])}   or   {command('predict', name, 'PICTURE')}"
+    )
     _deliver_json(made, json_file)
 
 
@@ -360,8 +363,8 @@ def _export_run(
     console = _console(json_file)
     with _resumable(_again()):
         delivery = export(run_folder, ids, console=console, **options)
-    measurable = run_folder if delivery.folder is None else f"{delivery.folder}/*.onnx"
-    console.print(f"next: gemkit bench {measurable}")
+    made = "" if delivery.folder is None else "/*.onnx"  # for the shell to fill in
+    console.print(f"next: {command('bench', delivery.folder or run_folder)}{made}")
     _deliver_json(delivery.models, json_file)
 
 
@@ -415,7 +418,7 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
         measurements = bench(*what, console=console, **options)
     print_measurements(measurements, console)
     if is_folder(Path(what[0])):
-        console.print(f"next: gemkit app {what[0]}")
+        console.print(f"next: {command('app', what[0])}")
     _deliver_json(measurements, json_file)
 
 
@@ -553,10 +556,10 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
     print_comparison(value, console)
     source = options["run"] or (folder / "search" if is_run(folder / "search") else None)
     if source is not None:
-        console.print(f"next: gemkit train {source}")
+        console.print(f"next: {command('train', source)}")
     else:
         macs = format_count(options["max_macs"])
-        console.print(f"next: gemkit search --data {data} --max-macs {macs}")
+        console.print(f"next: {command('search', '--data', data, '--max-macs', macs)}")
     _deliver_json(value, json_file)
 
 

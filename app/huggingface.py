@@ -16,6 +16,7 @@ from gemkit.errors import UserError
 from gemkit.files import explain, write_bytes, write_text
 
 from . import formatting
+from .hints import command
 from .page import downloads
 from .page.content import Shown
 
@@ -69,7 +70,7 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
     try:
         if not shown.runnable():
             raise UserError(
-                f"{folder} has no network to take along: run `gemkit export {folder}` first"
+                f"{folder} has no network to take along: run `{command('export', folder)}` first"
             )
         if out.resolve() == shown.folder or shown.folder in out.resolve().parents:
             raise UserError(f"--out: {out} lies in the run itself; choose another folder")

@@ -14,6 +14,8 @@ from gemkit.errors import UserError
 from gemkit.records import Trial
 from gemkit.store import Run, is_run
 
+from .hints import command
+
 LATENCY_FILE = "latency.json"
 """A run's latency predictor, where its budget limits latency."""
 
@@ -66,7 +68,8 @@ def ranked_trials(run: Run) -> list[Trial]:
     done = [trial for trial in run.trials() if trial.accuracy is not None]
     if not done:
         raise UserError(
-            f"{run.path} has no finished trial: run `gemkit search --out {run.path} --resume` first"
+            f"{run.path} has no finished trial: run "
+            f"`{command('search', '--out', run.path, '--resume')}` first"
         )
     order = {id: place for place, id in enumerate(run.setting("ranking", []))}
     return sorted(

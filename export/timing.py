@@ -764,7 +764,7 @@ def read_kit(folder: str) -> dict[str, Any]:
         MeasureError: a file is missing or was changed.
     """
     try:
-        with open(os.path.join(folder, "manifest.json"), encoding="utf-8") as file:
+        with open(os.path.join(folder, "manifest.json"), encoding="utf-8-sig") as file:
             manifest: dict[str, Any] = json.load(file)
         whole = manifest_id(manifest) == manifest["id"]
         files = {str(entry["file"]): entry["sha256"] for entry in manifest["files"]}
@@ -806,7 +806,7 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
     done: set[str] = set()
     if os.path.exists(out):
         try:
-            with open(out, encoding="utf-8") as file:
+            with open(out, encoding="utf-8-sig") as file:
                 before = json.load(file)
             same_kit = before["manifest"]["id"] == manifest["id"]
             same_device = before["device"] == device

@@ -113,14 +113,16 @@ def read_json(path: Path) -> Any:
         UserError: the file is missing, unreadable or no JSON; the sentence names it.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
+        content = Path(path).read_bytes()
+        # Editors and shells on Windows begin texts with a byte order mark, or write UTF-16.
+        text = content.decode(json.detect_encoding(content))
         return json.loads(text, parse_float=_finite, parse_constant=_finite)
     except FileNotFoundError:
         raise UserError(f"{path} does not exist") from None
     except OSError as error:
         raise unreadable(error, path) from None
     except UnicodeDecodeError:
-        raise UserError(f"{path} is no JSON file: it is not UTF-8 text") from None
+        raise UserError(f"{path} is no JSON file: it is no text of Unicode") from None
     except (ValueError, RecursionError) as error:  # also a number of thousands of digits
         place = f" (line {error.lineno})" if isinstance(error, json.JSONDecodeError) else ""
         raise UserError(f"{path} is no valid JSON{place}") from None

@@ -82,12 +82,20 @@ def _reason(error: Exception) -> str:
     return (found.group(1) if found else text).strip().split("\n")[0].split(". ")[0]
 
 
+def _begins_with(path: Path, *starts: bytes) -> bool:
+    """Whether a file is of a kind; web pages that were saved in its place are not."""
+    with path.open("rb") as file:
+        return file.read(2).startswith(starts)
+
+
 def nasbench201(path: Path) -> dict[str, NDArray[Any]]:
     """From the original .pth: per data set and epochs the mean accuracy over seeds, in per cent.
 
     Metrics are named DATASET_SPLIT_EPOCHS (`cifar10-valid_x-valid_199`), with FLOPs and parameters
     (both in millions) of each data set beside them.
     """
+    if not _begins_with(path, b"PK", b"\x80"):
+        raise UserError(f"{path} is no file of torch's: it is damaged or of another kind")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
@@ -132,6 +140,8 @@ def _framed(data: bytes) -> bytes:
 
 def hw_nas_bench(path: Path) -> dict[str, NDArray[Any]]:
     """From the pickle of HW-NAS-Bench: latency (ms) and energy (mJ) of devices, on CIFAR-10."""
+    if not _begins_with(path, b"\x80"):
+        raise UserError(f"{path} is no pickle: it is damaged or of another kind")
     numbers = [np.dtype, type(np.dtype(np.float64)), type(np.dtype(np.float32))]
     scalar = np.float64(0).__reduce__()[0]
     names: list[Any] = [scalar, (scalar, "numpy.core.multiarray.scalar"), *numbers]
@@ -163,7 +173,7 @@ def hw_nas_bench(path: Path) -> dict[str, NDArray[Any]]:
 def from_csv(path: Path) -> dict[str, NDArray[Any]]:
     """From a csv file with a column `cell` and a column for each metric."""
     try:
-        with open(path, newline="", encoding="utf-8") as file:
+        with open(path, newline="", encoding="utf-8-sig") as file:
             rows = list(csv.DictReader(file))
     except (UnicodeDecodeError, csv.Error):
         raise UserError(

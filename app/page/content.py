@@ -25,6 +25,7 @@ from gemkit.records import Trial
 from gemkit.store import Run
 
 from .. import formatting
+from ..hints import command
 from ..runs import is_elsewhere, target_name
 from . import cell_svg, downloads
 from .shares import Shares, Times, measure_shares
@@ -268,7 +269,7 @@ class Shown:
         if not content.trials:
             lines.append(
                 "This run has no candidate yet. The page shows them as they appear; "
-                f"a search goes on with `gemkit search --out {self.asked} --resume`."
+                f"a search goes on with `{command('search', '--out', self.asked, '--resume')}`."
             )
         else:
             text = (
@@ -329,14 +330,14 @@ class Shown:
         if entry["state"] == "failed":
             return f"Not delivered: {entry['error']}."
         if entry["onnx"] is None:
-            return f"No ONNX file yet: gemkit export {self.asked} {id}"
+            return f"No ONNX file yet: {command('export', self.asked, id)}"
         if self.onnx(id) is None:
-            return f"Its file {entry['onnx']} is missing: gemkit export {self.asked} {id}"
+            return f"Its file {entry['onnx']} is missing: {command('export', self.asked, id)}"
         path = self.folder / entry["onnx"]
         if _is_damaged(path, path.stat().st_mtime_ns):
             return (
                 f"Its file {entry['onnx']} is damaged: delete it, then "
-                f"gemkit export {self.asked} {id}"
+                f"{command('export', self.asked, id)}"
             )
         return None
 

@@ -21,6 +21,7 @@ from gemkit.errors import UserError
 from gemkit.store import is_run
 
 from .. import formatting
+from ..hints import command
 from .content import Shown
 from .embedding_map import EmbeddingMap
 
@@ -226,8 +227,8 @@ class LiveSearch:
         told = {
             "running": "searching",
             "cancelled": "cancelled; it can be resumed",
-            "finished": f"finished: the run is {shown.name}; next: gemkit train "
-            f"{Path(self._beside).with_name(shown.name)}",
+            "finished": f"finished: the run is {shown.name}; next: "
+            f"{command('train', Path(self._beside).with_name(shown.name))}",
             "failed": "it ended early",
         }[state]
         head = (

@@ -13,6 +13,7 @@ from gemkit.files import is_folder, write_json
 from gemkit.store import Run, now
 
 from .. import formatting, zoo
+from ..hints import command
 from ..report import report
 from ..runs import opened
 from ..terminal.progress import bar, default_console
@@ -83,7 +84,7 @@ def bench(
         ]
         if not any(kind == "models" for kind, _ in entries):
             raise UserError(
-                f"{run.path} has no ONNX file to measure: run `gemkit export {run.path}` first"
+                f"{run.path} has no ONNX file to measure: run `{command('export', run.path)}` first"
             )
         files = {
             str(file): (kind, entry)

@@ -1,10 +1,11 @@
 """`gemkit data`: look at a data set before anything is trained on it."""
 
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemkit.survey import Survey, skip_unusable, survey
+
+from ..hints import command
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,9 +49,9 @@ def data(spec: str, out: Path | None, skip: bool, console: "Console") -> dict[st
         plots.save(contact_sheet(found), out)
         console.print(f"images of every class: {out}")
     elif found.unusable and found.plan is not None:
-        console.print(f"next: gemkit data {shlex.quote(spec)} --skip-unusable")
+        console.print(f"next: {command('data', spec, '--skip-unusable')}")
     else:
-        console.print(f"next: gemkit data {shlex.quote(spec)} --out images.png")
+        console.print(f"next: {command('data', spec, '--out', 'images.png')}")
     return found.to_json()
 
 

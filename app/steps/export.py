@@ -19,6 +19,7 @@ from gemkit.files import write_bytes
 from gemkit.store import Run
 
 from .. import formatting
+from ..hints import command
 from ..report import cell_plots, plots
 from ..runs import data_of, find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
@@ -221,7 +222,9 @@ def _copy(path: Path, id: str, out: Path) -> None:
 def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
     trained = [model for model in run.models() if model["accuracy"] is not None]
     if not trained:
-        raise UserError(f"{run.path} has no trained network: run `gemkit train {run.path}` first")
+        raise UserError(
+            f"{run.path} has no trained network: run `{command('train', run.path)}` first"
+        )
     if not ids:
         return [model for model in trained if model["state"] == "done"]
     content = {"models": trained, "trials": []}

@@ -11,6 +11,7 @@ from gemkit.errors import UserError
 from gemkit.store import Run
 
 from .. import formatting, zoo
+from ..hints import command
 from ..report import cell_plots, plots
 from ..runs import find
 from .tables import headed, table_of
@@ -75,13 +76,16 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> dict[s
             console.print(f"{len(trials) - len(shown)} more: --all")
     if interrupted:
         console.print(
-            f"the search was interrupted; it goes on with: gemkit run --out {folder} --resume"
+            "the search was interrupted; it goes on with: "
+            + command("run", "--out", folder, "--resume")
         )
     if networks or trials:
         best = (networks or formatting.best_trials(trials))[0]["id"]
-        console.print(f"next: gemkit show {folder} {best}   or   gemkit app {folder}")
+        look, page = command("show", folder, best), command("app", folder)
+        console.print(f"next: {look}   or   {page}")
     else:
-        console.print(f"no trials yet; next: gemkit search --out {folder} --resume")
+        again = command("search", "--out", folder, "--resume")
+        console.print(f"no trials yet; next: {again}")
     return content
 
 

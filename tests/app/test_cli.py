@@ -497,3 +497,18 @@ def test_without_a_command_there_is_help(gemkit: Callable[..., Outcome]) -> None
 
 def _words(text: Sequence[str]) -> str:
     return " ".join(text)
+
+
+@pytest.mark.parametrize("name", ["a b", "it's", "$HOME", "plain", "a;b"])
+def test_what_to_do_next_can_be_pasted(
+    gemkit: Callable[..., Outcome], made_run: Path, name: str
+) -> None:
+    """A shell reads the words of a hint as they are meant."""
+    place = made_run.rename(made_run.with_name(name))
+    _, out, _ = gemkit("show", str(place))
+    (hint,) = [line for line in out.splitlines() if "next: " in line]
+    first = hint.partition("next: ")[2].split("   or   ")[0]
+    words = subprocess.run(
+        ["sh", "-c", f"printf '%s\\n' {first}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert words[:3] == ["gemkit", "show", str(place)]

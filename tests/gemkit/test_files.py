@@ -76,6 +76,12 @@ def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
         read_json(tmp_path)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_json_of_any_editor_is_read(encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{\r\n "é": 1\r\n}\r\n', encoding=encoding, newline="")
+    assert read_json(tmp_path / "a.json") == {"é": 1}
+
+
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):

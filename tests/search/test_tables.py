@@ -363,6 +363,15 @@ def test_converters_read_small_files_of_the_original_form(
     assert load(tmp_path / "csv.npz").ops.tolist() == [[3, 3, 4, 1, 0, 2]]
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_csv_of_any_editor_is_read(mark: bytes, end: bytes, tmp_path: Path) -> None:
+    lines = [b"cell,accuracy", f"{CELL},91.5".encode(), b""]
+    (tmp_path / "c.csv").write_bytes(mark + end.join(lines))
+    found = convert_tables.from_csv(tmp_path / "c.csv")
+    assert found["accuracy"].tolist() == [91.5]
+
+
 def test_converters_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
@@ -376,10 +385,20 @@ def test_converters_run_no_code(tmp_path: Path, capsys: pytest.CaptureFixture[st
             error = capsys.readouterr().err
             assert error.count("\n") == 1
             assert "cannot be read without running its code" in error
+    pages = (
+        b"hello world",
+        b"<!DOCTYPE html><html>Virus scan warning</html>",
+        b"\n<html>",
+        b"{}",
+        b"",
+    )
     for form in ("hw-nas-bench", "nasbench201"):
-        bad.write_bytes(b"hello world")
-        assert convert_tables.main([form, str(bad), str(tmp_path / "o.npz")]) == 2
-        assert "of another kind" in capsys.readouterr().err
+        for page in pages:
+            bad.write_bytes(page)
+            assert convert_tables.main([form, str(bad), str(tmp_path / "o.npz")]) == 2
+            error = capsys.readouterr().err
+            assert "of another kind" in error
+            assert "running its" not in error
     assert not (tmp_path / "pwned").exists()
     assert not (tmp_path / "o.npz").exists()
     with pytest.raises(UserError, match="no cell of NAS-Bench-201"):
