@@ -43,7 +43,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "weaker warp (1.0)": ({"warp": ("left", 1.0)}, {}),
     "upper bound": ({}, {"acquisition": "ucb"}),
     "predicted mean": ({}, {"acquisition": "mean"}),
-    "one in ten explores": ({}, {"explore": 0.1}),
 }
 """Configurations of NASGEM: changes of the predictor, changes of the proposal."""
 

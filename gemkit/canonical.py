@@ -178,21 +178,6 @@ def _orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArr
     return order
 
 
-def fingerprints(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """A number per graph, (n,): equal for isomorphic graphs, nearly always different for others.
-
-    Half the price of a key. Graphs of different numbers certainly have different keys; graphs
-    that colour refinement cannot tell apart share a number.
-    """
-    found = np.empty(len(operations), dtype=np.uint64)
-    for start in range(0, len(operations), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        colours = mix(operations[part].astype(np.uint64) + np.uint64(2))
-        colours = _refine(colours, adjacency[part].astype(np.float64), _ROUNDS)
-        found[part] = np.where(operations[part] < 0, np.uint64(0), mix(colours)).sum(axis=1)
-    return found
-
-
 def keys(
     operations: NDArray[np.int8], adjacency: NDArray[np.bool_], kind: str
 ) -> NDArray[np.bytes_]:

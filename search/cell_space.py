@@ -5,17 +5,14 @@ the largest width that fits the budgets.
 to their costs in closed form, scales each to its largest width, drops those that do not fit even
 at the smallest, and drops repetitions by key: the cell's canonical key in the first skeleton, and
 that key changed by the skeleton in the others. What it returns is always inside every budget.
-`explore` does this for very many candidates in a stream and keeps only the best.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -24,11 +21,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from gemkit.architecture import MIN_WIDTH, Architecture, Skeleton, smallest
 from gemkit.budget import Budget
-from gemkit.canonical import fingerprints
 from gemkit.cell import AGGREGATIONS, MAX_NODES, Cell, CellArrays
 from gemkit.cost import CostModel, cost
 from gemkit.errors import UserError
-from gemkit.machine import usable_cores
 from gemkit.widths import VECTOR
 
 from .hand_made import hand_made
@@ -46,7 +41,6 @@ Latency = Callable[[CellArrays, IntArray], NDArray[Any]]
 
 _ZERO, _A = np.uint8(ord("0")), np.uint8(ord("a"))
 
-_TRIES = 40
 _WHOLE_TRY, _WORTH_IT = 4096, 1e-3
 """Drawing ends when so many draws give less than this share of new cells."""
 _CHUNK = 4096
@@ -172,7 +166,10 @@ class CellSpace:
         """
         found = self._gather(lambda size: self.draw(rng, size), count)
         if count and not len(found):
-            raise self.nothing_fits()
+            raise UserError(
+                f"no sampled cell of up to {self.nodes} nodes fits the budget "
+                f"({self.budget.describe()}): allow more, or give fewer --nodes"
+            )
         return found
 
     def draw(self, rng: np.random.Generator, count: int) -> Pairs:
@@ -181,13 +178,6 @@ class CellSpace:
         if not self.alternatives:
             return cells, np.zeros(count, dtype=np.int64)
         return cells, rng.integers(len(self.skeletons), size=count)
-
-    def nothing_fits(self) -> UserError:
-        """What is said when no cell was found."""
-        return UserError(
-            f"no sampled cell of up to {self.nodes} nodes fits the budget "
-            f"({self.budget.describe()}): allow more, or give fewer --nodes"
-        )
 
     def hand_made(self) -> Candidates:
         """The cells that a person would write down, in one skeleton each, as far as they fit."""
@@ -248,12 +238,6 @@ class CellSpace:
         values = values ^ self._masks[scaled.skeletons]
         changed = np.where(values > 9, values + _A - 10, values + _ZERO).astype(np.uint8)
         return np.frombuffer(changed.tobytes(), dtype="S32")
-
-    def fingerprints(self, scaled: Scaled) -> NDArray[np.uint64]:
-        """Half the price of a key: different ones certainly have different keys."""
-        found = fingerprints(scaled.cells.operations, scaled.cells.adjacency)
-        masks = np.ascontiguousarray(self._masks[:, :8]).view(np.uint64)[:, 0]
-        return np.asarray(found ^ masks[scaled.skeletons])
 
     @cached_property
     def _masks(self) -> NDArray[np.uint8]:
@@ -448,79 +432,3 @@ def _fresh(candidates: Candidates, seen: set[Any]) -> Candidates:
             seen.add(key)
             fresh.append(index)
     return candidates[np.array(fresh, dtype=np.intp)]
-
-
-Score = Callable[[Candidates], NDArray[Any]]
-"""Candidates -> how desirable each is (n,), for example the acquisition of a prediction."""
-
-
-def explore(
-    space: CellSpace,
-    score: Score,
-    count: int,
-    keep: int,
-    rng: np.random.Generator,
-    known: Iterable[bytes] = (),
-    threads: int | None = None,
-) -> Candidates:
-    """Draw `count` distinct random candidates and return the best of them.
-
-    Candidates are drawn, costed, scaled, deduplicated and scored in chunks, so that the memory
-    needed does not grow with their number but for their fingerprints (about 100 bytes each). Two
-    candidates of different fingerprints certainly have different canonical keys, so all `count`
-    are distinct. Chunk k has a random stream of its own: the result does not depend on `threads`.
-
-    Args:
-        score: called with chunks of candidates, from several threads. Their keys are
-            fingerprints; those of the result are canonical keys.
-        keep: how many to return at most.
-        known: keys that are not wanted (already tried).
-        threads: how many work at once (default: one per core).
-
-    Returns:
-        The candidates of the highest scores, the highest first, with the score as note "score".
-    """
-    tried = np.asarray(list(known), dtype="S32")
-    spare = keep + len(tried)  # tried cells are told by their key, which only the best get
-    seen: set[Any] = set()
-    best = space.fitting(*space.draw(rng, 0)).noted(score=np.empty(0))
-    seed, chunk = int(rng.integers(2**62)), 0
-    drawn: deque[Future[Candidates]] = deque()
-    scored: deque[Future[Candidates]] = deque()
-    threads = threads or usable_cores()
-
-    def draw(number: int) -> Candidates:
-        stream = np.random.default_rng([seed, number])
-        scaled = space.scaled(*space.draw(stream, _CHUNK))
-        return space.candidates(scaled, space.fingerprints(scaled))
-
-    def judge(candidates: Candidates) -> Candidates:
-        scores = np.asarray(score(candidates), dtype=float)
-        top = np.argsort(-scores, kind="stable")[:spare]
-        return candidates[top].noted(score=scores[top])
-
-    def merge(better: Candidates, one: Candidates) -> Candidates:
-        both = Candidates.concatenate([better, one])
-        return both[np.argsort(-both.notes["score"], kind="stable")[:spare]]
-
-    missing, in_vain = count, 0
-    with ThreadPoolExecutor(threads) as pool:
-        while missing and in_vain < _TRIES:
-            while len(drawn) <= threads:
-                drawn.append(pool.submit(draw, chunk))
-                chunk += 1
-            fresh = _fresh(drawn.popleft().result(), seen)[:missing]
-            in_vain = 0 if len(fresh) else in_vain + 1
-            missing -= len(fresh)
-            if len(fresh):
-                scored.append(pool.submit(judge, fresh))
-            while len(scored) > threads:
-                best = merge(best, scored.popleft().result())
-        for future in drawn:
-            future.cancel()
-        for result in scored:
-            best = merge(best, result.result())
-    if count and not len(best):
-        raise space.nothing_fits()
-    best = replace(best, keys=space.keys(best.payload))
-    return best[~np.isin(best.keys, tried)][:keep]

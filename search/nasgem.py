@@ -3,13 +3,14 @@
 Round 0 evaluates a diverse random sample. Every later round draws very many candidates (random
 cells of the whole space, mutants and crossovers of the best), predicts them, and proposes those
 with the highest acquisition, spread out by the predictor's own covariance so that a batch does not
-ask the same question twice; a few places go to exploration. Source: the paper for the bootstrap
-from a predictor over many graphs of the supernet; batch, acquisition and exploration are ours.
+ask the same question twice. Source: the paper for the bootstrap from a predictor over many graphs
+of the supernet; batch and acquisition are ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,6 +67,10 @@ ACQUISITIONS: dict[str, Acquisition] = {
 }
 
 
+PART = 20_000
+"""Candidates that are drawn and judged together: what is in memory at a time."""
+
+
 @dataclass(frozen=True)
 class Nasgem:
     """The proposal of a round; a `Strategy`.
@@ -74,11 +79,11 @@ class Nasgem:
         predictor: learns from the history (see `predictor`).
         embedding: spreads the first round out; None starts with plain random cells.
         initial: cells evaluated before the predictor is asked.
-        random, mutants, crossovers: candidates of each kind in a round.
+        random, mutants, crossovers: candidates of each kind in a round. Random ones may be
+            millions: they are judged in parts, of which only the best are kept.
         parents: how many of the best cells are mutated and crossed.
-        explore: share of the trials after the first round that go to the most uncertain of a
-            random sample instead of the highest acquisition.
         acquisition: see ACQUISITIONS; any function of the same form may be given.
+        shortlist: candidates among which a batch is chosen.
     """
 
     predictor: Predictor
@@ -88,7 +93,6 @@ class Nasgem:
     mutants: int = 2_000
     crossovers: int = 1_000
     parents: int = 10
-    explore: float = 0.0
     acquisition: str | Acquisition = "ei"
     shortlist: int = 256
 
@@ -100,80 +104,72 @@ class Nasgem:
             return self._diverse(space, history, count, rng)
         assert history.candidates is not None
         fitted = self.predictor(history.candidates, history.values)
-        pool = self._pool(space, history, rng)
-        if not len(pool):
-            return filled(space, history, pool, count, rng)
-        prediction = fitted.predict(pool)
-        equal = np.full(len(pool), history.best) / pool.scores(np.ones(len(pool)))
-        threshold = prediction.scale(equal)
-        desirable = self._acquire(prediction.latent, prediction.latent_std, threshold)
-        desirable = desirable + np.log(np.maximum(prediction.feasible, 1e-12))
-        pool = pool.noted(
+        keep = max(self.shortlist, 4 * count)
+        best = history.candidates[:0]
+        for part in _ahead(self._parts(space, history, rng)):
+            fresh = history.fresh(part)
+            if len(fresh):
+                joined = Candidates.concatenate([best, self._judged(fitted, history, fresh)])
+                # No cell is there more than twice.
+                order = np.argsort(-joined.notes["acquisition"], kind="stable")[: 2 * keep]
+                best = history.fresh(joined[order])[:keep]
+        chosen = self._batch(fitted, history, best, count)
+        return filled(space, history, best[chosen], count, rng)
+
+    def _parts(
+        self, space: Space, history: History, rng: np.random.Generator
+    ) -> Iterator[Candidates]:
+        """Very many candidates, some of them perhaps known or repeated."""
+        for start in range(0, self.random, PART):
+            wanted = min(PART, self.random - start)
+            drawn = space.sample(rng, wanted)
+            yield drawn
+            if len(drawn) < wanted:
+                return  # That is the whole space.
+        assert history.candidates is not None
+        parents = history.candidates[history.ranking()[: self.parents]]
+        if self.mutants:
+            yield space.mutate(rng, parents, self.mutants)
+        if self.crossovers and len(parents) > 1:
+            yield space.crossover(rng, parents, self.crossovers)
+
+    def _judged(self, fitted: Fitted, history: History, candidates: Candidates) -> Candidates:
+        """The candidates with what is predicted of them and how desirable each is."""
+        prediction = fitted.predict(candidates)
+        desirable = self._desirable(prediction, prediction.latent_std, history, candidates)
+        return candidates.noted(
             predicted_mean=prediction.mean, predicted_std=prediction.std, acquisition=desirable
         )
-        explorers = self._explorers(len(history), count)
-        wanted = count - explorers
-        chosen = self._batch(fitted, pool, prediction, threshold, wanted, history.pending)
-        if explorers:
-            sample = rng.permutation(len(pool))[: self.shortlist]
-            sample = sample[~np.isin(sample, chosen)]
-            doubtful = sample[np.argsort(-prediction.latent_std[sample], kind="stable")]
-            chosen = np.concatenate([chosen, doubtful[:explorers]])
-        return filled(space, history, pool[chosen], count, rng)
 
-    def _acquire(self, mean: FloatArray, std: FloatArray, threshold: FloatArray) -> FloatArray:
+    def _desirable(
+        self, prediction: Prediction, std: FloatArray, history: History, candidates: Candidates
+    ) -> FloatArray:
+        """Acquisition (n,) at a deviation, times the chance that the trial does not fail."""
         acquisition = self.acquisition
         if isinstance(acquisition, str):
             acquisition = ACQUISITIONS[acquisition]
-        return acquisition(mean, std, threshold)
-
-    def _explorers(self, done: int, count: int) -> int:
-        """How many of the next trials explore, the same in all for any size of batch."""
-        first, last = done - self.initial, done - self.initial + count
-        return int(last * self.explore) - int(first * self.explore)
-
-    def _pool(self, space: Space, history: History, rng: np.random.Generator) -> Candidates:
-        """Very many candidates, new and distinct."""
-        assert history.candidates is not None
-        best = history.candidates[history.ranking()[: self.parents]]
-        parts = [space.sample(rng, self.random)]
-        if len(parts[0]) < self.random:
-            return history.fresh(parts[0])  # That is the whole space.
-        if self.mutants:
-            parts.append(space.mutate(rng, best, self.mutants))
-        if self.crossovers and len(best) > 1:
-            parts.append(space.crossover(rng, best, self.crossovers))
-        return history.fresh(Candidates.concatenate([part for part in parts if len(part)]))
+        equal = np.full(len(candidates), history.best) / candidates.scores(np.ones(len(candidates)))
+        value = acquisition(prediction.latent, std, prediction.scale(equal))
+        return value + np.log(np.maximum(prediction.feasible, 1e-12))
 
     def _batch(
-        self,
-        fitted: Fitted,
-        pool: Candidates,
-        prediction: Prediction,
-        threshold: FloatArray,
-        count: int,
-        pending: Candidates | None = None,
+        self, fitted: Fitted, history: History, candidates: Candidates, count: int
     ) -> IntArray:
-        """The best of the pool one after the other, each seen as known when the next is chosen;
-        pending cells are seen as known from the beginning."""
-        desirable = pool.notes["acquisition"]
-        if count < 1 or (count == 1 and pending is None):
-            return np.array([np.argmax(desirable)] * count, dtype=np.int64)
-        short = np.argsort(-desirable, kind="stable")[: max(self.shortlist, 4 * count)]
-        covariance = _covariance(fitted, pool[short], pending)
-        mean, feasible = (
-            prediction.latent[short],
-            np.log(np.maximum(prediction.feasible[short], 1e-12)),
-        )
+        """The best of the candidates one after the other, each seen as known when the next is
+        chosen; pending cells are seen as known from the beginning."""
+        count = min(count, len(candidates))
+        if count < 1 or (count == 1 and history.pending is None):
+            return np.arange(count)
+        prediction = fitted.predict(candidates)
+        covariance = _covariance(fitted, candidates, history.pending)
         taken: list[int] = []
-        for _ in range(min(count, len(short))):
+        for _ in range(count):
             std = np.sqrt(np.maximum(np.diag(covariance), 1e-12))
-            desirable = self._acquire(mean, std, threshold[short]) + feasible
+            desirable = self._desirable(prediction, std, history, candidates)
             desirable[taken] = -np.inf
-            pick = int(np.argmax(desirable))
-            taken.append(pick)
-            covariance = _knowing(covariance, pick)
-        return np.asarray(short[taken], dtype=np.int64)
+            taken.append(int(np.argmax(desirable)))
+            covariance = _knowing(covariance, taken[-1])
+        return np.array(taken, dtype=np.int64)
 
     def _diverse(
         self, space: Space, history: History, count: int, rng: np.random.Generator
@@ -188,6 +184,15 @@ class Nasgem:
         known = [part.graphs for part in (history.candidates, history.pending) if part is not None]
         seen = self.embedding(Graphs.concatenate(known)) if known else None
         return offered[spread(vectors, count, rng, seen)]
+
+
+def _ahead(parts: Iterator[Candidates]) -> Iterator[Candidates]:
+    """The parts, each drawn while the one before is looked at."""
+    with ThreadPoolExecutor(1) as drawing:
+        following = drawing.submit(next, parts, None)
+        while (part := following.result()) is not None:
+            following = drawing.submit(next, parts, None)
+            yield part
 
 
 def _covariance(fitted: Fitted, cells: Candidates, pending: Candidates | None) -> FloatArray:

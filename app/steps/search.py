@@ -35,9 +35,11 @@ from ..terminal.watching import watched
 from . import estimate
 
 DEFAULT_TRIALS = 16
-_WORK_PER_CANDIDATE = 1.5e7
+_WORK_PER_CANDIDATE = {"cpu": 1.5e7, "gpu": 5e8}
 """MACs of a trial's training (forward, all images) for every candidate of a round."""
-_CANDIDATES = (2_000, 20_000)
+_CANDIDATES = (2_000, 1_000_000)
+_MUTANTS, _CROSSOVERS = 20_000, 10_000
+"""The most of a round: ten parents have not many more children of few edits."""
 _LONGER = 3
 """How many times longer promoted trials are trained."""
 
@@ -154,7 +156,7 @@ def search(
             lambda graphs: encoders.embed(graph_encoder, graphs.labels, graphs.adjacency),
             initial=max(3, opened.config["trials"] // 3),
             roles=False,
-            **_candidates(strategy, budget, len(split.y_train) * epochs),
+            **candidates_of_a_round(strategy, budget, len(split.y_train) * epochs, on_gpu(device)),
         )
         task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
@@ -248,17 +250,27 @@ def _kept_encoder(path: Path, chosen: encoders.GraphEncoder) -> encoders.GraphEn
     return chosen
 
 
-def _candidates(strategy: str, budget: Budget, images: int) -> dict[str, Any]:
+def candidates_of_a_round(
+    strategy: str, budget: Budget, images: int, gpu: bool = False
+) -> dict[str, int]:
     """How many candidates a round looks at: the more, the longer its trials take.
 
     Proposing is to stay below a twentieth of training. Both are foreseen from what is configured,
     not measured, so that a resumed search proposes the same.
+
+    Args:
+        images: seen by a trial, all epochs together.
+        gpu: whether trials are trained on one, which takes less time.
     """
     if strategy.partition("+")[0] not in ("nasgem", "bo"):
         return {}
-    work = (budget.macs or 0) * images
-    count = int(np.clip(work / _WORK_PER_CANDIDATE, _CANDIDATES[0], _CANDIDATES[1]))
-    return {"random": count, "mutants": count // 4, "crossovers": count // 8}
+    worth = (budget.macs or 0) * images / _WORK_PER_CANDIDATE["gpu" if gpu else "cpu"]
+    count = int(np.clip(worth, *_CANDIDATES))
+    return {
+        "random": count,
+        "mutants": min(count // 4, _MUTANTS),
+        "crossovers": min(count // 8, _CROSSOVERS),
+    }
 
 
 def _keep_predictor(run: Run, name: str, predictor: latency.LatencyModel, console: Console) -> None:

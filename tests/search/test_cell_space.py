@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, skeleton_for
 from gemkit.budget import Budget
-from gemkit.canonical import fingerprints
 from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.operations import TABLE
-from gemkit.search.cell_space import CellSpace, Scaled, explore
+from gemkit.search.cell_space import CellSpace, Scaled
 from gemkit.search.interfaces import Candidates
 from gemkit.search.sampling import random_cells
 from gemkit.skeletons import skeletons_for
@@ -155,18 +154,18 @@ def test_widths_off_the_vector_do_not_hide_larger_ones(seed: int) -> None:
         return milliseconds(cells, widths) * slow
 
     rng = np.random.default_rng(seed)
-    cells = random_cells(rng, 200)
-    most = rng.integers(4, 200, 200)
-    space = CellSpace(SKELETON, Budget(latency_ms=float(rng.uniform(0.2, 1.5))), latency=blocks)
-    found, latency = space._within_latency(cells, most)
+    limit = float(rng.uniform(0.2, 1.5))
+    macs = int(rng.integers(2_000_000, 20_000_000))
+    free = CellSpace(SKELETON, Budget(macs=macs)).fitting(random_cells(rng, 200)).payload
+    space = CellSpace(SKELETON, Budget(macs=macs, latency_ms=limit), latency=blocks)
+    found: Scaled = space.fitting(free.cells).payload
     # By trying every width.
-    every = np.arange(4, 200)
-    taken = np.stack([blocks(cells, np.full(200, width)) for width in every], axis=1)
-    assert space.budget.latency_ms is not None
-    possible = (taken <= space.budget.latency_ms) & (every <= most[:, None])
-    assert np.array_equal(found, np.where(possible, every, 0).max(axis=1))
-    fits = found > 0
-    assert np.array_equal(latency[fits], blocks(cells[fits], found[fits]))
+    every = np.arange(4, free.widths.max() + 1)
+    taken = np.stack([blocks(free.cells, np.full(len(free), width)) for width in every], axis=1)
+    possible = (taken <= limit) & (every <= free.widths[:, None])
+    expected = np.where(possible, every, 0).max(axis=1)
+    assert np.array_equal(found.widths, expected[expected > 0])
+    assert np.array_equal(found.latency_ms, blocks(found.cells, found.widths))
 
 
 def test_latency_alone_is_limit_enough(seed: int) -> None:
@@ -211,38 +210,10 @@ def test_the_score_is_accuracy_times_a_power_of_macs(seed: int) -> None:
     assert np.allclose(found.scores(np.full(20, 0.9)), expected)
 
 
-def test_exploring_many_equals_scoring_all(seed: int) -> None:
-    space = CellSpace(SKELETON, BUDGETS[4])
-
-    def score(candidates: Candidates) -> NDArray[np.float64]:
-        seen.append(candidates)
-        return -np.abs(candidates.payload.params.astype(float) - 70_000) - candidates.payload.widths
-
-    seen: list[Candidates] = []
-    best = explore(space, score, 9000, 25, np.random.default_rng(seed), threads=1)
-    everything = Candidates.concatenate(seen)
-    assert len(everything) == len(set(everything.keys.tolist())) == 9000
-    scores = np.sort(score(everything))[::-1]
-    assert np.array_equal(best.notes["score"], scores[:25])
-    threads = explore(space, score, 9000, 25, np.random.default_rng(seed), threads=3)
-    assert same(best, threads)
-    known = best.keys[:10].tolist()
-    others = explore(space, score, 9000, 25, np.random.default_rng(seed), known)
-    assert not set(known) & set(others.keys.tolist())
-
-
-def test_exploring_a_small_space_ends(seed: int) -> None:
-    space = CellSpace(SKELETON, BUDGETS[0], nodes=1)
-    best = explore(space, lambda found: found.payload.macs, 1000, 10, np.random.default_rng(seed))
-    assert len(best) == len(TABLE)
-
-
 def test_nothing_fits(seed: int) -> None:
     space = CellSpace(SKELETON, Budget(params=200))
     with pytest.raises(UserError, match="no sampled cell"):
         space.sample(np.random.default_rng(seed), 5)
-    with pytest.raises(UserError, match="no sampled cell"):
-        explore(space, lambda found: found.payload.macs, 5, 5, np.random.default_rng(seed))
 
 
 def test_bad_spaces() -> None:
@@ -261,19 +232,6 @@ def test_the_smallest_cell_can_be_offered() -> None:
     smallest = Cell(("input", "conv1x1"), ((0, 1),))
     found = space.fitting(CellArrays.from_cells([smallest]))
     assert space.architecture(found, 0).cells == (smallest,)
-
-
-def test_fingerprints_are_equal_only_for_cells_of_one_key(seed: int) -> None:
-    """On the space's own cells, of which small and symmetric ones come many times."""
-    rng = np.random.default_rng(seed)
-    cells = random_cells(rng, 20_000)
-    found = fingerprints(cells.operations, cells.adjacency)
-    keys = cells.keys()
-    pairs = len(set(zip(found.tolist(), keys.tolist(), strict=True)))
-    assert pairs == len(np.unique(keys)) == len(np.unique(found))
-    narrow = cells[(cells.operations[:, 12:] < 0).all(axis=1)]
-    cut = fingerprints(narrow.operations[:, :12], narrow.adjacency[:, :12, :12])
-    assert np.array_equal(cut, fingerprints(narrow.operations, narrow.adjacency))
 
 
 def test_pairs_of_cell_and_skeleton(seed: int) -> None:
@@ -309,20 +267,6 @@ def test_pairs_of_cell_and_skeleton(seed: int) -> None:
     one = CellArrays.from_cells([small] * len(space.skeletons))
     keys = space.fitting(one, np.arange(len(space.skeletons))).keys
     assert len(set(keys.tolist())) == len(space.skeletons)
-
-
-def test_exploring_meets_every_skeleton(seed: int) -> None:
-    first, *others = skeletons_for((1, 8, 8), 10)
-    space = CellSpace(first, Budget(macs=500_000), nodes=6, alternatives=tuple(others))
-    found = explore(
-        space,
-        lambda one: one.payload.skeletons.astype(float),
-        500,
-        500,
-        np.random.default_rng(seed),
-    )
-    assert len(set(found.keys.tolist())) == len(found) == 500
-    assert set(found.payload.skeletons.tolist()) == set(range(len(space.skeletons)))
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 30])

@@ -1,28 +1,16 @@
 import dataclasses
-import importlib.util
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy.integrate import quad
 from scipy.stats import norm
 
-from gemkit.search.interfaces import Candidates, History, Prediction
+import toy_space as toy
+from gemkit.search import nasgem
+from gemkit.search.interfaces import Candidates, Fitted, Graphs, History, Prediction
 from gemkit.search.nasgem import Nasgem, expected_improvement, spread
 from gemkit.search.predictor import GraphPredictor, embedding_predictor, nasgem_predictor
 
-
-def _neighbour(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-toy = _neighbour("test_strategies")
 SMALL = {"random": 300, "mutants": 60, "crossovers": 30}
 
 
@@ -124,23 +112,50 @@ class Families:
         return 0.999 * (family[:, None] == family) + 0.001 * np.eye(len(family))
 
 
+class Recorded(toy.Chains):
+    """Remembers what it offered."""
+
+    def __init__(self) -> None:
+        self.offered: list[Candidates] = []
+
+    def candidates(self, codes: np.ndarray) -> Candidates:
+        self.offered.append(super().candidates(codes))
+        return self.offered[-1]
+
+
+def test_many_parts_are_one_large_pool(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is proposed are the best of all that was offered, whatever the parts."""
+    space, history = Recorded(), history_of(seed)
+    predictor = nasgem_predictor(toy.embedding)
+    monkeypatch.setattr(nasgem, "PART", 70)
+    choose = Nasgem(predictor, toy.embedding, acquisition="mean", **SMALL | {"random": 1000})
+    found = choose(space, history, 1, np.random.default_rng(seed))
+    assert [len(part) for part in space.offered[:15]] == [70] * 14 + [20]
+    assert history.candidates is not None
+    pool = history.fresh(Candidates.concatenate(space.offered))
+    assert len(pool) > 800
+    mean = predictor(history.candidates, history.values).predict(pool).latent
+    place = pool.keys.tolist().index(found.keys[0])
+    np.testing.assert_allclose(mean[place], mean.max(), rtol=1e-5)
+
+
 def test_a_batch_asks_different_questions(seed: int) -> None:
     families = Families()
-    nasgem = Nasgem(predictor=lambda candidates, values: families, shortlist=10**6, **SMALL)
-    batch = nasgem(toy.Chains(), history_of(seed), 4, np.random.default_rng(seed))
+    choose = Nasgem(predictor=lambda candidates, values: families, shortlist=10**6, **SMALL)
+    batch = choose(toy.Chains(), history_of(seed), 4, np.random.default_rng(seed))
     # The four of highest acquisition are all of the preferred family: together they ask one thing.
     assert families.family(batch).tolist() == [3, 2, 1, 0]
 
 
 def test_a_batch_is_what_a_gaussian_process_would_choose_one_by_one(seed: int) -> None:
     """Beside a second implementation: the covariance given all that was taken, by one solve."""
-    space, history = toy.Chains(), history_of(seed)
+    space, history = Recorded(), history_of(seed)
     predictor = nasgem_predictor(None)
-    nasgem = Nasgem(predictor=predictor, shortlist=10**6, **SMALL)
-    batch = nasgem(space, history, 8, np.random.default_rng(seed))
+    choose = Nasgem(predictor=predictor, shortlist=10**6, **SMALL)
+    batch = choose(space, history, 8, np.random.default_rng(seed))
     assert history.candidates is not None
     fitted = predictor(history.candidates, history.values)
-    pool = nasgem._pool(space, history, np.random.default_rng(seed))
+    pool = history.fresh(Candidates.concatenate(space.offered))
     p = fitted.predict(pool)
     threshold = p.scale(np.full(len(pool), history.best) / pool.scores(np.ones(len(pool))))
     covariance = fitted.covariance(pool)
@@ -170,18 +185,23 @@ def test_what_is_pending_is_not_asked_again(seed: int) -> None:
     waiting = dataclasses.replace(history, pending=batch[:3])
     beside = choose(space, waiting, 1, np.random.default_rng(seed))
     assert not set(beside.keys.tolist()) & set(batch.keys[:3].tolist())
+    assert np.isfinite(beside.notes["acquisition"]).all()  # chosen, not filled up
     for name in ("predicted_mean", "predicted_std", "acquisition"):
         np.testing.assert_allclose(beside.notes[name], batch.notes[name][3:], rtol=1e-3)
 
 
-def test_a_first_round_beside_pending_cells_proposes_others(seed: int) -> None:
+def test_a_first_round_beside_pending_cells_is_far_from_them(seed: int) -> None:
     """Many workers begin at once: nothing is known yet, all is pending."""
     space = toy.Chains()
-    pending = space.sample(np.random.default_rng(seed), 12)
-    choose = Nasgem(nasgem_predictor(toy.embedding), toy.embedding, **SMALL)
-    found = choose(space, History(pending=pending), 6, np.random.default_rng(seed + 1))
-    assert len(found) == 6
-    assert not set(found.keys.tolist()) & set(pending.keys.tolist())
+
+    def first_label(graphs: Graphs) -> np.ndarray:
+        return np.eye(6)[graphs.labels[:, 1]]
+
+    offered = space.sample(np.random.default_rng(seed), 200)
+    pending = offered[offered.graphs.labels[:, 1] != 4]
+    choose = Nasgem(nasgem_predictor(toy.embedding), first_label, **SMALL)
+    found = choose(space, History(pending=pending), 1, np.random.default_rng(seed + 1))
+    assert found.graphs.labels[:, 1].tolist() == [4]
 
 
 def test_factors_steer_the_choice(seed: int) -> None:
@@ -200,18 +220,21 @@ def test_factors_steer_the_choice(seed: int) -> None:
     assert (found.graphs.labels == 5).sum() < (plain.graphs.labels == 5).sum()
 
 
-def test_explorers_keep_their_share(seed: int) -> None:
-    propose = Nasgem(predictor=nasgem_predictor(None), explore=0.25, initial=10)
-    alone = sum(propose._explorers(done, 1) for done in range(10, 50))
-    together = sum(propose._explorers(done, 8) for done in range(10, 50, 8))
-    assert alone == together == 10
-    space, history = toy.Chains(), history_of(seed)
-    many = Nasgem(predictor=nasgem_predictor(None), explore=0.5, **SMALL)
-    assert len(many(space, history, 8, np.random.default_rng(seed))) == 8
-
-
 def test_too_few_successes_mean_more_random_cells(seed: int) -> None:
     space = toy.Chains()
     failed = toy.after(History(), space.sample(np.random.default_rng(seed), 30), fail=True)
-    propose = Nasgem(predictor=nasgem_predictor(toy.embedding), embedding=toy.embedding, **SMALL)
+
+    def asked_in_vain(candidates: Candidates, values: np.ndarray) -> Fitted:
+        raise AssertionError("there is nothing to learn from")
+
+    propose = Nasgem(predictor=asked_in_vain, embedding=toy.embedding, **SMALL)
     assert len(propose(space, failed, 3, np.random.default_rng(seed))) == 3
+
+
+def test_a_batch_is_chosen_not_filled_up(seed: int) -> None:
+    space, history = toy.Chains(), history_of(seed)
+    choose = Nasgem(nasgem_predictor(toy.embedding), toy.embedding, **SMALL)
+    found = choose(space, history, 20, np.random.default_rng(seed))
+    assert len(set(found.keys.tolist())) == 20
+    # What is filled up has no prediction.
+    assert np.isfinite(found.notes["acquisition"]).all()

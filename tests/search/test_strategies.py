@@ -1,55 +1,12 @@
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from gemkit.errors import UserError
 from gemkit.search.cell_space import efficiency_factor
 from gemkit.search.interfaces import Candidates, Graphs, History, Space
 from gemkit.search.predictor import GraphPredictor
 from gemkit.search.strategies import STRATEGIES, Evolution, LocalSearch, strategy
-
-LABELS = 4
-
-
-class Chains:
-    """Chains of six nodes with one of four operations each: 4,096 cells; a small real space."""
-
-    size = LABELS**6
-
-    def candidates(self, codes: NDArray[np.int64]) -> Candidates:
-        codes = np.asarray(codes, dtype=np.int64)
-        labels = np.zeros((len(codes), 8), dtype=np.int8)
-        for k in range(6):
-            labels[:, k + 1] = codes // LABELS**k % LABELS + 2
-        labels[:, -1] = 1
-        adjacency = np.repeat(np.eye(8, k=1, dtype=bool)[None], len(codes), axis=0)
-        return Candidates(Graphs(labels, adjacency), np.char.mod("%d", codes).astype("S8"), codes)
-
-    def sample(self, rng: np.random.Generator, count: int) -> Candidates:
-        return self.candidates(rng.permutation(self.size)[:count])
-
-    def mutate(self, rng: np.random.Generator, parents: Candidates, count: int) -> Candidates:
-        codes = rng.choice(parents.payload, size=count)
-        place = LABELS ** rng.integers(6, size=count)
-        digit = codes // place % LABELS
-        moved = codes + place * ((digit + rng.integers(1, LABELS, size=count)) % LABELS - digit)
-        return self.candidates(np.unique(moved))
-
-    def crossover(self, rng: np.random.Generator, parents: Candidates, count: int) -> Candidates:
-        one, two = rng.choice(parents.payload, size=(2, count))
-        place = LABELS ** rng.integers(6, size=count)
-        return self.candidates(np.unique(one // place * place + two % place))
-
-
-def accuracy(codes: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Better with more nodes of label 5, best with all: no accident."""
-    digits = np.stack([codes // LABELS**k % LABELS for k in range(6)], axis=1)
-    return 0.5 + 0.08 * (digits == 3).sum(axis=1) - 0.03 * (digits == 0).sum(axis=1)
-
-
-def embedding(graphs: Graphs) -> NDArray[np.float64]:
-    """Counts of labels; whatever vector would do."""
-    return np.stack([(graphs.labels == c).sum(axis=1) for c in range(6)], axis=1).astype(float)
+from toy_space import LABELS, Chains, accuracy, after, embedding
 
 
 def searched(name: str, seed: int, trials: int, batch: int = 1, **options: object) -> History:
@@ -60,15 +17,6 @@ def searched(name: str, seed: int, trials: int, batch: int = 1, **options: objec
         rng = np.random.default_rng([seed, len(history)])
         history = after(history, propose(space, history, batch, rng))
     return history
-
-
-def after(history: History, chosen: Candidates, fail: bool = False) -> History:
-    values = accuracy(chosen.payload)
-    if fail:
-        values[:] = np.nan
-    plain = Candidates(chosen.graphs, chosen.keys, chosen.payload, chosen.factors)
-    parts = [plain] if history.candidates is None else [history.candidates, plain]
-    return History(Candidates.concatenate(parts), np.concatenate([history.values, values]))
 
 
 FAST = {
@@ -164,12 +112,28 @@ def test_evolution_lets_the_oldest_die(seed: int) -> None:
 
 
 def test_local_search_climbs_and_restarts(seed: int) -> None:
-    climb = LocalSearch(initial=2, patience=3)
-    assert climb._climb(np.array([0.1, 0.3, 0.2, 0.4])) == (3, 0)
-    assert climb._climb(np.array([0.1, 0.3, 0.2, 0.2, 0.1])) == (1, 3)
-    # After three failures the next cell begins a new climb although it is worse.
-    assert climb._climb(np.array([0.1, 0.3, 0.2, 0.2, 0.1, 0.15])) == (5, 0)
-    assert climb._climb(np.array([np.nan, np.nan])) == (None, 0)
+    # Codes of six digits that differ in at least three of them: no one is a neighbour's neighbour.
+    digits = ("000000", "111111", "222222", "333333", "012301", "123012")
+    codes = np.array([int(text, LABELS) for text in digits])
+    space = Chains()
+
+    def climbs_from(*values: float) -> set[int]:
+        """Positions of the cells of which all proposals are neighbours."""
+        history = History(space.candidates(codes[: len(values)]), np.array(values))
+        climb = LocalSearch(initial=2, patience=3)
+        found = climb(space, history, 12, np.random.default_rng(seed)).graphs.labels
+        assert history.candidates is not None
+        known = history.candidates.graphs.labels
+        apart = (found[:, None] != known[None]).sum(axis=2)
+        return set(np.flatnonzero((apart == 1).all(axis=0)).tolist())
+
+    assert climbs_from(0.1, 0.3, 0.2, 0.4) == {3}
+    assert climbs_from(0.1, 0.3, 0.2) == {1}
+    # After three failures cells are random (twelve of 4,096 are not all neighbours of one), and
+    # the next one begins a new climb although it is worse.
+    assert climbs_from(0.1, 0.3, 0.2, 0.2, 0.1) == set()
+    assert climbs_from(0.1, 0.3, 0.2, 0.2, 0.1, 0.15) == {5}
+    assert climbs_from(np.nan, np.nan) == set()
 
 
 def test_wrong_names_and_missing_embeddings(seed: int) -> None:

@@ -58,13 +58,15 @@ def test_a_run_without_the_options_is_resumed(
     planned(monkeypatch, tmp_path / "run", resume=True)
 
 
-def test_short_trials_get_few_candidates() -> None:
-    def count(strategy: str, macs: int | None, images: int) -> int:
-        return step._candidates(strategy, Budget(macs=macs), images).get("random", 0)
+def test_a_round_looks_at_as_many_candidates_as_its_trials_are_worth() -> None:
+    def count(strategy: str, macs: int | None, images: int, gpu: bool = False) -> int:
+        budget = Budget(macs=macs)
+        return step.candidates_of_a_round(strategy, budget, images, gpu).get("random", 0)
 
     assert count("nasgem", 3_000_000, 3 * 1000) == count("bo", None, 10**9) == 2_000
     assert count("bo+embedding", 20_000_000, 3 * 3750) == 15_000
-    assert count("nasgem", 300_000_000, 10**6) == 20_000
+    assert count("nasgem", 300_000_000, 3 * 45_000) == 1_000_000
+    assert count("nasgem", 300_000_000, 3 * 45_000, gpu=True) == 81_000
     assert count("evolution+embedding", 3_000_000, 1000) == 0
 
 
