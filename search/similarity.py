@@ -27,33 +27,34 @@ _CHUNK = 512
 
 def plain(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
     """The normalised WL subtree kernel of depth 3 along the edges (Shervashidze et al. 2011)."""
-    return _unit(_histograms(wl.refine(labels, adjacency, 3), [1, 1, 1, 1]))
+    return _vectors(wl.refine(labels, adjacency, 3), [1, 1, 1, 1])
 
 
 def weighted(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
     """WL along and against the edges; the first refinement counts most, operations little."""
-    return _unit(_histograms(wl.refine(labels, adjacency, 2, "both"), [0.1, 1, 0.5]))
+    return _vectors(wl.refine(labels, adjacency, 2, "both"), [0.1, 1, 0.5])
 
 
 def first_refinement(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
     """Labels after one refinement along and against the edges, nothing else."""
-    return _unit(_histograms(wl.refine(labels, adjacency, 1, "both"), [0, 1]))
+    return _vectors(wl.refine(labels, adjacency, 1, "both"), [0, 1])
 
 
 def coarse(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
     """One refinement whose counts of neighbours are rounded down to powers of two."""
-    return _unit(_histograms([_coarse_labels(labels, adjacency, kinds)], [1]))
+    return _vectors([_coarse_labels(labels, adjacency, kinds)], [1])
 
 
 def assignment(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
     """WL optimal assignment (Kriege et al. 2016), depth 2, along and against the edges."""
-    return _unit(_histograms(wl.refine(labels, adjacency, 2, "both"), [1, 1, 1], unary=True))
+    refined = wl.refine(labels, adjacency, 2, "both")
+    return _vectors([_unary(one) for one in refined], [1, 1, 1])
 
 
 def coarse_assignment(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
     """Optimal assignment over operations and over coarse labels."""
     refined = [wl.refine(labels, adjacency, 0)[0], _coarse_labels(labels, adjacency, kinds)]
-    return _unit(_histograms(refined, [1, 1], unary=True))
+    return _vectors([_unary(one) for one in refined], [1, 1])
 
 
 def continuous(
@@ -158,30 +159,35 @@ def _coarse_labels(
     return found
 
 
-def _histograms(
-    refined: Sequence[NDArray[np.int32]], weights: Sequence[float], unary: bool = False
-) -> csr_matrix:
-    """Counts of labels by round, weighted; `unary` writes a count c as c ones.
+def _vectors(refined: Sequence[NDArray[np.int32]], weights: Sequence[float]) -> csr_matrix:
+    """Unit rows of the counts of labels by round, weighted.
 
-    The product of two unary counts is the smaller of both: histogram intersection.
+    What labels that no other graph has add to a graph's length stands in a column of its own.
     """
-    parts = []
+    parts, square, shared = [], np.zeros(len(refined[0])), np.zeros(len(refined[0]))
     for labels, weight in zip(refined, weights, strict=True):
-        graphs, places = np.nonzero(labels >= 0)
-        columns = labels[graphs, places].astype(np.int64)
-        if unary:
-            # Number the occurrences of one label in one graph.
-            order = np.lexsort((columns, graphs))
-            graphs, columns = graphs[order], columns[order]
-            new = np.append(True, (np.diff(graphs) != 0) | (np.diff(columns) != 0))
-            begins = np.flatnonzero(new)
-            columns = columns * labels.shape[1] + (np.arange(len(new)) - begins[np.cumsum(new) - 1])
-        kinds = int(columns.max(initial=0)) + 1
-        ones = np.full(len(graphs), np.sqrt(weight), dtype=np.float32)
-        parts.append(csr_matrix((ones, (graphs, columns)), shape=(len(labels), kinds)))
-    return hstack(parts, format="csr")
+        counts, own = wl.count(labels)
+        square += weight * own
+        shared += weight * np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
+        parts.append(counts * np.float32(np.sqrt(weight)))
+    rest = diags(np.sqrt(np.maximum(square - shared, 0)), dtype=np.float32)
+    vectors = hstack([*parts, rest], format="csr")
+    vectors.data /= np.repeat(np.sqrt(square), np.diff(vectors.indptr)).astype(np.float32)
+    vectors.sort_indices()  # products of rows are several times faster so
+    return vectors
 
 
-def _unit(vectors: csr_matrix) -> csr_matrix:
-    lengths = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
-    return diags(1 / lengths, dtype=np.float32) @ vectors
+def _unary(labels: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Labels of which a graph has each once: the number of its occurrence made part of a label.
+
+    The product of two counts of such labels is the smaller of both: histogram intersection.
+    """
+    # Equal labels of a graph side by side, then numbered from the first.
+    order = np.argsort(labels, axis=1, kind="stable")
+    ordered = np.take_along_axis(labels, order, axis=1)
+    places = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
+    begins = np.diff(ordered, axis=1, prepend=-2) != 0
+    numbers = places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
+    found = np.empty_like(labels)
+    np.put_along_axis(found, order, ordered * labels.shape[1] + numbers, axis=1)
+    return np.where(labels >= 0, found, np.int32(-1))

@@ -9,17 +9,14 @@ by label, with the first of them. A collision of hashes is therefore found with 
 round repeated with another hash.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 
 from gemkit.canonical import mix
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 Direction = Literal["successors", "predecessors", "both"]
 """Which neighbours a node looks at; "both" keeps them apart."""
@@ -28,26 +25,6 @@ Labels = NDArray[np.int32]
 
 _CHUNK = 256
 _ATTEMPTS = 16
-_BLOCK = 512  # rows of a Gram matrix computed together
-_COMMON = 0.06  # share of the graphs from which on a label is multiplied densely
-
-
-@dataclass(frozen=True)
-class Features:
-    """WL features of n graphs.
-
-    Attributes:
-        counts: for every round, from 0, how often each label that occurs in two graphs or more
-            occurs in each graph: sparse (n, number of such labels) float32.
-        own: (rounds + 1, n), each graph's kernel value with itself by round, labels that occur in
-            no other graph included.
-    """
-
-    counts: "tuple[csr_matrix, ...]"
-    own: NDArray[np.float64]
-
-    def __len__(self) -> int:
-        return int(self.own.shape[1])
 
 
 def refine(
@@ -183,98 +160,25 @@ def _hash(kinds: int, attempt: int) -> NDArray[np.uint64]:
     return mix(np.arange(kinds, dtype=np.uint64) + np.uint64((attempt + 1) << 32)) >> np.uint64(18)
 
 
-def features(
-    labels: NDArray[Any],
-    adjacency: NDArray[np.bool_],
-    rounds: int,
-    direction: Direction = "successors",
-) -> Features:
-    """WL features of many graphs; arguments as for `refine`."""
-    return count(refine(labels, adjacency, rounds, direction))
+def count(labels: Labels) -> tuple[csr_matrix, NDArray[np.float64]]:
+    """Count labels in each graph; `labels` (n, m) of one round, as from `refine`.
 
-
-def count(refined: Sequence[Labels]) -> Features:
-    """Count in each graph the labels of each round; `refined` as from `refine`."""
-    from scipy.sparse import csr_matrix
-
-    counts, own = [], []
-    for labels in refined:
-        graphs, places = np.nonzero(labels >= 0)
-        kinds = int(labels.max(initial=-1)) + 1
-        # Equal (graph, label) pairs become one entry with their number.
-        pairs, times = np.unique(
-            graphs * np.int64(kinds) + labels[graphs, places], return_counts=True
-        )
-        rows, columns = np.divmod(pairs, max(kinds, 1))
-        own.append(np.bincount(rows, weights=times.astype(float) ** 2, minlength=len(labels)))
-        shared = np.bincount(columns) > 1
-        kept = shared[columns]
-        numbers = (np.cumsum(shared) - 1)[columns[kept]]
-        counts.append(
-            csr_matrix(
-                (times[kept].astype(np.float32), (rows[kept], numbers)),
-                shape=(len(labels), int(shared.sum())),
-            )
-        )
-    return Features(tuple(counts), np.array(own))
-
-
-def gram(
-    features: Features, weights: Sequence[float] | None = None, normalise: bool = False
-) -> NDArray[np.float64]:
-    """Kernel values of all pairs of graphs, (n, n).
-
-    Args:
-        weights: a factor for each round, from round 0; all 1 by default (the plain kernel).
-        normalise: divide each value by the root of both graphs' values with themselves.
+    Returns:
+        how often each label that occurs in two graphs or more occurs in each graph: sparse
+        (n, number of such labels) float32; and the sums (n,) of the squares of all counts, labels
+        that occur in no other graph included: each graph's kernel value with itself.
     """
-    weighted, counts, own = _weighted(features, weights)
-    # Labels that many graphs share are multiplied faster densely.
-    graphs = np.bincount(counts.indices, minlength=counts.shape[1])
-    often = graphs > _COMMON * len(features)
-    common, rare = np.flatnonzero(often), np.flatnonzero(~often)
-    left, right = weighted[:, common].toarray(), counts[:, common].toarray().T
-    rare_left, rare_right = weighted[:, rare], counts[:, rare].T.tocsr()
-    found = np.empty((len(features), len(features)))
-    # Blocks of rows that stay in the cache, from the diagonal on: the matrix is symmetric.
-    for start in range(0, len(features), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        block = (rare_left[part] @ rare_right[:, start:]).toarray()
-        block += left[part] @ right[:, start:]
-        found[part, start:] = block
-        found[start:, part] = block.T
-    np.fill_diagonal(found, own)
-    if normalise:
-        found /= np.sqrt(own[:, None] * own)
-    return found
-
-
-def pairwise(
-    features: Features,
-    first: NDArray[np.integer],
-    second: NDArray[np.integer],
-    weights: Sequence[float] | None = None,
-    normalise: bool = False,
-) -> NDArray[np.float64]:
-    """Kernel values of the pairs (first[k], second[k]) of graphs, (k,); arguments as `gram`."""
-    weighted, counts, own = _weighted(features, weights)
-    found = np.asarray(weighted[first].multiply(counts[second]).sum(axis=1), dtype=np.float64)
-    found = np.where(first == second, own[first], found.ravel())
-    if normalise:
-        found /= np.sqrt(own[first] * own[second])
-    return found
-
-
-def _weighted(
-    features: Features, weights: Sequence[float] | None
-) -> "tuple[csr_matrix, csr_matrix, NDArray[np.float64]]":
-    """Counts of all rounds side by side, with and without weights, and values with themselves."""
-    from scipy.sparse import diags, hstack
-
-    counts = hstack(features.counts, format="csr")
-    if weights is None:
-        return counts, counts, features.own.sum(axis=0)
-    if len(weights) != len(features.counts):
-        raise ValueError(f"{len(weights)} weights for {len(features.counts)} rounds of labels")
-    scale = np.repeat(np.asarray(weights, float), [part.shape[1] for part in features.counts])
-    return counts @ diags(scale, format="csr"), counts, weights @ features.own
+    graphs, places = np.nonzero(labels >= 0)
+    kinds = int(labels.max(initial=-1)) + 1
+    # Equal (graph, label) pairs become one entry with their number.
+    pairs, times = np.unique(graphs * np.int64(kinds) + labels[graphs, places], return_counts=True)
+    rows, columns = np.divmod(pairs, max(kinds, 1))
+    own = np.bincount(rows, weights=times.astype(float) ** 2, minlength=len(labels))
+    shared = np.bincount(columns) > 1
+    kept = shared[columns]
+    numbers = (np.cumsum(shared) - 1)[columns[kept]]
+    counts = csr_matrix(
+        (times[kept].astype(np.float32), (rows[kept], numbers)),
+        shape=(len(labels), int(shared.sum())),
+    )
+    return counts, own

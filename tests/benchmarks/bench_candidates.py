@@ -1,4 +1,4 @@
-"""A million candidates: drawn, deduplicated, costed, scaled, embedded, scored with uncertainty.
+"""A round's proposal from a million candidates: drawn, costed, scaled, embedded, predicted, chosen.
 
 python tests/benchmarks/bench_candidates.py [COUNT]
 """
@@ -24,36 +24,30 @@ TRIALS = 100
 def measure(count: int) -> dict[str, float]:
     """Seconds and peak memory of this process, which does nothing else."""
     import numpy as np
-    import torch
 
     from gemkit.architecture import skeleton_for
     from gemkit.budget import Budget
-    from gemkit.search.cell_space import CellSpace, explore
+    from gemkit.search.cell_space import CellSpace
     from gemkit.search.encoder import default_encoder, embed
-    from gemkit.search.interfaces import Candidates
-    from gemkit.search.nasgem import expected_improvement
-    from gemkit.search.predictor import nasgem_predictor
+    from gemkit.search.interfaces import History
+    from gemkit.search.strategies import strategy
 
-    torch.set_num_threads(1)  # `explore` uses the cores, one chunk each
     budget = Budget(macs=20_000_000, params=500_000, memory_bytes=1_000_000)
     space = CellSpace(skeleton_for((3, 32, 32), 10), budget)
     encoder = default_encoder()
     rng = np.random.default_rng()
     trials = space.sample(rng, TRIALS)
     accuracies = 0.5 + 0.01 * (trials.graphs.labels == 2).sum(axis=1) + 0.02 * rng.random(TRIALS)
-    predictor = nasgem_predictor(
-        lambda graphs: embed(encoder, graphs.labels, graphs.adjacency, threads=1)
+    propose = strategy(  # as `gemkit search` makes it
+        "nasgem",
+        lambda graphs: embed(encoder, graphs.labels, graphs.adjacency),
+        roles=False,
+        random=count,
+        mutants=20_000,
+        crossovers=10_000,
     )
-    fitted = predictor(trials, accuracies)
-
-    def score(candidates: Candidates) -> np.ndarray:
-        predicted = fitted.predict(candidates)
-        best = np.full(len(candidates), accuracies.max())
-        return expected_improvement(predicted.mean, predicted.std, best)
-
     started, used = time.perf_counter(), time.process_time()
-    best = explore(space, score, count, 100, rng, trials.keys.tolist(), threads=THREADS)
-    assert len(best) == 100
+    assert len(propose(space, History(trials, accuracies), 8, rng)) == 8
     return {
         "seconds": time.perf_counter() - started,
         "processor_seconds": time.process_time() - used,
@@ -72,14 +66,14 @@ def rows() -> list["Row"]:
         capture_output=True,
         text=True,
         check=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": str(THREADS)},
     )
     found = json.loads(result.stdout)
     note = (
         f"{THREADS} threads, {found['processor_seconds']:.0f} s of processor time; cells of 1 to "
         f"30 nodes, 3 budgets, predictor fitted to {TRIALS} trials"
     )
-    name = f"{COUNT:,} candidates explored"
+    name = f"a round's proposal from {COUNT:,} candidates"
     return [
         Row(name, found["seconds"], None, "s", 60.0, note=note),
         Row(f"{name}, peak memory", found["peak_bytes"] / 1e9, None, "GB", 2.0),

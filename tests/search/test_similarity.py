@@ -51,14 +51,6 @@ def test_more_edits_make_less_similar(form: str, seed: int) -> None:
     assert means == sorted(means, reverse=True)
 
 
-def test_the_plain_form_is_the_normalised_wl_kernel(seed: int) -> None:
-    cells = sampling.random_cells(np.random.default_rng(seed), 50)
-    features = wl.features(cells.operations, cells.adjacency, 3)
-    np.testing.assert_allclose(
-        all_products("plain", cells), wl.gram(features, normalise=True), atol=1e-5
-    )
-
-
 def test_the_assignment_form_is_the_intersection_of_histograms(seed: int) -> None:
     cells = sampling.random_cells(np.random.default_rng(seed), 25, 12)
     values = np.zeros((25, 25))

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from gemkit.search import wl
+from gemkit.search import similarity, wl
 
 Graphs = tuple[NDArray[np.int8], NDArray[np.bool_]]
 
@@ -53,22 +53,35 @@ def grakel_gram(graphs: Graphs, rounds: int, normalise: bool = False) -> NDArray
     return np.asarray(kernel.fit_transform(ready))
 
 
+def gram(graphs: Graphs, rounds: int) -> NDArray[Any]:
+    """The plain subtree kernel of all pairs, from our counts."""
+    counted = [wl.count(labels) for labels in wl.refine(*graphs, rounds)]
+    found = sum((counts @ counts.T).toarray().astype(float) for counts, _ in counted)
+    np.fill_diagonal(found, sum(own for _, own in counted))
+    return np.asarray(found)
+
+
 @settings(max_examples=60, deadline=None)
-@given(graphs=graph_batches(), rounds=st.integers(0, 5), normalise=st.booleans())
-def test_gram_matrix_equals_grakel(graphs: Graphs, rounds: int, normalise: bool) -> None:
-    features = wl.features(*graphs, rounds)
-    ours = wl.gram(features, normalise=normalise)
-    np.testing.assert_allclose(ours, grakel_gram(graphs, rounds, normalise), atol=1e-6)
-    first, second = np.indices(ours.shape).reshape(2, -1)
-    pairs = wl.pairwise(features, first, second, normalise=normalise)
-    np.testing.assert_allclose(pairs.reshape(ours.shape), ours, atol=1e-6)
+@given(graphs=graph_batches(), rounds=st.integers(0, 5))
+def test_kernel_values_equal_grakel(graphs: Graphs, rounds: int) -> None:
+    np.testing.assert_allclose(gram(graphs, rounds), grakel_gram(graphs, rounds), atol=1e-6)
 
 
 @pytest.mark.parametrize("rounds", range(6))
 def test_thirty_node_graphs_equal_grakel(rounds: int, seed: int) -> None:
     graphs = random_graphs(seed, 40)
-    ours = wl.gram(wl.features(*graphs, rounds))
-    np.testing.assert_allclose(ours, grakel_gram(graphs, rounds), atol=1e-6)
+    np.testing.assert_allclose(gram(graphs, rounds), grakel_gram(graphs, rounds), atol=1e-6)
+
+
+@settings(max_examples=30, deadline=None)
+@given(graphs=graph_batches())
+def test_the_plain_similarity_is_the_normalised_kernel(graphs: Graphs) -> None:
+    vectors = similarity.plain(*graphs, 4)
+    expected = grakel_gram(graphs, 3, normalise=True)
+    np.testing.assert_allclose((vectors @ vectors.T).toarray(), expected, atol=1e-5)
+    first, second = np.indices(expected.shape).reshape(2, -1)
+    pairs = similarity.products(vectors, first, second)
+    np.testing.assert_allclose(pairs.reshape(expected.shape), expected, atol=1e-5)
 
 
 @settings(max_examples=60, deadline=None)
@@ -97,21 +110,6 @@ def test_labels_follow_the_definition(graphs: Graphs, rounds: int, data: st.Data
             )
 
         meanings = {(g, v): (meaning, around(g, v)) for (g, v), meaning in meanings.items()}
-
-
-def test_weights_are_factors_of_the_rounds(seed: int) -> None:
-    features = wl.features(*random_graphs(seed, 30, 12), 2)
-    parts = [
-        wl.gram(features, [float(index == chosen) for index in range(3)]) for chosen in range(3)
-    ]
-    weights = [0.3, 2.0, 0.7]
-    expected = sum(weight * part for weight, part in zip(weights, parts, strict=True))
-    np.testing.assert_allclose(wl.gram(features, weights), expected, rtol=1e-6)
-    first, second = np.array([0, 3, 7]), np.array([5, 3, 1])
-    found = wl.pairwise(features, first, second, weights)
-    np.testing.assert_allclose(found, np.asarray(expected)[first, second], rtol=1e-6)
-    with pytest.raises(ValueError, match="2 weights for 3 rounds"):
-        wl.gram(features, [1, 2])
 
 
 def test_collisions_of_the_hash_are_found(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
@@ -174,15 +172,16 @@ def test_many_neighbours_of_one_label_are_no_other_label() -> None:
 
 
 def test_only_labels_of_two_graphs_and_more_are_counted(seed: int) -> None:
-    graphs = random_graphs(seed, 30, 8)
-    counts = wl.features(*graphs, 3).counts
-    for labels, found in zip(wl.refine(*graphs, 3), counts, strict=True):
+    for labels in wl.refine(*random_graphs(seed, 30, 8), 3):
+        counts, own = wl.count(labels)
         times = np.stack([(labels == label).sum(axis=1) for label in range(labels.max() + 1)])
         shared = times[(times > 0).sum(axis=1) >= 2]
-        assert sorted(found.toarray().T.tolist()) == sorted(shared.tolist())
+        assert sorted(counts.toarray().T.tolist()) == sorted(shared.tolist())
+        assert np.array_equal(own, (times**2).sum(axis=0))
 
 
-def test_no_graph_gives_no_features() -> None:
-    features = wl.features(np.empty((0, 4), np.int8), np.empty((0, 4, 4), bool), 3)
-    assert len(features) == 0
-    assert wl.gram(features).shape == (0, 0)
+def test_no_graph_gives_no_labels() -> None:
+    (labels,) = wl.refine(np.empty((0, 4), np.int8), np.empty((0, 4, 4), bool), 0)
+    counts, own = wl.count(labels)
+    assert counts.shape == (0, 0)
+    assert own.shape == (0,)
