@@ -598,7 +598,7 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
 @click.option("--unique", is_flag=True, help="Merge cells that compute the same.")
 @workers_option
 @click.option(
-    "--out", type=FOLDER, help="Folder of figures and results.  [default: runs/ablate-TABLE]"
+    "--out", type=FOLDER, help="Folder of figures and results.  [default: runs/ablate-TABLE-METRIC]"
 )
 @json_option
 def ablate(
@@ -622,7 +622,7 @@ def ablate(
     _check_json(json_file)
     if (metric is None) == (latency is None):
         raise UserError("name either a --metric to search for or a --latency to predict")
-    folder = out or Path("runs") / f"ablate-{table.stem}"
+    folder = out or Path("runs") / f"ablate-{table.stem}-{metric or latency}".replace("/", "-")
     console = _console(json_file)
     with _resumable(_again()):
         if latency is not None:

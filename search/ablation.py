@@ -9,6 +9,7 @@ A searcher sees a `TableSpace`, which knows no metric, and the values it has pai
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
+from sklearn.decomposition import PCA
 
 from gemkit.errors import UserError
 
@@ -456,10 +458,9 @@ def _known(value: float) -> float | None:
 
 def _nanmean(values: FloatArray) -> FloatArray:
     """Mean along the first axis over what is not nan; nan where nothing is."""
-    known = np.isfinite(values)
-    count = known.sum(axis=0)
-    mean = np.where(known, values, 0.0).sum(axis=0) / np.maximum(count, 1)
-    return np.where(count > 0, mean, np.nan)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Mean of empty slice")
+        return np.asarray(np.nanmean(values, axis=0))
 
 
 def interval(values: FloatArray, draws: int = 1000) -> tuple[FloatArray, FloatArray]:
@@ -486,10 +487,9 @@ def embedding_map(table: Table, metric: str) -> dict[str, Any]:
     values = table.metric(metric)
     rows = np.random.default_rng(0).permutation(np.flatnonzero(np.isfinite(values)))[:_MAPPED]
     vectors = np.asarray(table_embedding(table)(table.graphs[rows]), dtype=float)
-    vectors = vectors - vectors.mean(axis=0)
-    left, size, _ = np.linalg.svd(vectors, full_matrices=False)
-    points = left[:, :2] * size[:2]
-    share = float((size[:2] ** 2).sum() / (size**2).sum())
+    components = PCA(2, svd_solver="full")
+    points = components.fit_transform(vectors)
+    share = float(components.explained_variance_ratio_.sum())
     return {
         "x": points[:, 0].tolist(),
         "y": points[:, 1].tolist(),

@@ -27,8 +27,15 @@ class Kept:
         self.found: dict[str, Any] = {}
         if path is not None and Path(path).is_file():
             stored = read_json(Path(path))
-            if not isinstance(stored, dict) or stored.get("settings") != self.settings:
-                raise UserError(f"{path} holds the results of another run: choose another file")
+            if not isinstance(stored, dict) or not isinstance(stored.get("settings"), dict):
+                raise UserError(f"{path} is no file of results: choose another place")
+            for name in sorted({*self.settings, *stored["settings"]}):
+                before, now = stored["settings"].get(name), self.settings.get(name)
+                if before != now:
+                    raise UserError(
+                        f"{path} holds the results of another run ({name} was {before}, now "
+                        f"{now}): choose another place"
+                    )
             if not isinstance(stored.get("found"), dict):
                 raise UserError(f"{path} is damaged: remove it to begin again")
             self.found = stored["found"]

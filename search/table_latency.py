@@ -8,6 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import spearmanr
+from sklearn.linear_model import RidgeCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from gemkit import regression
 from gemkit.errors import UserError
@@ -131,19 +134,6 @@ def _ridge(
     features: NDArray[Any], values: FloatArray, train: IntArray, test: IntArray
 ) -> FloatArray:
     """Ridge regression, its penalty chosen by leave-one-out error."""
-    x = features[train].astype(float)
-    mean, scale = x.mean(axis=0), x.std(axis=0)
-    scale[scale == 0] = 1.0
-    x, y = (x - mean) / scale, values[train] - values[train].mean()
-    left, size, right = np.linalg.svd(x, full_matrices=False)
-    best, chosen = np.inf, np.zeros(x.shape[1])
-    for penalty in 10.0 ** np.arange(-3, 4):
-        shrunk = size**2 / (size**2 + penalty)
-        fitted = left @ (shrunk * (left.T @ y))
-        leverage = (left**2) @ shrunk + 1.0 / len(y)
-        error = float((((y - fitted) / np.maximum(1.0 - leverage, 1e-6)) ** 2).sum())
-        if error < best:
-            best = error
-            chosen = right.T @ (size / (size**2 + penalty) * (left.T @ y))
-    new = (features[test].astype(float) - mean) / scale
-    return np.asarray(new @ chosen + values[train].mean())
+    ridge = make_pipeline(StandardScaler(), RidgeCV(10.0 ** np.arange(-3, 4)))
+    ridge.fit(features[train], values[train])
+    return np.asarray(ridge.predict(features[test]))

@@ -173,7 +173,7 @@ def count(labels: Labels) -> tuple[csr_matrix, NDArray[np.float64]]:
     # Equal (graph, label) pairs become one entry with their number.
     pairs, times = np.unique(graphs * np.int64(kinds) + labels[graphs, places], return_counts=True)
     rows, columns = np.divmod(pairs, max(kinds, 1))
-    own = np.bincount(rows, weights=times.astype(float) ** 2, minlength=len(labels))
+    own = np.bincount(rows, weights=times**2.0, minlength=len(labels))
     shared = np.bincount(columns) > 1
     kept = shared[columns]
     numbers = (np.cumsum(shared) - 1)[columns[kept]]
@@ -181,4 +181,4 @@ def count(labels: Labels) -> tuple[csr_matrix, NDArray[np.float64]]:
         (times[kept].astype(np.float32), (rows[kept], numbers)),
         shape=(len(labels), int(shared.sum())),
     )
-    return counts, own
+    return counts, own.astype(np.float64)  # of nothing, bincount counts in integers

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
+from scipy.special import softmax
 
 from gemkit.architecture import Architecture
 from gemkit.cost import verify
@@ -145,8 +146,7 @@ def mistakes(
     if classes <= _MATRIX_CLASSES:
         counts = np.bincount(labels * classes + said, minlength=classes**2)
         confusion = counts.reshape(classes, classes).tolist()
-    raised = np.exp(outputs - outputs.max(1, keepdims=True))
-    confidence = raised.max(1) / raised.sum(1)
+    confidence = softmax(outputs, axis=1).max(1)
     wrong = np.flatnonzero(said != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
     return confusion, [

@@ -252,7 +252,7 @@ def _kept_encoder(path: Path, chosen: encoders.GraphEncoder) -> encoders.GraphEn
 
 def candidates_of_a_round(
     strategy: str, budget: Budget, images: int, gpu: bool = False
-) -> dict[str, int]:
+) -> dict[str, Any]:
     """How many candidates a round looks at: the more, the longer its trials take.
 
     Proposing is to stay below a twentieth of training. Both are foreseen from what is configured,

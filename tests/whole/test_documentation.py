@@ -373,7 +373,11 @@ def small_tables(folder: Path, rng: np.random.Generator) -> None:
 def test_reproduce_the_ablation(reader: Reader, seed: int) -> None:
     small_tables(reader.folder / "tables", np.random.default_rng(seed))
     reader.follow("docs/tutorials/ablation.md")
-    for table in ("nasbench201_cifar10", "nasbench_only108", "my_table"):
+    for table in (
+        "nasbench201_cifar10-cifar10-valid_x-valid_199",
+        "nasbench_only108-validation_accuracy",
+        "my_table-my_metric",
+    ):
         assert Path(f"runs/ablate-{table}/regret.png").is_file()
 
 
