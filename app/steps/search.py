@@ -156,7 +156,9 @@ def search(
             lambda graphs: encoders.embed(graph_encoder, graphs.labels, graphs.adjacency),
             initial=max(3, opened.config["trials"] // 3),
             roles=False,
-            **candidates_of_a_round(strategy, budget, len(split.y_train) * epochs, on_gpu(device)),
+            **candidates_of_a_round(
+                strategy, budget, len(split.y_train) * epochs, estimate.on_gpu(device)
+            ),
         )
         task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
