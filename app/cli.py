@@ -723,7 +723,7 @@ def latency_predict(
 
     _check_json(json_file)
     value = predict_latency(cell, target, widths)
-    print_predictions(value, _console(json_file))
+    print_predictions(value, target, _console(json_file))
     _deliver_json(value, json_file)
 
 

@@ -52,9 +52,9 @@ def print_fit(fitted: Mapping[str, Any], console: Console) -> None:
     console.print(f"next: gemkit run --data DATA --target {kept.name} --max-latency TIME")
 
 
-def print_predictions(values: Sequence[Mapping[str, Any]], console: Console) -> None:
-    """Print how fast a cell is on a target, by width."""
-    known = target(values[0]["target"])
+def print_predictions(values: Sequence[Mapping[str, Any]], name: str, console: Console) -> None:
+    """Print how fast a cell is on a target, by width; the target by name or by its file."""
+    known = target(name)
     assert known.latency is not None
     console.print(
         f"{values[0]['id']} on {known.name}, {images_of(known.latency.skeleton)}: predicted, "
