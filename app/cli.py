@@ -306,7 +306,8 @@ def train(
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any size]")
 @click.option(
     "--data",
-    help="Of zoo:NAME: images like those it was trained on, to make fp16 and int8 with.",
+    help="Where the run's data are now, if it keeps no pictures and they have moved.  Of zoo:NAME: "
+    "images like those it was trained on, to make fp16 and int8 with.",
 )
 @click.option(
     "--out",
@@ -334,12 +335,10 @@ def export(
         if ids:
             raise UserError(f"{run_folder} is one network: it has no ids such as {ids[0]}")
         _export_zoo(str(run_folder), data, json_file, options)
-    elif data is not None:
-        raise UserError("--data is for networks of the zoo: a run knows its own data")
     elif options["out"] is not None and is_file(options["out"]):
         raise UserError(f"--out: {options['out']} is a file; a run's networks go to a folder")
     else:
-        _export_run(run_folder, ids, json_file, options)
+        _export_run(run_folder, ids, json_file, {**options, "data": data})
 
 
 def _export_zoo(

@@ -8,12 +8,13 @@ import re
 import shutil
 import sqlite3
 from collections.abc import Iterable
+from contextlib import closing
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gemkit.errors import UserError
-from gemkit.files import explain, write_bytes, write_text
+from gemkit.files import explain, read_json, write_bytes, write_json, write_text
 
 from . import formatting
 from .hints import command
@@ -150,13 +151,24 @@ def _copy_run(shown: Shown, target: Path) -> None:
         source.execute("VACUUM INTO ?", (str(target / "search.db"),))
     finally:
         source.close()
-    for name in ("config.json", "encoder.safetensors"):
-        if (shown.folder / name).is_file():
-            write_bytes(target / name, (shown.folder / name).read_bytes())
+    _forget_places(target / "search.db")
+    config = read_json(shown.folder / "config.json")
+    config["config"] |= {"data": content.data.get("name", ""), "identity": None}
+    write_json(target / "config.json", config)
+    if (shown.folder / "encoder.safetensors").is_file():
+        write_bytes(
+            target / "encoder.safetensors", (shown.folder / "encoder.safetensors").read_bytes()
+        )
     for example in sorted((shown.folder / "examples").glob("*.png"))[:12]:
         write_bytes(target / "examples" / example.name, example.read_bytes())
     for entry in (*content.models, *content.baselines):
         _copy_files(shown.files(entry["id"]), target / content.kind(entry["id"]) / entry["id"])
+
+
+def _forget_places(database: Path) -> None:
+    """Remove from a copy where on this machine the data lie."""
+    with closing(sqlite3.connect(database)) as copied, copied:
+        copied.execute("DELETE FROM settings WHERE name IN ('final_data', 'identity')")
 
 
 def _copy_files(files: Iterable[downloads.Download], target: Path) -> None:

@@ -131,11 +131,13 @@ def about(dataset: Dataset) -> dict[str, Any]:
         "test": len(dataset.y_test),
         "input_shape": list(dataset.input_shape),
         "class_names": list(dataset.class_names),
+        "mean": list(dataset.mean),
+        "std": list(dataset.std),
     }
 
 
 def data_of(run: Run) -> str:
-    """The data that the run's final networks are trained on: the search's, or what `train` got."""
+    """Where the data lie that the run's final networks are trained on: the search's, or others."""
     return str(run.setting("final_data", run.config["data"]))
 
 

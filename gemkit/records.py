@@ -466,6 +466,7 @@ class DataInfo(_Sparse):
         note: where they are from, for the report.
         train, test: numbers of images.
         input_shape: channels, height and width.
+        mean, std: one value a channel, of the training images scaled to 0..1.
     """
 
     name: str
@@ -474,6 +475,8 @@ class DataInfo(_Sparse):
     test: int | None = None
     input_shape: tuple[int, int, int] | None = None
     class_names: tuple[str, ...] = ()
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

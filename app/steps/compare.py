@@ -20,14 +20,15 @@ from gemkit.cost import check_feasible
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 from gemkit.files import write_json
+from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES, Recipe
 from gemkit.store import Run, is_run
 
-from .. import formatting
+from .. import formatting, run_data
 from ..comparison import FOUND, NARROW, kind, names
 from ..report import comparison
-from ..runs import about, ranked_trials, short_name
+from ..runs import ranked_trials, short_name
 from ..terminal.progress import default_console
 from . import estimate
 from .compare_entrants import Entrant, check_same, found_in, gather, network_of, of_run
@@ -37,7 +38,7 @@ from .final_training import Outcome, Settings, train_side_by_side
 from .networks import Job
 from .search import check_device, search
 
-_CHANGEABLE = ("workers", "seeds", "networks")
+_CHANGEABLE = (*run_data.NAMES, "workers", "seeds", "networks")
 """What may differ when a comparison goes on: every training is what it is without the others."""
 
 
@@ -112,12 +113,13 @@ def compare(
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     budget = Budget(macs=int(share * max_macs))
     check_feasible(budget, skeleton)
+    of_data = run_data.configuration(out, data, dataset)
     schedule = RECIPES[recipe].changed(epochs, batch_size)
     # A comparison that has searched for itself goes on with what it found.
     found = None if earlier is None or is_run(out / "search") else found_in(earlier)
     config = {
         "compare": True,
-        "data": data,
+        **of_data,
         "images": images,
         "budget": Budget(macs=max_macs).to_json(),
         "share": share,
@@ -138,7 +140,7 @@ def compare(
             f"data: {dataset.name}, {len(dataset.y_train):,} training and "
             f"{len(dataset.y_test):,} test images, {dataset.classes} classes"
         )
-        opened.set_setting("data", about(dataset))
+        run_data.remember(opened, data, dataset)
         opened.set_setting("skeleton", skeleton.to_json())
         if (known := opened.setting("found")) is not None:  # the run may rank another first by now
             found = Architecture.from_json(known, f"{out}: found network")
@@ -154,7 +156,7 @@ def compare(
         if todo:
             train_side_by_side(
                 todo,
-                Settings(data, schedule, device, images),
+                Settings(absolute(data), schedule, device, images),
                 dataset,
                 workers or usable_cores(),
                 console,

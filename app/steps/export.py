@@ -10,7 +10,7 @@ from rich.console import Console
 from gemkit import __version__
 from gemkit.budget import PRECISIONS, format_latency
 from gemkit.cost import count_with_fvcore
-from gemkit.data import Dataset, load
+from gemkit.data import Dataset
 from gemkit.errors import UserError
 from gemkit.export.benchmark import latency_ms
 from gemkit.export.exporter import DEFAULT_OPSET, Exported, check_options, export_onnx
@@ -18,10 +18,10 @@ from gemkit.export.schedule import peak_of_file
 from gemkit.files import write_bytes
 from gemkit.store import Run
 
-from .. import formatting
+from .. import formatting, run_data
 from ..hints import command
 from ..report import cell_plots, plots
-from ..runs import data_of, find, is_elsewhere, opened
+from ..runs import find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
 from .cards import write_model_card
 from .convert import convert, files_of
@@ -63,6 +63,7 @@ def export(
     softmax: bool = False,
     opset: int | None = None,
     batch: int | None = None,
+    data: str | None = None,
     console: Console | None = None,
 ) -> Delivery:
     """Write the trained networks of a run as ONNX files that were checked and fit the budget.
@@ -88,6 +89,7 @@ def export(
         softmax: files that give probabilities.
         opset: of `gemkit.export.exporter.OPSETS`, by default the oldest.
         batch: a fixed batch size, for compilers that need one.
+        data: where the run's data lie now; needed where it keeps no pictures and they have moved.
 
     Returns:
         the models, and where their files went.
@@ -100,7 +102,7 @@ def export(
     check_options(form.batch, form.opset)
     with opened(run) as run:
         models = _chosen_models(run, ids)
-        dataset = dataset or load(data_of(run))
+        dataset = run_data.for_files(run, data, dataset)
         entries = [
             (model_job(run, model), model)
             for model in models

@@ -16,6 +16,7 @@ from gemkit.data import Dataset, load, proxy_split
 from gemkit.errors import UserError
 from gemkit.export import latency, targets
 from gemkit.export.targets import Target
+from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES
 from gemkit.records import Trial
@@ -28,8 +29,8 @@ from gemkit.search.trials import ProxyTask, run_trial
 from gemkit.store import Run, is_run
 from gemkit.workers import Workers, threads_per_worker
 
-from .. import formatting
-from ..runs import LATENCY_FILE, about, default_budget, default_out
+from .. import formatting, run_data
+from ..runs import LATENCY_FILE, default_budget, default_out
 from ..terminal.progress import bar, default_console
 from ..terminal.watching import watched
 from . import estimate
@@ -104,6 +105,7 @@ def search(
             f"{path} already holds a run: continue it with --resume or choose another --out"
         )
     dataset = dataset or load(data)
+    of_data = run_data.configuration(path, data, dataset)
     skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     device_known = None if target is None else targets.target(target)
     budget, aimed = _limits(budget or Budget(), device_known, skeleton)
@@ -113,7 +115,7 @@ def search(
     many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
     epochs = epochs or RECIPES["proxy"].epochs
     config: dict[str, Any] = {
-        "data": data,
+        **of_data,
         "budget": budget.to_json(),
         "seed": seed,
         "nodes": nodes,
@@ -137,7 +139,8 @@ def search(
     try:
         _describe(dataset, budget, aimed, console)
         opened.set_setting("skeleton", skeleton.to_json())
-        opened.set_setting("data", about(dataset))
+        if run_data.is_same(opened, dataset, data):  # networks may be trained on other data
+            run_data.remember(opened, data, dataset)
         _note_command(opened, command)
         graph_encoder = _kept_encoder(path / "encoder.safetensors", chosen_encoder)
         if predictor is not None and device_known is not None:
@@ -160,7 +163,7 @@ def search(
                 strategy, budget, len(split.y_train) * epochs, estimate.on_gpu(device)
             ),
         )
-        task = ProxyTask(data, RECIPES["proxy"], seed, device, config["threads"])
+        task = ProxyTask(absolute(data), RECIPES["proxy"], seed, device, config["threads"])
         missing = plan.trials - sum(trial.state in ("done", "failed") for trial in opened.trials())
         if missing > 0:
             console.print(
@@ -304,7 +307,7 @@ def check_device(device: str) -> None:
         raise UserError("--device cuda: PyTorch sees no CUDA GPU here; use auto or cpu")
 
 
-_CHANGEABLE = ("workers", "dask", "threads", "time_limit", "trials")
+_CHANGEABLE = (*run_data.NAMES, "workers", "dask", "threads", "time_limit", "trials")
 """What may differ when a search is resumed: it decides nothing about the trials made so far."""
 
 

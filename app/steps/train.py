@@ -19,17 +19,17 @@ from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export import latency
 from gemkit.files import write_bytes
+from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES
 from gemkit.records import Trial
 from gemkit.store import Run
 from gemkit.widths import VECTOR
 
-from .. import formatting
+from .. import formatting, run_data
 from ..report import plots
 from ..runs import (
     LATENCY_FILE,
-    about,
     architecture_of,
     check_suits,
     data_of,
@@ -123,27 +123,26 @@ def train(
     if tensorboard:
         check_tensorboard()
     with opened(run) as run:
-        spec = data or data_of(run)
-        dataset = dataset or load(spec)
+        dataset = run_data.for_training(run, dataset) if data is None else load(data)
+        spec = absolute(data or data_of(run))
         check_suits(run, dataset, spec)
         chosen = _chosen_trials(run, ids)
         schedule = RECIPES[recipe].changed(epochs, batch_size)
         wanted = len(ids) or min(top, len(chosen))
         trained = [one["id"] for one in run.models() if one["accuracy"] is not None]
-        if trained and spec != data_of(run):
+        if trained and not run_data.is_same(run, dataset, spec):
             raise UserError(
                 f"{run.path}: {trained[0]} was trained on {data_of(run)}, and its networks "
                 f"are judged together: use these data, or another run for {spec}"
             )
-        if data is not None:
-            run.set_setting("final_data", spec)
-            run.set_setting("data", about(dataset))
+        run_data.remember(run, spec, dataset)
         run.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
         settings = Settings(spec, schedule, device, tensorboard=tensorboard, compile=compile)
         _name_left_alone(run, chosen[:wanted], schedule.epochs, console)
         _train_models(run, dataset, chosen, wanted, settings, workers, console)
         _draw_mistakes(run, dataset)
         _keep_examples(run.path, dataset)
+        run_data.keep_pictures(run, dataset)
         models = [model for model in run.models() if model["accuracy"] is not None]
         return models
 
