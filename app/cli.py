@@ -302,7 +302,7 @@ def train(
     help="uint8: the file takes pixels (batch, height, width, channels) and normalises them.",
 )
 @click.option("--softmax", is_flag=True, help="The file gives probabilities, not logits.")
-@click.option("--opset", type=int, help="Version of ONNX's operators, 18 to 23.  [default: 18]")
+@click.option("--opset", type=int, help="Version of ONNX's operators, 13 to 23.  [default: 13]")
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any size]")
 @click.option(
     "--data",

@@ -29,8 +29,8 @@ from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.export.benchmark import latency_ms
-from gemkit.export.draft import draft
 from gemkit.export.latency import LatencyModel, fit_latency, this_device
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.files import write_json
 from gemkit.search.cell_space import CellSpace
 from gemkit.search.sampling import random_cells
@@ -70,7 +70,7 @@ def delivery(model: LatencyModel, seed: int, folder: Path) -> dict[str, Any]:
     if fitting is None:
         return row
     path = folder / "model.onnx"
-    path.write_bytes(draft(fitting, seed=seed).SerializeToString())
+    path.write_bytes(build_onnx(fitting, seed=seed).SerializeToString())
     row["at_export_ms"] = latency_ms([path])[0]
     if row["at_export_ms"] <= limit:
         row["width"] = fitting.width
@@ -83,7 +83,7 @@ def measured_again(rows: list[dict[str, Any]], folder: Path) -> list[float]:
     for index, row in enumerate(rows):
         cell = Cell.from_json(row["cell"])
         paths.append(folder / f"{index}.onnx")
-        model = draft(Architecture((cell,), SKELETON, row["width"]), seed=index)
+        model = build_onnx(Architecture((cell,), SKELETON, row["width"]), seed=index)
         paths[-1].write_bytes(model.SerializeToString())
     return latency_ms(paths)
 

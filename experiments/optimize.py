@@ -28,7 +28,7 @@ import onnxruntime
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cost import cost
 from gemkit.export import optimize
-from gemkit.export.draft import draft
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search.sampling import random_cells
@@ -128,7 +128,7 @@ def arena_bytes(path: Path, order: str) -> int | None:
 
 def measure(architecture: Architecture, objective: str) -> dict[str, Any]:
     """Optimise one network and measure the result a second time."""
-    model = draft(architecture)
+    model = build_onnx(architecture)
     started = time.perf_counter()
     quick = objective == "memory"  # its time is only reported
     better, report = optimize.optimize(model, objective, seconds=0.05 if quick else 0.1)

@@ -1,8 +1,8 @@
 """From a PyTorch network to a checked ONNX file.
 
-The graph comes from `torch.export` with batch norm folded into the convolutions, and is written by
-`translate.py` (by PyTorch's own ONNX exporter for networks that are not ours). What is checked is
-the written file, opened afresh with onnxruntime; it takes its place only when all checks hold.
+The graph of a searched network is `gemkit.export.onnx_builder`'s, that of any other is written by
+PyTorch's own exporter. What is checked is the written file, opened afresh with onnxruntime; it
+takes its place only when all checks hold.
 Ours, like everything about deployment.
 
     exported = export_onnx(network, path, input_shape=(3, 32, 32), class_names=names, mean=mean,
@@ -24,21 +24,28 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
+import onnx
+import onnxruntime as ort
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
+from gemkit import __version__
+from gemkit.architecture import Architecture
 from gemkit.budget import is_number
+from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.files import is_file, replacing, unreadable
 
+from .onnx_builder import DEFAULT_OPSET, OPSETS, build_onnx, folded_weights, scale_and_shift
 from .timing import open_session
 
 if TYPE_CHECKING:
-    import onnx
-    import onnxruntime as ort
     from torch import nn
+
+    from gemkit.network import GEMNet
 
 Images = NDArray[np.uint8]
 
@@ -48,10 +55,6 @@ BATCHES = (1, 3, 17)
 """Batch sizes at which a file with dynamic batch is compared."""
 _COMPARED = 1000
 """Test images whose class is compared with PyTorch's where its accuracy is known already."""
-OPSETS = range(18, 24)
-"""Versions of ONNX's operator set that can be asked for. PyTorch's exporter writes no older one."""
-DEFAULT_OPSET = 18
-"""The oldest: boards often carry an old onnxruntime (18 needs 1.14 or newer)."""
 _PREFIX = "gemkit."
 
 
@@ -202,7 +205,7 @@ def export_onnx(
     reference = _with_ends(original, info)
     with replacing(path) as temporary:
         with quiet():
-            model = _to_onnx(_with_ends(fold(original), info), info, batch, opset)
+            model = _to_onnx(original, info, batch, opset)
             _describe(model, info)
             _check_weights(model, original)
             temporary.write_bytes(model.SerializeToString())
@@ -248,7 +251,7 @@ def read_info(path: Path | str) -> ModelInfo:
     return info_of(load_onnx(path), str(path))
 
 
-def info_of(model: "onnx.ModelProto", where: str) -> ModelInfo:
+def info_of(model: onnx.ModelProto, where: str) -> ModelInfo:
     """What a loaded model says about itself; see `read_info`."""
     found: dict[str, Any] = {}
     for entry in model.metadata_props:
@@ -302,16 +305,13 @@ _METADATA: dict[str, Callable[[Any], bool]] = {
 """What the values that others rely on must be."""
 
 
-def load_onnx(path: Path | str) -> "onnx.ModelProto":
+def load_onnx(path: Path | str) -> onnx.ModelProto:
     """Read an ONNX file with its weights.
 
     Raises:
         UserError: the file is missing, damaged or no ONNX, or its external data are missing or
             lie outside its folder.
     """
-    import onnx
-    from google.protobuf.message import DecodeError
-
     path = Path(path)
     if not is_file(path):
         raise UserError(f"there is no file {path}")
@@ -341,7 +341,7 @@ def load_onnx(path: Path | str) -> "onnx.ModelProto":
     return model
 
 
-def _texts(model: "onnx.ModelProto") -> Iterator[object]:
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
     """The texts of a file that others rely on."""
     for node in model.graph.node:
         yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
@@ -353,21 +353,21 @@ def _texts(model: "onnx.ModelProto") -> Iterator[object]:
         yield from (entry.key, entry.value)
 
 
-def run(session: "ort.InferenceSession", inputs: NDArray[Any]) -> NDArray[Any]:
+def run(session: ort.InferenceSession, inputs: NDArray[Any]) -> NDArray[Any]:
     """The first output for one input."""
     name = session.get_inputs()[0].name
     outputs: NDArray[Any] = session.run(None, {name: inputs})[0]
     return outputs
 
 
-def fixed_batch(session: "ort.InferenceSession") -> int | None:
+def fixed_batch(session: ort.InferenceSession) -> int | None:
     """The batch that a file's input is fixed to, or None."""
     size = session.get_inputs()[0].shape[0]
     return size if isinstance(size, int) else None
 
 
 def run_batched(
-    session: "ort.InferenceSession", inputs: NDArray[Any], batch: int = 250
+    session: ort.InferenceSession, inputs: NDArray[Any], batch: int = 250
 ) -> NDArray[Any]:
     """The first output for any number of inputs, whatever the file's batch is."""
     fixed = fixed_batch(session)
@@ -408,7 +408,7 @@ def accuracy_of(model: Path | str, images: Images, labels: NDArray[np.int64]) ->
     return float((outputs.argmax(axis=1) == labels).mean())
 
 
-def count_weights(model: "onnx.ModelProto") -> int:
+def count_weights(model: onnx.ModelProto) -> int:
     """Numbers in the weights and biases of a model's convolutions and linear layers.
 
     Constants that several of them share (equal ones are stored once) count for each.
@@ -435,39 +435,11 @@ def quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def fold(network: "nn.Module") -> "nn.Module":
-    """A copy for inference whose batch norms are part of the convolutions before them.
-
-    Batch norms that follow their convolution in an `nn.Sequential` are folded here, in double
-    precision, which also makes the export twice as fast; others are folded in the ONNX graph.
-    """
-    from torch import nn
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    folded = copy.deepcopy(network).double().eval()
-    for module in list(folded.modules()):
-        if not isinstance(module, nn.Sequential):
-            continue
-        for index in range(len(module) - 1):
-            first, second = module[index], module[index + 1]
-            if isinstance(first, nn.Conv2d) and isinstance(second, nn.BatchNorm2d):
-                module[index] = fuse_conv_bn_eval(first, second)
-                module[index + 1] = nn.Identity()
-    for parameter in folded.parameters():
-        parameter.requires_grad_(False)  # the exporter would trace a gradient's needs as well
-    return folded.float()
-
-
 def _about(network: "nn.Module") -> dict[str, Any]:
     """What is known of the network without being told."""
-    from gemkit import __version__
-    from gemkit.architecture import Architecture
-
     about: dict[str, Any] = {"version": __version__}
     architecture = getattr(network, "architecture", None)
     if isinstance(architecture, Architecture):
-        from gemkit.cost import cost
-
         spent = cost(architecture)
         about |= {
             "id": architecture.id,
@@ -480,10 +452,8 @@ def _about(network: "nn.Module") -> dict[str, Any]:
 
 
 def _normalised(images: Images, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
-    scale = 1 / (255 * np.asarray(std))
-    shift = -np.asarray(mean) / np.asarray(std)
-    scaled = images * scale.astype(np.float32) + shift.astype(np.float32)
-    return np.ascontiguousarray(scaled.transpose(0, 3, 1, 2))
+    scale, shift = scale_and_shift(mean, std)
+    return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2))
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -505,9 +475,10 @@ def _with_ends(network: "nn.Module", info: ModelInfo) -> "nn.Module":
         def __init__(self) -> None:
             super().__init__()
             self.network = network
-            mean, std = torch.tensor(info.mean).double(), torch.tensor(info.std).double()
-            self.register_buffer("scale", (1 / (255 * std)).float()[:, None, None])
-            self.register_buffer("shift", (-mean / std).float()[:, None, None])
+            for name, values in zip(
+                ("scale", "shift"), scale_and_shift(info.mean, info.std), strict=True
+            ):
+                self.register_buffer(name, torch.from_numpy(values)[:, None, None])
 
         def forward(self, x: Tensor) -> Tensor:
             if info.preprocessing:
@@ -528,42 +499,34 @@ def _example(info: ModelInfo, count: int, rng: np.random.Generator) -> NDArray[A
 
 def _to_onnx(
     network: "nn.Module", info: ModelInfo, batch: int | None, opset: int
-) -> "onnx.ModelProto":
+) -> onnx.ModelProto:
+    if isinstance(architecture := getattr(network, "architecture", None), Architecture):
+        return build_onnx(
+            architecture,
+            folded_weights(cast("GEMNet", network)),
+            normalise=(info.mean, info.std) if info.preprocessing else None,
+            softmax=info.softmax,
+            batch=batch,
+            opset=opset,
+        )
     import torch
 
-    from .translate import Untranslatable, translate
+    from .pytorch_exporter import export_module
 
     example = torch.from_numpy(_example(info, batch or 2, np.random.default_rng(0)))
-    shapes = None if batch else ({0: torch.export.Dim("batch")},)
     output = "probabilities" if info.softmax else "logits"
-    with torch.no_grad():
-        program = torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
-        try:
-            return translate(program, opset, output)
-        except Untranslatable:  # a network that is not ours
-            written = torch.onnx.export(
-                program,
-                dynamo=True,
-                input_names=["image"],
-                output_names=[output],
-                opset_version=opset,
-                optimize=True,
-                verbose=False,
-            )
-    assert written is not None
-    model: onnx.ModelProto = written.model_proto
-    return model
+    return export_module(_with_ends(network, info), example, output, batch=batch, opset=opset)
 
 
-def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
+def _describe(model: onnx.ModelProto, info: ModelInfo) -> None:
     """Replace what the exporter says (traces with paths of this machine) by the metadata."""
     graph = model.graph
     for part in (model, graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
         del part.metadata_props[:]
-        part.doc_string = ""
+        part.ClearField("doc_string")
     for tensor in graph.initializer:
         del tensor.metadata_props[:]
-        tensor.doc_string = ""
+        tensor.ClearField("doc_string")
     graph.name = "network"
     model.producer_name = "gemkit"
     model.producer_version = str(info.more.get("version", ""))
@@ -572,7 +535,7 @@ def _describe(model: "onnx.ModelProto", info: ModelInfo) -> None:
         entry.key, entry.value = key, value
 
 
-def _check_weights(model: "onnx.ModelProto", network: "nn.Module") -> None:
+def _check_weights(model: onnx.ModelProto, network: "nn.Module") -> None:
     """The file must hold exactly the network's weights, batch norm folded."""
     from torch import nn
 
@@ -588,8 +551,6 @@ def _check_weights(model: "onnx.ModelProto", network: "nn.Module") -> None:
 
 
 def _check_file(path: Path) -> None:
-    import onnx
-
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -598,7 +559,7 @@ def _check_file(path: Path) -> None:
 
 def _compare(
     reference: "nn.Module",
-    session: "ort.InferenceSession",
+    session: ort.InferenceSession,
     info: ModelInfo,
     images: Images | None,
     batch: int | None,
@@ -643,7 +604,7 @@ def _difference(wanted: NDArray[Any], found: NDArray[Any]) -> float:
 
 def _accuracy(
     reference: "nn.Module",
-    session: "ort.InferenceSession",
+    session: ort.InferenceSession,
     info: ModelInfo,
     images: Images,
     labels: NDArray[np.int64],

@@ -25,12 +25,10 @@ from gemkit.errors import UserError
 from gemkit.files import check_format, read_json, write_bytes
 
 from . import timing
-from .draft import draft
 from .latency import SAMPLES, LatencyModel, Measured, is_device, levelled, plan
+from .onnx_builder import build_onnx
 
 _KIND, _FORMAT = "gemkit kit", 1
-_OPSET = 17
-"""Python 3.8 has onnxruntime up to 1.19; older boards stay at 1.14, which reads opset 17 and 18."""
 _README = """Measure these networks on this device (Python 3.8 or newer):
 
     pip install onnxruntime numpy
@@ -69,7 +67,7 @@ def write_kit(
     entries = []
     for index, architecture in enumerate(architectures):
         name = f"models/{index:03d}.onnx"
-        content = draft(architecture, seed=index, opset=_OPSET, compact=True).SerializeToString()
+        content = build_onnx(architecture, seed=index, compact=True).SerializeToString()
         contents[name] = content
         entries.append(
             {

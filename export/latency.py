@@ -10,7 +10,7 @@ blocks of channels, so each cost has a rate of its own for channels that are mul
 or neither. The rates are not negative and fit relative errors; a Gaussian process
 (`gemkit.regression`) corrects the rest and tells how uncertain a prediction is.
 
-Weights do not matter for latency, so what is measured is the quick graph of `draft.py`.
+Weights do not matter for latency, so what is measured is the graph of `onnx_builder.py`.
 """
 
 import tempfile
@@ -31,6 +31,7 @@ from gemkit.regression import GaussianProcess, fit
 
 from . import timing
 from .latency_features import RATES, STEPS, FloatArray, features
+from .onnx_builder import build_onnx
 
 Measure = Callable[[Sequence[Architecture]], Sequence[float]]
 """Milliseconds of each architecture: p50, batch 1, one thread."""
@@ -305,11 +306,9 @@ def measure_here(
 
 def write_drafts(architectures: Sequence[Architecture], folder: Path) -> list[Path]:
     """Write the networks with random weights as `0.onnx`, `1.onnx`, ...; their paths."""
-    from .draft import draft
-
     paths = [folder / f"{index}.onnx" for index in range(len(architectures))]
     for index, (path, architecture) in enumerate(zip(paths, architectures, strict=True)):
-        path.write_bytes(draft(architecture, seed=index).SerializeToString())
+        path.write_bytes(build_onnx(architecture, seed=index).SerializeToString())
     return paths
 
 

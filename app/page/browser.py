@@ -175,9 +175,9 @@ def draft_named(shown: "Shown", name: str) -> bytes | None:
 
 @functools.lru_cache(maxsize=MOST_CELLS)
 def _draft(architecture: Architecture, seed: int) -> bytes:
-    from gemkit.export.draft import draft
+    from gemkit.export.onnx_builder import build_onnx
 
-    return bytes(draft(architecture, seed=seed, opset=17).SerializeToString())
+    return bytes(build_onnx(architecture, seed=seed).SerializeToString())
 
 
 def reference(shown: "Shown", id: str) -> dict[str, Any] | None:

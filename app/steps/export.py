@@ -13,7 +13,8 @@ from gemkit.cost import count_with_fvcore
 from gemkit.data import Dataset
 from gemkit.errors import UserError
 from gemkit.export.benchmark import latency_ms
-from gemkit.export.exporter import DEFAULT_OPSET, Exported, check_options, export_onnx
+from gemkit.export.exporter import Exported, check_options, export_onnx
+from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.export.schedule import peak_of_file
 from gemkit.files import write_bytes
 from gemkit.store import Run
@@ -87,7 +88,7 @@ def export(
             so on; by default `deploy` in the run where the files differ from its own.
         input: "uint8" for files that take the pixels (batch, h, w, c) and normalise themselves.
         softmax: files that give probabilities.
-        opset: of `gemkit.export.exporter.OPSETS`, by default the oldest.
+        opset: of `gemkit.export.onnx_builder.OPSETS`, by default the oldest.
         batch: a fixed batch size, for compilers that need one.
         data: where the run's data lie now; needed where it keeps no pictures and they have moved.
 

@@ -10,7 +10,8 @@ from gemkit.budget import Budget
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export.card import write_card
-from gemkit.export.exporter import DEFAULT_OPSET, check_options
+from gemkit.export.exporter import check_options
+from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.files import write_text
 
 from .. import formatting, zoo

@@ -13,8 +13,8 @@ from rows import Row
 
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.export import memory, optimize, rewrites, schedule, timing
-from gemkit.export.draft import draft
 from gemkit.export.graph import read
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.search.sampling import random_cells
 
 CELLS = 5
@@ -29,7 +29,7 @@ def rows() -> list[Row]:
     for kind, bar in (("sum", 1.3), ("concat", 1.1)):
         first, again = [], []
         for architecture in networks[kind]:
-            model = draft(architecture)
+            model = build_onnx(architecture)
             better, report = optimize.optimize(model)
             first.append(report.speedup)
             again.append(_speedup(model, better) if report.applied else 1.0)
@@ -58,7 +58,7 @@ def rows() -> list[Row]:
     )
     shares, by_order = [], []
     for architecture in networks["sum"] + networks["concat"]:
-        graph = read(draft(architecture))
+        graph = read(build_onnx(architecture))
         plain = schedule.peak(graph)
         order = schedule.best_order(graph, seconds=2)
         ordered = schedule.in_order(graph, order.units)

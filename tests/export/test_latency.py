@@ -15,7 +15,6 @@ from gemkit.cell import Cell, CellArrays
 from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.export import timing
-from gemkit.export.draft import draft
 from gemkit.export.latency import (
     LatencyModel,
     Measured,
@@ -27,6 +26,7 @@ from gemkit.export.latency import (
     save_model,
 )
 from gemkit.export.latency_features import features
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.layers import layers
 from networks import DIGITS, random_cell
 
@@ -41,7 +41,7 @@ def pools(rng: np.random.Generator, count: int = 150) -> list[CellArrays]:
 
 
 def shapes(architecture: Architecture) -> tuple[onnx.ModelProto, dict[str, tuple[int, ...]]]:
-    model = onnx.shape_inference.infer_shapes(draft(architecture, batch=1))
+    model = onnx.shape_inference.infer_shapes(build_onnx(architecture, batch=1))
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
     found = {v.name: tuple(d.dim_value for d in v.type.tensor_type.shape.dim) for v in values}
     return model, found | {t.name: tuple(t.dims) for t in model.graph.initializer}
@@ -185,7 +185,7 @@ def test_measures_here(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(seed)
     few = [Architecture((random_cell(rng),), DIGITS, 4) for _ in range(3)]
     shares: list[float] = []
-    sizes = [len(draft(one).graph.node) for one in few]
+    sizes = [len(build_onnx(one).graph.node) for one in few]
     assert measure_here(few, progress=shares.append) == pytest.approx(1.1 * np.array(sizes))
     assert shares == [1]
 

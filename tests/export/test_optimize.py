@@ -17,8 +17,8 @@ from gemkit.cell import Cell
 from gemkit.cost import cost, peak_memory
 from gemkit.errors import UserError
 from gemkit.export import memory, optimize, rewrites, schedule
-from gemkit.export.draft import draft
 from gemkit.export.graph import Graph, Node, read, write
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.search.sampling import random_cells
 
 REWRITES = {
@@ -89,7 +89,7 @@ def count(graph: Graph, *ops: str) -> int:
 @pytest.mark.parametrize("aggregation", ["concat", "sum"])
 def test_reading_and_writing_keeps_the_model(seed: int, tmp_path: Path, aggregation: str) -> None:
     rng = np.random.default_rng(seed)
-    model = draft(random_architecture(rng, aggregation), seed=seed)
+    model = build_onnx(random_architecture(rng, aggregation), seed=seed)
     again = write(read(model))
     assert [node.op_type for node in again.graph.node] == [n.op_type for n in model.graph.node]
     for found, wanted in zip(
@@ -121,7 +121,7 @@ def test_a_rewrite_keeps_the_outputs(
     rng = np.random.default_rng(seed)
     for index in range(3):
         nodes = int(rng.integers(3, 15))
-        model = draft(random_architecture(rng, aggregation, nodes=nodes), seed=seed + index)
+        model = build_onnx(random_architecture(rng, aggregation, nodes=nodes), seed=seed + index)
         graph = read(model)
         rewritten = REWRITES[name](graph)
         if rewritten is graph:
@@ -133,7 +133,7 @@ def test_a_rewrite_keeps_the_outputs(
 @pytest.mark.parametrize("aggregation", ["concat", "sum"])
 def test_thirty_nodes_at_three_resolutions(seed: int, tmp_path: Path, aggregation: str) -> None:
     rng = np.random.default_rng(seed)
-    model = draft(random_architecture(rng, aggregation, LARGE, 30), seed=seed)
+    model = build_onnx(random_architecture(rng, aggregation, LARGE, 30), seed=seed)
     wanted = outputs(model, tmp_path / "plain.onnx", seed)
     for rewrite in (REWRITES["all"], partial(memory.accumulate, tries=10)):
         found = outputs(write(rewrite(read(model))), tmp_path / "rewritten.onnx", seed)
@@ -144,7 +144,7 @@ def test_thirty_nodes_at_three_resolutions(seed: int, tmp_path: Path, aggregatio
 def test_padding_makes_all_channels_divisible(seed: int, multiple: int) -> None:
     rng = np.random.default_rng(seed)
     architecture = random_architecture(rng, "concat")
-    padded = rewrites.pad_channels(read(draft(architecture)), multiple)
+    padded = rewrites.pad_channels(read(build_onnx(architecture)), multiple)
     for node in padded.nodes:
         if node.op in ("Conv", "Concat", "MaxPool"):
             assert padded.channels(node.output) % multiple == 0
@@ -152,7 +152,7 @@ def test_padding_makes_all_channels_divisible(seed: int, multiple: int) -> None:
         architecture.width * stage.width_factor % multiple for stage in architecture.skeleton.stages
     }
     if widths == {0}:
-        assert padded.nodes == read(draft(architecture)).nodes
+        assert padded.nodes == read(build_onnx(architecture)).nodes
 
 
 def test_padding_stops_before_what_it_does_not_know() -> None:
@@ -244,7 +244,7 @@ def test_the_sums_of_a_complete_cell_become_running_totals() -> None:
     nodes = 9
     edges = tuple((i, j) for j in range(1, nodes + 1) for i in range(j))
     cell = Cell(("input", *["conv1x1"] * nodes), edges, "sum")
-    graph = read(draft(Architecture((cell,), skeleton_for(SMALL, 10), 8)))
+    graph = read(build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 8)))
     cells = len(skeleton_for(SMALL, 10).stages)
     assert count(graph, "Add") == cells * (sum(range(nodes)) + 1)
     # Node j adds one tensor to the total of node j - 1; one more addition ends the cell.
@@ -255,7 +255,7 @@ def test_shared_sums_are_fewer_and_sum_the_same_tensors(seed: int) -> None:
     rng = np.random.default_rng(seed)
     cells = random_cells(rng, 40, 30, "sum", 30)
     dense = next(one for one in map(cells.cell, range(len(cells))) if len(one.edges) >= 120)
-    graph = read(draft(Architecture((dense,), skeleton_for(SMALL, 10), 4)))
+    graph = read(build_onnx(Architecture((dense,), skeleton_for(SMALL, 10), 4)))
     shared = rewrites.share_sums(graph)
     assert count(shared, "Add") < count(graph, "Add")
     assert convolved(shared) == convolved(graph)
@@ -298,7 +298,7 @@ def test_a_tensor_added_twice_stays_so(tmp_path: Path) -> None:
 
 def test_splitting_leaves_no_concatenation(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph = read(draft(random_architecture(rng, "concat", nodes=10)))
+    graph = read(build_onnx(random_architecture(rng, "concat", nodes=10)))
     assert count(rewrites.split_concats(graph), "Concat") == 0
     for node in rewrites.split_concats(graph, largest=3).nodes:
         assert node.op != "Concat" or len(node.inputs) > 3
@@ -336,7 +336,7 @@ def test_siblings_read_by_one_concatenation_become_one_convolution(tmp_path: Pat
     edges = ((0, 1), (0, 2), (0, 3), (1, 4), (2, 4), (3, 4), (0, 4))
     operations = ("input", "conv1x1", "conv1x1", "conv1x1", "sep3x3")
     architecture = Architecture((Cell(operations, edges),), skeleton_for(SMALL, 10), 5)
-    model = draft(architecture)
+    model = build_onnx(architecture)
     graph = read(model)
     merged = rewrites.merge_siblings(graph)
     stages = len(architecture.skeleton.stages)
@@ -351,7 +351,7 @@ def test_convolutions_of_one_tensor_become_one_and_a_split(tmp_path: Path) -> No
     architecture = Architecture(
         (Cell(("input", *["conv1x1"] * 5), edges),), skeleton_for(SMALL, 10), 5
     )
-    model = draft(architecture)
+    model = build_onnx(architecture)
     graph = read(model)
     merged = rewrites.merge_parallel(graph)
     stages = len(architecture.skeleton.stages)
@@ -367,7 +367,7 @@ def test_sums_of_three_and_more_are_written_as_one(tmp_path: Path) -> None:
     nodes = 9
     edges = tuple((i, j) for j in range(1, nodes + 1) for i in range(j))
     cell = Cell(("input", *["conv1x1"] * nodes), edges, "sum")
-    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 8))
+    model = build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 8))
     at_once = rewrites.sums_at_once(read(model))
     stages = len(skeleton_for(SMALL, 10).stages)
     sizes = sorted(len(node.inputs) for node in at_once.nodes if node.op == "Sum")
@@ -382,7 +382,7 @@ def test_sums_of_three_and_more_are_written_as_one(tmp_path: Path) -> None:
 def test_only_a_mean_over_the_image_that_keeps_its_axes_is_a_pooling(
     tmp_path: Path, opset: int
 ) -> None:
-    model = draft(Architecture((CHAIN,), skeleton_for(SMALL, 10), 4), opset=opset)
+    model = build_onnx(Architecture((CHAIN,), skeleton_for(SMALL, 10), 4), opset=opset)
     pooled = rewrites.pool_globally(read(model))
     assert count(pooled, "GlobalAveragePool") == 1
     assert count(pooled, "ReduceMean") == 0
@@ -420,7 +420,7 @@ def test_the_plain_order_needs_what_the_cost_model_says(
     rng = np.random.default_rng(seed)
     for _ in range(5):
         architecture = random_architecture(rng, aggregation, shape, int(rng.integers(1, 31)))
-        peak = schedule.peak(read(draft(architecture)))
+        peak = schedule.peak(read(build_onnx(architecture)))
         assert peak == cost(architecture).peak_memory_bytes
 
 
@@ -496,7 +496,7 @@ def small_graph(rng: np.random.Generator, aggregation: str) -> Graph:
 def test_reordering_changes_no_bit(seed: int, tmp_path: Path, aggregation: str) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(3):
-        model = draft(random_architecture(rng, aggregation, nodes=20), seed=seed)
+        model = build_onnx(random_architecture(rng, aggregation, nodes=20), seed=seed)
         graph = read(model)
         given = schedule.peak(graph)
         best = schedule.best_order(graph, seconds=1)
@@ -524,7 +524,7 @@ def test_the_parts_of_an_order_make_up_the_whole(
     seed: int, monkeypatch: pytest.MonkeyPatch, aggregation: str
 ) -> None:
     rng = np.random.default_rng(seed)
-    graph = read(draft(random_architecture(rng, aggregation, LARGE)))
+    graph = read(build_onnx(random_architecture(rng, aggregation, LARGE)))
     parts = schedule.parts(graph)
     assert len(parts) > 3
     assert [unit for part in parts for unit in part.units] == schedule.units(graph)
@@ -559,7 +559,7 @@ def test_memory_of_sums_and_rectifiers_by_hand() -> None:
 
 def test_without_time_the_best_order_still_has_a_true_bound(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    graph = read(draft(random_architecture(rng, "concat", nodes=14)))
+    graph = read(build_onnx(random_architecture(rng, "concat", nodes=14)))
     hasty = schedule.best_order(graph, seconds=0)
     patient = schedule.best_order(graph, seconds=10)
     assert hasty.bound <= patient.bound <= patient.peak <= hasty.peak
@@ -569,7 +569,7 @@ def test_without_time_the_best_order_still_has_a_true_bound(seed: int) -> None:
 def test_partial_sums_never_need_more(seed: int, aggregation: str) -> None:
     rng = np.random.default_rng(seed)
     for _ in range(2):
-        graph = read(draft(random_architecture(rng, aggregation, nodes=14)))
+        graph = read(build_onnx(random_architecture(rng, aggregation, nodes=14)))
         given = schedule.peak(graph, accumulate=True)
         found = memory.accumulate(graph, tries=100)
         assert schedule.peak(found, accumulate=True) <= given
@@ -581,7 +581,7 @@ def test_leaves_of_a_star_die_one_by_one() -> None:
     leaves = 8
     cell = Cell(("input", *["conv1x1"] * leaves), tuple((0, n + 1) for n in range(leaves)))
     skeleton = skeleton_for((1, 8, 8), 10)
-    graph = read(draft(Architecture((cell,), skeleton, 8)))
+    graph = read(build_onnx(Architecture((cell,), skeleton, 8)))
     tensor = 8 * 8 * 8 * 4
     assert schedule.peak(graph) == (1 + 2 * leaves) * tensor
     # The cell input, a leaf and the accumulator.
@@ -599,7 +599,7 @@ def test_the_optimised_file_computes_the_same(
     monkeypatch.setattr(optimize, "ORDER_SECONDS", 0.2)
     monkeypatch.setattr(memory, "TRIES", 100)
     rng = np.random.default_rng(seed)
-    model = draft(random_architecture(rng, aggregation), seed=seed)
+    model = build_onnx(random_architecture(rng, aggregation), seed=seed)
     helper.set_model_props(model, {"gemkit.note": "kept"})
     onnx.save(model, tmp_path / "plain.onnx")
     report = optimize.optimize_file(
@@ -643,7 +643,7 @@ def test_only_what_pays_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
         names = [["plain", *asked][int(path.stem)] for path in paths]
         return [2.0 / gains.get(name, 1.0) for name in names]
 
-    plain = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    plain = build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 4))
     _, report = optimize.optimize(plain, measure=measure)
     assert report.applied == ("fastest",)
     found = {item.name: item.speedup for item in report.tried}
@@ -657,7 +657,7 @@ def test_every_candidate_splits_what_its_name_says(seed: int) -> None:
     """Four leaves and nodes of two and three inputs: concatenations of 2, 3 and 4."""
     edges = ((0, 1), (0, 2), (1, 3), (2, 3), (0, 4), (1, 4), (2, 4), (0, 5), (0, 6))
     cell = Cell(("input", *["conv1x1"] * 6), edges)
-    graph = read(draft(Architecture((cell,), skeleton_for(SMALL, 10), 8), seed=seed))
+    graph = read(build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 8), seed=seed))
     candidates = {name: rewrite for stage in optimize.STAGES for name, rewrite in stage.items()}
     for name, left in (
         ("concatenations of 2 split", {3, 4}),
@@ -674,7 +674,7 @@ def test_the_memory_told_is_that_of_the_file(
 ) -> None:
     monkeypatch.setattr(optimize, "ORDER_SECONDS", 0.5)
     monkeypatch.setattr(memory, "TRIES", 200)
-    model = draft(random_architecture(np.random.default_rng(seed), aggregation), seed=seed)
+    model = build_onnx(random_architecture(np.random.default_rng(seed), aggregation), seed=seed)
     better, report = optimize.optimize(model, "memory", measure=lambda paths: [1.5, 1.0])
     graph = read(better)
     peaks = schedule.peak(graph), schedule.peak(graph, accumulate=True)
@@ -696,7 +696,7 @@ def test_what_changes_the_outputs_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     stage = {"nothing": lambda graph: graph, "broken": broken}
     monkeypatch.setattr(optimize, "STAGES", (stage,))
     cell = Cell(("input", "conv1x1"), ((0, 1),))
-    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    model = build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 4))
     told: list[optimize.Tried] = []
     same, report = optimize.optimize(
         model, measure=lambda paths: [1.0] * len(paths), progress=told.append
@@ -714,7 +714,7 @@ def test_what_does_not_pay_in_the_end_is_taken_back(monkeypatch: pytest.MonkeyPa
     # Twice faster while it was tried, twice no faster at the end.
     found = iter([(1.5, 1.0), (1.5, 1.0), (1.0, 1.0), (1.5, 1.0)])
     cell = Cell(("input", "conv1x1"), ((0, 1),))
-    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    model = build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 4))
     told: list[optimize.Tried] = []
     same, report = optimize.optimize(model, measure=lambda paths: next(found), progress=told.append)
     assert same is model
@@ -736,7 +736,7 @@ def test_a_difference_in_a_larger_batch_counts(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(optimize, "STAGES", ({"summed": summed},))
     cell = Cell(("input", "conv1x1"), ((0, 1),))
-    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    model = build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 4))
     same, report = optimize.optimize(model, measure=lambda paths: [1.0] * len(paths))
     assert same is model
     assert report.tried[0].note.startswith("outputs differ by")
@@ -744,7 +744,7 @@ def test_a_difference_in_a_larger_batch_counts(monkeypatch: pytest.MonkeyPatch) 
 
 def test_pictures_as_bytes_go_through(tmp_path: Path, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    model = draft(random_architecture(rng, "sum"), seed=seed)
+    model = build_onnx(random_architecture(rng, "sum"), seed=seed)
     graph = model.graph
     graph.node[0].input[0] = "scaled"
     before = [
@@ -769,7 +769,7 @@ def test_pictures_as_bytes_go_through(tmp_path: Path, seed: int) -> None:
 
 def test_bad_input_is_said_in_a_sentence(tmp_path: Path) -> None:
     cell = Cell(("input", "conv1x1"), ((0, 1),))
-    model = draft(Architecture((cell,), skeleton_for(SMALL, 10), 4))
+    model = build_onnx(Architecture((cell,), skeleton_for(SMALL, 10), 4))
     with pytest.raises(UserError, match="unknown objective 'size': use one of latency, memory"):
         optimize.optimize(model, "size")
     target = tmp_path / "target.onnx"

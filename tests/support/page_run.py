@@ -9,8 +9,8 @@ from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell, write_cell
 from gemkit.cost import cost
-from gemkit.export.draft import draft
 from gemkit.export.exporter import ModelInfo
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.records import Baseline, DataInfo, Latency, Measurement, Model, Trial
 from gemkit.search.encoder import default_encoder, save_encoder
 from gemkit.search.sampling import random_cells
@@ -133,7 +133,7 @@ def make(path: Path, seed: int) -> Path:
 def export(cell: Cell, path: Path, id: str) -> None:
     """Write a network with random weights, as `gemkit export` would name and describe it."""
     path.parent.mkdir(parents=True)
-    model = draft(Architecture((cell,), SKELETON, 8), seed=len(cell.edges))
+    model = build_onnx(Architecture((cell,), SKELETON, 8), seed=len(cell.edges))
     info = ModelInfo((1, 8, 8), NAMES, (0.3,), (0.4,), False, False, "fp32", {"id": id})
     for key, value in info.to_metadata().items():
         entry = model.metadata_props.add()

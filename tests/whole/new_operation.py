@@ -14,9 +14,9 @@ from gemkit.app.page.shares import shares
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import AGGREGATIONS, OPERATIONS, Cell, CellArrays
 from gemkit.cost import cost, execution_steps, peak_memory, verify
-from gemkit.export.draft import draft
 from gemkit.export.exporter import export_onnx
 from gemkit.export.latency_features import features
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.network import build
 from gemkit.operations import TABLE
 from gemkit.search import sampling
@@ -54,7 +54,7 @@ def counts_and_files_are_right(aggregation: str) -> None:
         return sorted(tuple(one.dims) for one in model.graph.initializer if len(one.dims) == 4)
 
     written = weights(onnx.load("new.onnx"))
-    assert written == weights(draft(architecture))
+    assert written == weights(build_onnx(architecture))
     assert (NEW.kernel, NEW.kernel) in {shape[2:] for shape in written}
     smaller = Cell(("input", "sep3x3", "conv1x1", "sep3x3", "sep3x3"), EDGES, aggregation)
     work = [

@@ -39,7 +39,7 @@ from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell, read_cell
 from gemkit.errors import UserError
 from gemkit.export import benchmark, exporter, kit, latency, targets, timing
-from gemkit.export.draft import draft
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.files import read_json, write_json
 from gemkit.network import build, load_network, save_weights
 from gemkit.records import Latency, Measurement, Model, Trial
@@ -262,7 +262,7 @@ def bench_metadata(path: Path) -> None:
 
 @cache
 def one_model() -> Any:
-    return draft(Architecture((CELL,), SKELETON, 4), seed=0)
+    return build_onnx(Architecture((CELL,), SKELETON, 4), seed=0)
 
 
 def bench_onnx(path: Path) -> None:
