@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -291,3 +291,70 @@ def test_names_that_look_the_same_are_the_same(tmp_path: Path) -> None:
     layout(tmp_path, **{"train__caf\u00e9": 3, "train__tea": 3, "test__cafe\u0301": 2})
     plan = read_folder(tmp_path)
     assert np.bincount(plan.test.labels).tolist() == [2]
+
+
+NAMES = st.sampled_from(
+    [
+        "train",
+        "Test",
+        "val",
+        "a",
+        "b",
+        "c",
+        "set",
+        "images",
+        ".git",
+        "@eaDir",
+        "seg_train",
+        "seg_test",
+    ]
+)
+CLASSES = st.tuples(
+    st.integers(0, 1), st.dictionaries(NAMES, st.integers(1, 3), min_size=2, max_size=4)
+)
+TREES = st.recursive(
+    st.integers(0, 3) | CLASSES,
+    lambda inner: st.tuples(st.integers(0, 1), st.dictionaries(NAMES, inner, max_size=4)),
+    max_leaves=6,
+)
+
+
+def grow(folder: Path, tree: object, made: list[Path]) -> None:
+    """Write a tree of folders; a number is so many pictures and, if any, a text beside them."""
+    folder.mkdir(exist_ok=True)
+    count, inner = tree if isinstance(tree, tuple) else (tree, {})
+    for number in range(count):
+        path = folder / f"{number}.png"
+        path.write_bytes(f"{folder} {number}".encode())
+        made.append(path)
+    for name, branch in inner.items():
+        grow(folder / name, branch, made)
+
+
+def _read(root: Path) -> tuple[str, FolderPlan | None]:
+    try:
+        return "", read_folder(root)
+    except UserError as error:
+        return str(error), None
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@given(tree=TREES)
+def test_any_tree_is_accounted_for_or_refused(
+    tree: object, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    root = tmp_path_factory.mktemp("tree")
+    made: list[Path] = []
+    grow(root, tree, made)
+    refusal, plan = _read(root)
+    event("refused" if plan is None else "read")
+    if plan is None:
+        assert str(root) in refusal
+        assert "\n" not in refusal
+        return
+    used = [path for part in plan.parts.values() for path in part.files]
+    left = [path for some in plan.skipped for path in some.files]
+    assert sorted([*used, *left]) == sorted(made)
+    assert len(set(plan.training.labels.tolist())) == len(plan.class_names) >= 2
+    for path in used:
+        assert not {".git", "@eaDir"} & set(path.relative_to(root).parts)
