@@ -10,85 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, features
 
+from awkward_pictures import SIDE, SUFFIX, Array, grey, modes, write_all
 from gemkit import pictures
 from gemkit.data import load
 from gemkit.pictures import PictureError, fit_image, read_picture
 
-Array = np.ndarray
-SIDE = 8
-COLOUR = ("PNG", "TIFF", "WEBP", "PPM", "BMP", "QOI", "JPEG2000", "DIB")
-
-
-def grey(values: Array) -> Array:
-    """(h, w) -> (h, w, 3)."""
-    return np.repeat(values[..., None], 3, axis=-1)
-
-
-def on_white(colour: Array, alpha: Array) -> Array:
-    opaque = alpha[..., None] / 255
-    return colour * opaque + 255 * (1 - opaque)
-
-
-def modes(rng: np.random.Generator) -> dict[str, tuple[Image.Image, Array, tuple[str, ...]]]:
-    """By name: a picture, the pixels expected (h, w, 3) and formats that keep them exactly."""
-    level = rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-    level[0, 0], level[0, 1] = 0, 255
-    colour = rng.integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
-    alpha = rng.integers(0, 256, (SIDE, SIDE), dtype=np.uint8)
-    wide = level.astype(np.int64)
-    palette = Image.fromarray(colour).quantize(16)
-    cleared = palette.copy()
-    cleared.info["transparency"] = 3
-    indices = np.asarray(palette)
-    shown = np.asarray(palette.convert("RGB")).astype(float)
-    bits = level > 127
-    deep = np.rint(wide * 4095 / 255).astype(np.uint16)
-    return {
-        "1": (Image.fromarray(bits), grey(np.where(bits, 255, 0)), ("PNG", "TIFF", "PPM", "BMP")),
-        "L": (Image.fromarray(level), grey(level), ("PNG", "TIFF", "PPM", "BMP", "PCX")),
-        "LA": (
-            Image.merge("LA", (Image.fromarray(level), Image.fromarray(alpha))),
-            on_white(grey(level), alpha), ("PNG", "TIFF"),
-        ),
-        "RGB": (Image.fromarray(colour), colour, COLOUR),
-        "RGBA": (
-            Image.fromarray(np.dstack([colour, alpha])), on_white(colour, alpha),
-            ("PNG", "TIFF", "QOI"),
-        ),
-        "P": (palette, shown, ("PNG", "TIFF", "GIF", "BMP")),
-        "P with a clear colour": (
-            cleared, np.where((indices == 3)[..., None], 255, shown), ("PNG", "GIF"),
-        ),
-        "CMYK": (
-            Image.fromarray(colour).convert("CMYK"), colour, ("TIFF",),
-        ),
-        "16 bits": (
-            Image.fromarray((wide * 257).astype(np.uint16)), grey(level), ("PNG", "TIFF", "PPM"),
-        ),
-        "12 of 16 bits": (Image.fromarray(deep), grey(level), ("PNG", "TIFF")),
-        "10 of 32 bits": (
-            Image.fromarray(np.rint(wide * 1023 / 255).astype(np.int32)), grey(level), ("TIFF",),
-        ),
-        "8 of 32 bits": (Image.fromarray(wide.astype(np.int32)), grey(level), ("TIFF",)),
-        "signed": (Image.fromarray((wide * 10 - 1000).astype(np.int32)), grey(level), ("TIFF",)),
-        "float to 1": (
-            Image.fromarray((wide / 255).astype(np.float32)), grey(level), ("TIFF", "PPM"),
-        ),
-        "float to 3": (
-            Image.fromarray((wide / 85).astype(np.float32)), grey(level), ("TIFF", "PPM"),
-        ),
-        "float with NaN": (
-            Image.fromarray(np.where(bits, np.nan, wide / 255).astype(np.float32)),
-            grey(np.where(bits, 0, level)), ("TIFF",),
-        ),
-        "signed float": (
-            Image.fromarray((wide / 85 - 1.5).astype(np.float32)), grey(level), ("TIFF",),
-        ),
-    }  # fmt: skip
-
-
 NAMES = sorted(modes(np.random.default_rng(0)))
-SUFFIX = {"PPM": ".pnm", "JPEG2000": ".jp2", "TIFF": ".tif"}
 
 
 def routes(path: Path, shape: tuple[int, int, int]) -> dict[str, Array]:
@@ -121,25 +48,10 @@ def test_every_mode_and_depth_keeps_its_look(
 
 def test_training_and_prediction_read_the_same(tmp_path: Path, seed: int) -> None:
     """Of every mode in every format, photographs too: `load` gives what `read_picture` does."""
-    rng = np.random.default_rng(seed)
-    files: list[Path] = []
-    for label in "ab":
-        (tmp_path / label).mkdir()
-    for place, (name, (image, _, formats)) in enumerate(modes(rng).items()):
-        for format in formats:
-            path = tmp_path / "ab"[place % 2] / f"{name} {format}{SUFFIX.get(format, '')}"
-            if not path.suffix:
-                path = path.with_name(f"{path.name}.{format.lower()}")
-            image.resize((50, 37), Image.Resampling.NEAREST).save(path, format)
-            files.append(path)
-    lossy = [("JPEG", ".jfif"), ("JPEG", ".jpe"), ("WEBP", ".webp"), ("MPO", ".mpo"), ("JPEG", "")]
-    if features.check("avif"):
-        lossy.append(("AVIF", ".avif"))
-    for place, (format, suffix) in enumerate(lossy):
-        pixels = rng.integers(0, 256, (420, 640, 3), dtype=np.uint8)
-        path = tmp_path / "ab"[place % 2] / f"photo{place}{suffix}"
-        Image.fromarray(pixels).save(path, format)
-        files.append(path)
+    folders = [tmp_path / "a", tmp_path / "b"]
+    for folder in folders:
+        folder.mkdir()
+    files = write_all(folders, np.random.default_rng(seed))
     data = load(f"imagefolder:{tmp_path}@24")
     read = {pixels.tobytes() for pixels in np.concatenate([data.x_train, data.x_test])}
     assert len(data.x_train) + len(data.x_test) == len(files)

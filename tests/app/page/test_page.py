@@ -22,6 +22,7 @@ import pytest
 from PIL import Image
 
 import page_run
+from awkward_pictures import write_all
 from gemkit.app.page import (
     browser,
     cell_svg,
@@ -34,6 +35,8 @@ from gemkit.app.page import (
 )
 from gemkit.app.page.shares import measure_shares, shares
 from gemkit.app.report.cell_layout import layout
+from gemkit.app.steps.predict import predict
+from gemkit.app.terminal.progress import console_for
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
 from gemkit.cost import cost
@@ -293,6 +296,20 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
     assert bomb.stat().st_size < 100_000
     with pytest.raises(UserError, match=r"pixels|no picture"):
         page.classify(shown, id, str(bomb))
+
+
+def test_the_page_and_predict_see_the_same_in_every_picture(
+    shown: content.Shown, tmp_path: Path, seed: int
+) -> None:
+    id = str(shown.content.models[0]["id"])
+    path = shown.onnx(id)
+    assert path is not None
+    files = write_all([tmp_path], np.random.default_rng(seed))
+    answers = predict(path, files, 10, console_for(stderr=True))
+    for file, answer in zip(files, answers, strict=True):
+        here, _ = page.classify(shown, id, str(file))
+        there = {entry["name"]: entry["probability"] for entry in answer["classes"]}
+        assert here == there, file
 
 
 # ---- downloads
