@@ -76,9 +76,15 @@ def _console(json_file: str | None) -> "Console":
 
 def _deliver_json(value: object, json_file: str | None) -> None:
     if json_file == "-":
-        click.echo(json.dumps(value, indent=2, allow_nan=False))
+        click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
     elif json_file:
-        write_json(Path(json_file), value)
+        write_json(Path(json_file), _plain(value))
+
+
+def _plain(value: object) -> object:
+    from gemkit.records import plain  # late: it knows architectures, which take long to import
+
+    return plain(value)
 
 
 def _check_json(json_file: str | None) -> None:
@@ -184,7 +190,7 @@ def _as_begun(options: dict[str, Any]) -> None:
     if not is_run(path):
         return
     with Run.open(path) as run:
-        begun, first = run.config, _given_at_first(run.setting("commands", []))
+        begun, first = run.config, _given_at_first(run.setting("commands", list[str], []))
     sources = click.get_current_context().get_parameter_source
     given = {name for name in options if sources(name) is not ParameterSource.DEFAULT}
     for name in set(_KEPT) - given:
@@ -215,9 +221,8 @@ def run(json_file: str | None, **options: Any) -> None:
     with _resumable(_again(arguments["out"])):
         finished = pipeline.run(**arguments, console=console, command=_again())
     with finished:
-        content = finished.to_json()
-    networks = (*content["models"], *content["baselines"])
-    print_measurements([one for entry in networks for one in entry["measurements"]], console)
+        content = finished.content()
+    print_measurements([one for entry in content.networks for one in entry.measurements], console)
     console.print(f"next: {command('app', finished.path)}")
     _deliver_json(content, json_file)
 
@@ -234,7 +239,7 @@ def search(json_file: str | None, **options: Any) -> None:
     with _resumable(_again(arguments["out"])):
         finished = search(**arguments, console=console, command=_again())
     with finished:
-        content = finished.to_json()
+        content = finished.content()
     console.print(f"next: {command('train', finished.path)}")
     _deliver_json(content, json_file)
 
@@ -364,7 +369,7 @@ def _export_run(
         delivery = export(run_folder, ids, console=console, **options)
     made = "" if delivery.folder is None else "/*.onnx"  # for the shell to fill in
     console.print(f"next: {command('bench', delivery.folder or run_folder)}{made}")
-    _deliver_json(delivery.models, json_file)
+    _deliver_json(delivery, json_file)
 
 
 @cli.command()

@@ -1,10 +1,12 @@
 """What people read of a run as rows of text: the same in the terminal, the report and the page."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable
+from typing import TypeVar
 
 from gemkit.budget import format_bytes, format_count, format_latency
-from gemkit.cell import Cell
+from gemkit.records import Latency, Model, Network, Trial, TrialSummary
+
+AnyTrial = TypeVar("AnyTrial", Trial, TrialSummary)
 
 NONE = "–"
 MODEL_HEADS = (
@@ -37,21 +39,20 @@ def size(value: float | None) -> str:
     return NONE if value is None else format_bytes(value)
 
 
-def latency(value: Mapping[str, Any] | None, part: str = "p50") -> str:
+def latency(value: Latency | None, part: str = "p50") -> str:
     """One percentile of a latency or a dash."""
-    found = (value or {}).get(part)
+    found = None if value is None else getattr(value, part)
     return NONE if found is None else format_latency(found)
 
 
-def on_target(entry: Mapping[str, Any]) -> str | None:
+def on_target(network: Network | Trial) -> str | None:
     """A network's predicted latency on the run's target as a sentence's part; None without one."""
-    there = (entry.get("extra") or {}).get("target") or {}
-    known = there.get("latency_ms")
-    if known is None:
+    there = network.target if isinstance(network, Model) else None
+    if there is None or there.latency_ms is None:
         return None
     return (
-        f"{format_latency(known['p50'])} on {there['name']} (predicted, not measured; at most "
-        f"{format_latency(known['at_most'])} with the margin for its uncertainty)"
+        f"{latency(there.latency_ms)} on {there.name} (predicted, not measured; at most "
+        f"{latency(there.latency_ms, 'at_most')} with the margin for its uncertainty)"
     )
 
 
@@ -77,54 +78,55 @@ def number(amount: int, noun: str, plural: str = "") -> str:
     return f"{amount} {noun}" if amount == 1 else f"{amount} {plural or f'{noun}s'}"
 
 
-def model_row(model: Mapping[str, Any]) -> tuple[str, ...]:
-    """A model or baseline of a run's JSON as texts under MODEL_HEADS."""
+def network_row(network: Network) -> tuple[str, ...]:
+    """A network as texts under MODEL_HEADS."""
     return (
-        str(model["id"]),
-        percent(model["accuracy"]),
-        count(model["macs"]),
-        count(model["params"]),
-        size(model["peak_memory_bytes"]),
-        latency(model["latency_ms"], "p50"),
-        latency(model["latency_ms"], "p90"),
-        latency(model["latency_ms"], "p99"),
-        parity(model["parity_max_abs"]),
-        state(model),
+        network.id,
+        percent(network.accuracy),
+        count(network.macs),
+        count(network.params),
+        size(network.peak_memory_bytes),
+        latency(network.latency_ms, "p50"),
+        latency(network.latency_ms, "p90"),
+        latency(network.latency_ms, "p99"),
+        parity(network.parity_max_abs),
+        state(network),
     )
 
 
-def state(entry: Mapping[str, Any]) -> str:
-    """A trial's or model's state, with the reason when it failed."""
-    return f"failed: {entry['error']}" if entry["state"] == "failed" else str(entry["state"])
+def state(entry: Trial | Network) -> str:
+    """A trial's or network's state, with the reason when it failed."""
+    return f"failed: {entry.error}" if entry.state == "failed" else entry.state
 
 
-def trial_row(trial: Mapping[str, Any]) -> tuple[str, ...]:
-    """A trial of a run's JSON as texts under TRIAL_HEADS."""
+def trial_row(trial: Trial) -> tuple[str, ...]:
+    """A trial as texts under TRIAL_HEADS."""
     return (
-        str(trial["index"]),
-        trial["id"],
-        str(trial["round"]),
-        percent(trial["accuracy"]),
-        count(trial["macs"]),
-        count(trial["params"]),
-        str(len(trial["cell"]["operations"]) - 1),
-        str(trial["width"]),
+        str(trial.index),
+        trial.id,
+        str(trial.round),
+        percent(trial.accuracy),
+        count(trial.macs),
+        count(trial.params),
+        str(trial.nodes),
+        str(trial.width),
         state(trial),
     )
 
 
-def cell_line(entry: Mapping[str, Any], cell: Cell) -> str:
+def cell_line(entry: Trial | Model) -> str:
     """One line about a cell."""
+    cell = entry.cell
     return (
         f"{number(cell.nodes, 'node')}, {number(len(cell.edges), 'edge')}, "
         f"{number(len(cell.leaves), 'leaf', 'leaves')}, {cell.aggregation}; "
-        f"width {entry['width']}"
+        f"width {entry.width}"
     )
 
 
-def best_trials(trials: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def best_trials(trials: Iterable[AnyTrial]) -> list[AnyTrial]:
     """The trials in order of accuracy, the earlier first among equals; failed ones last."""
     return sorted(
         trials,
-        key=lambda trial: (trial["accuracy"] is None, -(trial["accuracy"] or 0.0), trial["index"]),
+        key=lambda trial: (trial.accuracy is None, -(trial.accuracy or 0.0), trial.index),
     )

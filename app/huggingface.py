@@ -153,7 +153,7 @@ def _copy_run(shown: Shown, target: Path) -> None:
         source.close()
     _forget_places(target / "search.db")
     config = read_json(shown.folder / "config.json")
-    config["config"] |= {"data": content.data.get("name", ""), "identity": None}
+    config["config"] |= {"data": content.data.name if content.data else "", "identity": None}
     write_json(target / "config.json", config)
     if (shown.folder / "encoder.safetensors").is_file():
         write_bytes(
@@ -161,8 +161,8 @@ def _copy_run(shown: Shown, target: Path) -> None:
         )
     for example in sorted((shown.folder / "examples").glob("*.png"))[:12]:
         write_bytes(target / "examples" / example.name, example.read_bytes())
-    for entry in (*content.models, *content.baselines):
-        _copy_files(shown.files(entry["id"]), target / content.kind(entry["id"]) / entry["id"])
+    for entry in content.networks:
+        _copy_files(shown.files(entry.id), target / content.kind(entry.id) / entry.id)
 
 
 def _forget_places(database: Path) -> None:

@@ -19,6 +19,7 @@ from gemkit.errors import UserError
 from gemkit.export.quantize import CALIBRATION_IMAGES, CHOICE_IMAGES
 from gemkit.files import read_arrays, write_bytes
 from gemkit.identity import Change, Identity, absolute, changes
+from gemkit.records import DataInfo
 from gemkit.store import Run, is_run
 
 from .runs import about, data_of
@@ -61,7 +62,7 @@ def configuration(path: Path, data: str, dataset: Dataset) -> dict[str, Any]:
 
 def remembered(run: Run) -> Identity | None:
     """The data that a run's networks are trained on; None of runs made before this was kept."""
-    known = run.setting("identity")
+    known = run.setting("identity", dict[str, Any])
     return None if known is None else Identity.from_json(known)
 
 
@@ -120,23 +121,23 @@ def kept_pictures(run: Run) -> Dataset | None:
     Raises:
         UserError: the file is damaged.
     """
-    path, known = run.path / PICTURES, run.setting("data", {})
-    if not path.is_file() or "mean" not in known:
+    path, known = run.path / PICTURES, run.setting("data", DataInfo)
+    if not path.is_file() or known is None or known.input_shape is None or not known.mean:
         return None
     arrays = read_arrays(path)
-    shape = (*known["input_shape"][1:], known["input_shape"][0])
+    shape = (*known.input_shape[1:], known.input_shape[0])
     if not set(_ARRAYS) <= set(arrays) or any(
         arrays[name].shape[1:] != shape or arrays[name].dtype != np.uint8
         for name in ("x_train", "x_test")
     ):
         raise UserError(f"{path} does not hold the pictures of this run: it is damaged; remove it")
     return Dataset(
-        name=known["name"],
+        name=known.name,
         **{name: arrays[name] for name in _ARRAYS},
-        class_names=tuple(known["class_names"]),
-        mean=tuple(known["mean"]),
-        std=tuple(known["std"]),
-        note=known["note"],
+        class_names=known.class_names,
+        mean=known.mean,
+        std=known.std,
+        note=known.note,
         identity=remembered(run),
     )
 

@@ -2,19 +2,20 @@
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
-from gemkit.cell import Cell
 from gemkit.data import Dataset
 from gemkit.errors import UserError
-from gemkit.records import Trial
+from gemkit.records import Baseline, DataInfo, Model, Trial
 from gemkit.store import Run, is_run
 
 from .hints import command
+
+Entry = TypeVar("Entry", bound=Model | Trial | Baseline)
 
 LATENCY_FILE = "latency.json"
 """A run's latency predictor, where its budget limits latency."""
@@ -71,41 +72,52 @@ def ranked_trials(run: Run) -> list[Trial]:
             f"{run.path} has no finished trial: run "
             f"`{command('search', '--out', run.path, '--resume')}` first"
         )
-    order = {id: place for place, id in enumerate(run.setting("ranking", []))}
+    order = {id: place for place, id in enumerate(run.setting("ranking", list[str], []))}
     return sorted(
         done, key=lambda one: (order.get(one.id, len(order)), -(one.accuracy or 0), one.index)
     )
 
 
-def find(content: dict[str, Any], id: str, where: Path) -> dict[str, Any]:
-    """The model, or else the trial or baseline of a run that `id` names; its beginning is enough.
+def find(id: str, where: Path, *kinds: Sequence[Entry]) -> Entry:
+    """The entry that `id` names, in the first of some kinds that has one; its beginning is enough.
 
     Raises:
         UserError: nothing or more than one has that id.
     """
-    for kind in ("models", "trials", "baselines"):
-        entries = content.get(kind, ())
-        found = {entry["id"]: entry for entry in entries if entry["id"].startswith(id)}
+    for entries in kinds:
+        found = {entry.id: entry for entry in entries if entry.id.startswith(id)}
         if id in found:
-            return dict(found[id])
+            return found[id]
         if len(found) > 1:
             raise UserError(f"{id!r} could be {' or '.join(sorted(found)[:4])}: write more of it")
         if found:
-            return dict(next(iter(found.values())))
-    known = [entry["id"] for entry in (content["models"] or content["trials"])][:5]
+            return next(iter(found.values()))
+    known = [entry.id for entry in next(filter(None, kinds), ())][:5]
     hint = f"; there are {', '.join(known)}" if known else " (it has no trials yet)"
     raise UserError(f"{where} has no trial or model {id!r}{hint}")
 
 
 def skeleton_of(run: Run) -> Skeleton:
-    """The skeleton that a run was searched with."""
-    return Skeleton.from_json(run.setting("skeleton"), where=f"{run.path}: skeleton")
+    """The skeleton that a run was searched with.
+
+    Raises:
+        UserError: the run does not say it.
+    """
+    skeleton = run.setting("skeleton", Skeleton)
+    if skeleton is None:
+        raise UserError(f"{run.path} does not say which skeleton its networks have")
+    return skeleton
 
 
-def architecture_of(run: Run, model: Mapping[str, Any]) -> Architecture:
-    """The architecture of a run's model."""
-    where = f"{run.path}: model {model['id']}"
-    return Architecture((Cell.from_json(model["cell"], where),), skeleton_of(run), model["width"])
+def architecture_of(run: Run, model: Model) -> Architecture:
+    """The architecture of a run's model.
+
+    Raises:
+        UserError: the model has no width, since it fits the budget at none.
+    """
+    if model.width is None:
+        raise UserError(f"{run.path}: {model.id} has no width: {model.error}")
+    return Architecture((model.cell,), skeleton_of(run), model.width)
 
 
 def check_suits(run: Run, dataset: Dataset, data: str) -> None:
@@ -122,23 +134,23 @@ def check_suits(run: Run, dataset: Dataset, data: str) -> None:
         )
 
 
-def about(dataset: Dataset) -> dict[str, Any]:
+def about(dataset: Dataset) -> DataInfo:
     """What a run remembers of its data."""
-    return {
-        "name": dataset.name,
-        "note": dataset.note,
-        "train": len(dataset.y_train),
-        "test": len(dataset.y_test),
-        "input_shape": list(dataset.input_shape),
-        "class_names": list(dataset.class_names),
-        "mean": list(dataset.mean),
-        "std": list(dataset.std),
-    }
+    return DataInfo(
+        dataset.name,
+        dataset.note,
+        len(dataset.y_train),
+        len(dataset.y_test),
+        dataset.input_shape,
+        tuple(dataset.class_names),
+        tuple(dataset.mean),
+        tuple(dataset.std),
+    )
 
 
 def data_of(run: Run) -> str:
     """Where the data lie that the run's final networks are trained on: the search's, or others."""
-    return str(run.setting("final_data", run.config["data"]))
+    return run.setting("final_data", str, str(run.config["data"]))
 
 
 def is_elsewhere(run: Run) -> bool:

@@ -13,16 +13,16 @@ results/compare.json tells of are taken over.
 
 import argparse
 import sys
-from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import results_page
 from rich.console import Console
 
-from gemkit.app.comparison import names
+from gemkit.app.comparison import Comparison, names
 from gemkit.app.steps.compare import compare
 from gemkit.files import read_json, write_json
+from gemkit.records import plain, read
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "compare.json"
@@ -33,9 +33,9 @@ PARTS = ((1, 0), (3, 0), (3, 2), (5, 2))
 """Seeds of the networks of FIRST and of all others, one part after the other."""
 
 
-def trainings(result: Mapping[str, Any]) -> int:
+def trainings(result: Comparison) -> int:
     """How many trainings a comparison tells of."""
-    return sum(len(entry["accuracies"]) for entry in result.get("networks", ()))
+    return sum(len(entry.accuracies) for entry in result.networks)
 
 
 def main() -> int:
@@ -50,7 +50,7 @@ def main() -> int:
         print(f"skipped: there is no {file} (CIFAR-10 as JPEG files)")
         return 0
     console = Console(highlight=False, soft_wrap=True, width=140)
-    earlier = read_json(RESULTS) if RESULTS.is_file() else None
+    earlier = read(Comparison, read_json(RESULTS), str(RESULTS)) if RESULTS.is_file() else None
     for place, (first, others) in enumerate(PARTS, start=1):
         rest = dict.fromkeys(names(), others) if others else {}
         seeds = rest | dict.fromkeys(FIRST, first)
@@ -73,8 +73,8 @@ def main() -> int:
         if earlier is not None and trainings(result) < trainings(earlier):
             continue  # done before, and more than this
         # Nothing of this machine's folders goes into the results.
-        result["config"]["data"] = f"npz:{file.name}"
-        write_json(RESULTS, result)
+        config = {**result.config, "data": f"npz:{file.name}"}
+        write_json(RESULTS, plain(replace(result, config=config)))
         results_page.write()
         console.print(
             f"{RESULTS.name} and {results_page.PAGE.name} hold part {place} of {len(PARTS)}"

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from gemkit.app import formatting, zoo
-from gemkit.app.comparison import FOUND, NARROW
+from gemkit.app.comparison import FOUND, NARROW, Comparison
 from gemkit.app.report import comparison, report
 from gemkit.files import read_json, write_text
+from gemkit.records import read
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "results.md"
@@ -354,26 +355,27 @@ def _bench(found: dict[str, Any]) -> list[report.Block]:
 
 
 def _comparison(result: dict[str, Any], heading: str, command: str) -> list[report.Block]:
+    found = read(Comparison, result, heading)
     return [
         report.Heading(heading),
-        report.Paragraph(comparison.summary(result)),
-        report.Table(comparison.HEADS, comparison.table_rows(result)),
-        report.Paragraph(comparison.notes(result)),
+        report.Paragraph(comparison.summary(found)),
+        report.Table(comparison.HEADS, comparison.table_rows(found)),
+        report.Paragraph(comparison.notes(found)),
         report.Paragraph(
             "The search draws its proxy images (a tenth) from all 50,000 training images, also "
             "where the networks are then trained on fewer. It never sees a test image. "
             + (
-                f"The found network and random cells got {result['share']:g} of the budget, the "
+                f"The found network and random cells got {found.share:g} of the budget, the "
                 "others all of it."
-                if result["config"]["run"] is None
+                if found.config["run"] is None
                 else "The found network is that of a search of its own, random cells cost as much."
             )
         ),
         report.Heading("Against what was aimed for", 3),
-        report.Table(("bar", "found here", "holds"), _comparison_bars(result)),
+        report.Table(("bar", "found here", "holds"), _comparison_bars(found)),
         report.Heading("How to repeat it", 3),
         report.Code(command),
-        report.Paragraph(comparison.made(result)),
+        report.Paragraph(comparison.made(found)),
         *([report.Paragraph(result["note"])] if "note" in result else []),
     ]
 
@@ -516,35 +518,35 @@ def _longer(found: dict[str, Any]) -> list[report.Block]:
     ]
 
 
-def _comparison_bars(result: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _comparison_bars(result: Comparison) -> list[tuple[str, str, str]]:
     """The bars of the design that this comparison speaks about."""
-    networks = {entry["id"]: entry for entry in result["networks"]}
+    networks = {entry.id: entry for entry in result.networks}
     rows = []
     for entry, ours in product(networks.values(), (FOUND, NARROW)):
-        better = entry.get(f"{ours}_better_by")
+        better = entry.found_better_by if ours == FOUND else entry.narrow_better_by
         wanted = ("differentiable", "random") if ours == FOUND else ("differentiable",)
-        if better is None or entry["kind"] not in wanted:
+        if better is None or entry.kind not in wanted:
             continue
         found = networks[ours]
-        text = f"{comparison.points(better['mean'])} points"
-        if better["interval"]:
-            text += " ({} to {})".format(*(comparison.points(end) for end in better["interval"]))
-        if entry["kind"] == "random":
+        text = f"{comparison.points(better.mean)} points"
+        if better.interval:
+            text += " ({} to {})".format(*(comparison.points(end) for end in better.interval))
+        if entry.kind == "random":
             bar = "above random cells of equal cost with 95 % confidence"
-            holds = bool(better["interval"] and better["interval"][0] > 0)
+            holds = bool(better.interval and better.interval[0] > 0)
         else:
             low, high = (comparison.points(end) for end in GOAL)
             bar = (
-                f"{ours}: goal {low} to {high} points, at least the lower, against {entry['id']} "
+                f"{ours}: goal {low} to {high} points, at least the lower, against {entry.id} "
                 "with at least 11 % fewer MACs"
             )
-            fewer = 1 - found["macs"] / entry["macs"]
+            fewer = 1 - found.macs / entry.macs
             text += (
-                f", {_less(found['macs'], entry['macs'])} MACs, "
-                f"{_less(found['params'], entry['params'])} parameters"
+                f", {_less(found.macs, entry.macs)} MACs, "
+                f"{_less(found.params, entry.params)} parameters"
             )
-            holds = better["mean"] >= GOAL[0] and fewer >= 0.11
-        sure = better["interval"] and better["interval"][0] > 0
+            holds = better.mean >= GOAL[0] and fewer >= 0.11
+        sure = better.interval and better.interval[0] > 0
         rows.append((bar, text, ("yes" if sure else "in the mean alone") if holds else "no"))
     return rows
 

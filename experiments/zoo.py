@@ -41,8 +41,9 @@ import torch
 from rich.console import Console
 
 from gemkit.app import formatting, zoo
+from gemkit.app.runs import skeleton_of
 from gemkit.app.steps.search import search
-from gemkit.architecture import Architecture, Skeleton
+from gemkit.architecture import Architecture
 from gemkit.budget import Budget, format_count
 from gemkit.cell import CellArrays
 from gemkit.cost import largest_widths
@@ -54,6 +55,7 @@ from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.network import GEMNet, build, load_network, save_weights
 from gemkit.recipe import RECIPES, Recipe
+from gemkit.records import plain
 from gemkit.search.trials import ProxyTask, run_trial
 from gemkit.store import Run
 from gemkit.train import Progress, train
@@ -116,8 +118,8 @@ def searched(spec: str, trials: int, out: Path, console: Console) -> tuple[list[
     )
     with finished as run:
         found = {trial.id: trial for trial in run.trials()}
-        skeleton = Skeleton.from_json(run.setting("skeleton", None))
-        best = [found[id] for id in run.setting("ranking", [])]
+        skeleton = skeleton_of(run)
+        best = [found[id] for id in run.setting("ranking", list[str], [])]
     text = (
         f"Found by a NASGEM search over cells of up to 30 nodes within {budget.describe()}: "
         f"{trials} trials of {RECIPES['proxy'].epochs} epochs on {proxy_images(spec)} of the "
@@ -176,8 +178,8 @@ def of_run(run: Path, size: Size) -> tuple[dict[Architecture, float], str]:
     """
     with Run.open(run) as opened:
         ended = {trial.id: trial for trial in opened.trials()}
-        ranking = [ended[id] for id in opened.setting("ranking", [])]
-        skeleton = Skeleton.from_json(opened.setting("skeleton", None))
+        ranking = [ended[id] for id in opened.setting("ranking", list[str], [])]
+        skeleton = skeleton_of(opened)
         budget = opened.budget
         trials, epochs = opened.config["trials"], opened.config["epochs"]
     rest = sorted(
@@ -327,15 +329,13 @@ def judged(model: GEMNet, name: str, dataset: Dataset, folder: Path) -> dict[str
         seed=SEED,
     )
     accuracy = accuracy_of(path, dataset.x_test, dataset.y_test)
-    measurements = benchmark([path])
-    for one in measurements:
-        one["model"] = name
+    measurements = [replace(one, model=name) for one in benchmark([path])]
     return {
         "accuracy": accuracy,
         "accuracy_interval": list(interval(accuracy, len(dataset.y_test))),
         "test_images": len(dataset.y_test),
-        "latency_ms": measurements[0]["latency_ms"],
-        "measurements": measurements,
+        "latency_ms": plain(measurements[0].latency_ms),
+        "measurements": plain(measurements),
     }
 
 

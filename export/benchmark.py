@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
 from gemkit.machine import versions
+from gemkit.records import Measurement, read
 
 from . import timing
 from .exporter import ModelInfo, export_onnx, info_of, load_onnx
@@ -46,7 +47,7 @@ def benchmark(
     seconds: float = timing.SECONDS,
     memory: bool = True,
     progress: Callable[[float], None] | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Measurement]:
     """Measure ONNX files and networks by name, in interleaved rounds.
 
     Args:
@@ -62,11 +63,7 @@ def benchmark(
         progress: is told the share done.
 
     Returns:
-        One measurement for each model, provider, thread count and batch, in that order, with
-        the names of the design: `model`, `provider`, `precision`, `threads`, `batch`,
-        `latency_ms`, `throughput`, `load_ms`, `file_bytes`, `peak_rss_bytes`, `machine`,
-        `versions`; `noisy` and what else `timing` says of it; `nodes` (how many each provider ran);
-        and `notes`, sentences that a reader should know (noise, nodes left to the CPU).
+        One measurement for each model, provider, thread count and batch, in that order.
 
     Raises:
         UserError: a file, a name, a provider or an option cannot be used.
@@ -103,7 +100,8 @@ def benchmark(
             precision, file_bytes = seen[name]
             one |= {"model": name, "precision": precision, "file_bytes": file_bytes}
             one["notes"] = _notes(one)
-            results.append(one | {"machine": machine, "versions": known})
+            one |= {"machine": machine, "versions": known}
+            results.append(read(Measurement, one, name))
         return results
 
 

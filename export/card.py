@@ -2,12 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gemkit.budget import Budget, format_bytes, format_count, format_latency
 from gemkit.files import write_text
+from gemkit.records import Measurement
 
 from .exporter import ModelInfo, load_onnx, read_info
 from .timing import short_name
@@ -26,7 +26,7 @@ def write_card(
     training: str = "",
     budget: Budget | None = None,
     parity_max_abs: float | None = None,
-    measurements: Sequence[Mapping[str, Any]] = (),
+    measurements: Sequence[Measurement] = (),
     files: Sequence[Path | str] = (),
     elsewhere: str | None = None,
 ) -> None:
@@ -38,7 +38,7 @@ def write_card(
         data: name of the data, as accuracies are quoted with it.
         accuracy, test_images: share classified right, and of how many images.
         training: one line on how it was trained.
-        measurements: as `benchmark` returns them, for the latency table.
+        measurements: for the latency table.
         files: those delivered beside the model, listed with their SHA-256.
         elsewhere: what is predicted for the device that was searched for, in words.
 
@@ -112,26 +112,29 @@ def _facts(
     return _table(("what", "value"), rows)
 
 
-def _latency(measurements: Sequence[Mapping[str, Any]], elsewhere: str | None) -> str:
+def _latency(measurements: Sequence[Measurement], elsewhere: str | None) -> str:
     there = "" if elsewhere is None else f"{elsewhere}."
     if not measurements:
         return "\n\n".join(part for part in ("## Latency", there, "Not measured here.") if part)
     rows = []
     for one in measurements:
-        latency = one["latency_ms"]
+        latency = one.latency_ms
         rows.append(
             (
-                str(one["precision"]),
-                short_name(str(one["provider"])),
-                str(one["threads"]),
-                str(one["batch"]),
-                *(format_latency(latency[name]) for name in ("p50", "p90", "p99")),
-                f"{one['throughput']:,.0f}",
+                one.precision,
+                short_name(one.provider),
+                str(one.threads),
+                str(one.batch),
+                *(
+                    "" if value is None else format_latency(value)
+                    for value in (latency.p50, latency.p90, latency.p99)
+                ),
+                f"{one.throughput:,.0f}",
             )
         )
     columns = ("precision", "provider", "threads", "batch", "p50", "p90", "p99", "images/s")
-    lines = [f"- {note}" for one in measurements for note in one.get("notes", ())]
-    machine, versions = measurements[0].get("machine", {}), measurements[0].get("versions", {})
+    lines = [f"- {note}" for one in measurements for note in one.notes or ()]
+    machine, versions = measurements[0].machine, measurements[0].versions
     where = ", ".join(
         str(machine[name])
         for name in ("board", "processor", "gpu", "system")

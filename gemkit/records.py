@@ -505,3 +505,38 @@ class RunInfo:
     def budget(self) -> Budget:
         """The run's hard limits."""
         return Budget.from_json(self.config["budget"])
+
+
+@dataclass(frozen=True)
+class RunContent:
+    """All that a run holds at one moment; `id` is its folder's name."""
+
+    id: str
+    info: RunInfo
+    trials: tuple[Trial, ...]
+    models: tuple[Model, ...]
+    baselines: tuple[Baseline, ...]
+    compared: tuple[Compared, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The run under the names that programs read."""
+        return {
+            "run": {
+                "id": self.id,
+                "created": self.info.created,
+                "seed": self.info.seed,
+                "config": self.info.config,
+                "machine": self.info.machine,
+                "versions": self.info.versions,
+            },
+            "budget": self.info.config["budget"],
+            "trials": plain(self.trials),
+            "models": plain(self.models),
+            "baselines": plain(self.baselines),
+            "compared": plain(self.compared),
+        }
+
+    @property
+    def networks(self) -> tuple[Network, ...]:
+        """All that were to be trained in full: models, baselines, a comparison's trainings."""
+        return (*self.models, *self.baselines, *self.compared)

@@ -35,6 +35,7 @@ from gemkit.records import (
     Compared,
     Model,
     Network,
+    RunContent,
     RunInfo,
     ShortTraining,
     State,
@@ -113,10 +114,6 @@ Kind = TypeVar("Kind")
 AnyStored = TypeVar("AnyStored", Trial, Model, Baseline, Compared)
 
 
-class RunExists(UserError):
-    """A run was to be begun where there is one."""
-
-
 class Run:
     """An open run folder; a context manager that closes it.
 
@@ -150,12 +147,11 @@ class Run:
                 among them.
 
         Raises:
-            RunExists: the folder holds a run.
-            UserError: it holds something else, or cannot be written.
+            UserError: the folder holds a run or something else, or cannot be written.
         """
         path = Path(path)
         if is_file(path / _CONFIG):
-            raise RunExists(f"{path} already holds a run: continue it or choose another folder")
+            raise UserError(f"{path} already holds a run: continue it or choose another folder")
         try:
             path.mkdir(parents=True, exist_ok=True)
             others = [
@@ -173,7 +169,7 @@ class Run:
         lock = _take_lock(path)
         try:
             if (path / _CONFIG).exists():  # another process was faster
-                raise RunExists(f"{path} already holds a run: choose another folder")
+                raise UserError(f"{path} already holds a run: choose another folder")
             for entry in path.iterdir():
                 if _OF_AN_UNBORN_RUN.fullmatch(entry.name) and entry.name != _LOCK:
                     entry.unlink()
@@ -243,8 +239,8 @@ class Run:
                 they decide no result (number of workers, time limit).
 
         Raises:
-            RunExists: the folder holds a run and `resume` is false.
-            UserError: its configuration is another one; the sentence shows the difference.
+            UserError: the folder holds a run and `resume` is false, or its configuration is
+                another one; the sentence shows the difference.
         """
         path = Path(path)
         if not (resume and is_file(path / _CONFIG)):
@@ -307,7 +303,7 @@ class Run:
         """All trials in the order of their index."""
         return self._records(Trial, 'ORDER BY "index"')
 
-    def summaries(self) -> list[TrialSummary]:
+    def trial_summaries(self) -> list[TrialSummary]:
         """All trials without their cells: reading those of ten thousand takes seconds."""
         columns = (
             '"index", id, round, state, accuracy, macs, params, peak_memory_bytes, width, epochs, '
@@ -411,11 +407,11 @@ class Run:
 
     # -- networks
 
-    def model_records(self) -> list[Model]:
+    def models(self) -> list[Model]:
         """The networks of the search that are trained in full, in the order stored."""
         return self._records(Model, "ORDER BY rowid")
 
-    def baseline_records(self) -> list[Baseline]:
+    def baselines(self) -> list[Baseline]:
         """The known networks trained beside them."""
         return self._records(Baseline, "ORDER BY rowid")
 
@@ -439,10 +435,10 @@ class Run:
     # -- settings
 
     @overload
-    def kept(self, name: str, kind: type[Kind]) -> Kind | None: ...
+    def setting(self, name: str, kind: type[Kind]) -> Kind | None: ...
     @overload
-    def kept(self, name: str, kind: type[Kind], default: Kind) -> Kind: ...
-    def kept(self, name: str, kind: type[Kind], default: Kind | None = None) -> Kind | None:
+    def setting(self, name: str, kind: type[Kind], default: Kind) -> Kind: ...
+    def setting(self, name: str, kind: type[Kind], default: Kind | None = None) -> Kind | None:
         """What a step keeps for those after it.
 
         Args:
@@ -466,57 +462,16 @@ class Run:
                 (name, json.dumps(plain(value), allow_nan=False)),
             )
 
-    def to_json(self) -> dict[str, Any]:
-        """The whole run under the names that programs read."""
-        return {
-            "run": {
-                "id": self.name,
-                "created": self.info.created,
-                "seed": self.seed,
-                "config": self.config,
-                "machine": self.info.machine,
-                "versions": self.info.versions,
-            },
-            "budget": self.config["budget"],
-            "trials": plain(self.trials()),
-            "models": plain(self.model_records()),
-            "baselines": plain(self.baseline_records()),
-            "compared": plain(self.compared()),
-        }
-
-    # -- as before there were records; leaves with its last user
-
-    @property
-    def about(self) -> dict[str, Any]:
-        return dict(plain(self.info))
-
-    def trial_summaries(self) -> list[dict[str, Any]]:
-        return [
-            {**plain(one), "latency_ms": one.latency_ms and one.latency_ms.p50}
-            for one in self.summaries()
-        ]
-
-    def models(self) -> list[dict[str, Any]]:
-        return [_as_row(one) for one in self.model_records()]
-
-    def baselines(self) -> list[dict[str, Any]]:
-        return [_as_row(one) for one in (*self.baseline_records(), *self.compared())]
-
-    def put_model(self, id: str, **values: Any) -> None:
-        known = {one.id: one for one in self.model_records()}
-        self.put(Model.from_json(_overlaid(known.get(id), id, values), id))
-
-    def put_baseline(self, id: str, **values: Any) -> None:
-        if "@" in id:
-            trained = {one.id: one for one in self.compared()}
-            given = _overlaid(trained.get(id), id, values) | {"network": id.partition("@")[0]}
-            self.put(Compared.from_json(given, id))
-            return
-        known = {one.id: one for one in self.baseline_records()}
-        self.put(Baseline.from_json(_overlaid(known.get(id), id, values), id))
-
-    def setting(self, name: str, default: Any = None) -> Any:
-        return self.kept(name, object, default)
+    def content(self) -> RunContent:
+        """All that the run holds now."""
+        return RunContent(
+            self.name,
+            self.info,
+            tuple(self.trials()),
+            tuple(self.models()),
+            tuple(self.baselines()),
+            tuple(self.compared()),
+        )
 
     # -- rows
 
@@ -743,15 +698,6 @@ def _is_full(path: Path) -> bool:
         return shutil.disk_usage(path).free < _SIDE_FILES
     except OSError:
         return False
-
-
-def _as_row(network: Network) -> dict[str, Any]:
-    row = network.to_json()
-    return row | {"measurements": row["measurements"] or None}
-
-
-def _overlaid(known: Network | None, id: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    return {**({} if known is None else known.to_json()), "id": id, **values}
 
 
 def _merged(record: Trial | Network, extra: Mapping[str, Any]) -> dict[str, Any]:

@@ -309,7 +309,7 @@ class _Clock:
 
     def __init__(self, run: Run, limit: float | None) -> None:
         self._run, self._limit = run, limit
-        self._before = run.kept("search_seconds", float, 0.0)
+        self._before = run.setting("search_seconds", float, 0.0)
         self._started = monotonic()
 
     @property
@@ -329,5 +329,5 @@ class _Clock:
         started = monotonic()
         yield
         name = f"{on}_seconds"
-        spent = self._run.kept(name, float, 0.0) + monotonic() - started
+        spent = self._run.setting(name, float, 0.0) + monotonic() - started
         self._run.set_setting(name, spent)

@@ -21,7 +21,7 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.records import Trial
+from gemkit.records import Baseline, DataInfo, Latency, Model, Trial, TrialSummary
 from gemkit.store import Run
 
 from .. import formatting
@@ -43,52 +43,52 @@ class Content:
     """A run as it was at one moment.
 
     Attributes:
-        trials: summaries as `Run.trial_summaries` gives them.
         models: networks that were trained fully (their accuracy is known).
         baselines: likewise.
-        data: name, note and numbers of images of the data.
         device: the device that latencies are predicted for; None where they are of the machine
             that measured the networks.
         writing: whether a process is writing to the run.
         version: grows with every change.
     """
 
-    trials: tuple[dict[str, Any], ...]
-    models: tuple[dict[str, Any], ...]
-    baselines: tuple[dict[str, Any], ...]
-    data: Mapping[str, Any]
+    trials: tuple[TrialSummary, ...]
+    models: tuple[Model, ...]
+    baselines: tuple[Baseline, ...]
+    data: DataInfo | None
     skeleton: Skeleton | None
     device: str | None
     writing: bool
     version: int
 
     @property
+    def networks(self) -> tuple[Model | Baseline, ...]:
+        """Models and baselines."""
+        return (*self.models, *self.baselines)
+
+    @property
     def done(self) -> int:
         """How many candidates have an accuracy."""
-        return sum(trial["state"] == "done" for trial in self.trials)
+        return sum(trial.state == "done" for trial in self.trials)
 
     @functools.cached_property
-    def by_id(self) -> Mapping[str, dict[str, Any]]:
+    def by_id(self) -> Mapping[str, TrialSummary]:
         """The trials by their id."""
-        return {trial["id"]: trial for trial in self.trials}
+        return {trial.id: trial for trial in self.trials}
 
-    def network(self, id: str) -> dict[str, Any] | None:
+    def network(self, id: str) -> Model | Baseline | None:
         """The trained network or baseline of that id."""
-        for entry in (*self.models, *self.baselines):
-            if entry["id"] == id:
-                return entry
-        return None
+        return next((entry for entry in self.networks if entry.id == id), None)
 
     def kind(self, id: str) -> str:
         """The folder of the run in which a network lies."""
-        return "models" if any(model["id"] == id for model in self.models) else "baselines"
+        return "models" if any(model.id == id for model in self.models) else "baselines"
 
-    def latency(self, entry: Mapping[str, Any]) -> float | None:
-        """Median milliseconds of a trained network: on the run's device, or as measured."""
+    def latency(self, network: Model | Baseline) -> Latency | None:
+        """The latency of a trained network: on the run's device, or as measured."""
         if self.device is None:
-            return _p50(entry)
-        there = (entry.get("extra") or {}).get("target") or {}
-        return (there.get("latency_ms") or {}).get("p50")
+            return network.latency_ms
+        there = network.target if isinstance(network, Model) else None
+        return None if there is None else there.latency_ms
 
     @functools.cached_property
     def table(self) -> bytes:
@@ -96,42 +96,48 @@ class Content:
         fully, 2 for a known one."""
         columns: dict[str, list[Any]] = {name: [] for name in _COLUMNS}
 
-        def add(kind: int, entry: Mapping[str, Any], **more: Any) -> None:
+        def add(
+            kind: int,
+            entry: TrialSummary | Model | Baseline,
+            latency: Latency | None,
+            **more: Any,
+        ) -> None:
             values = {
-                "id": entry["id"],
+                "id": entry.id,
                 "kind": kind,
-                "accuracy": _rounded(entry["accuracy"]),
-                "macs": entry["macs"],
-                "params": entry["params"],
-                "memory": entry["peak_memory_bytes"],
+                "accuracy": None if entry.accuracy is None else round(entry.accuracy, 6),
+                "macs": entry.macs,
+                "params": entry.params,
+                "memory": entry.peak_memory_bytes,
+                "latency": None if latency is None else latency.p50,
                 **more,
             }
             for name, column in columns.items():
                 column.append(values.get(name))
 
         for model in self.models:
-            trial = self.by_id.get(model["id"], {})
+            trial = self.by_id.get(model.id)
             add(
                 1,
                 model,
-                latency=self.latency(model),
-                nodes=len(model["cell"]["operations"]) - 1,
-                width=model["width"],
-                round=trial.get("round"),
+                self.latency(model),
+                nodes=model.nodes,
+                width=model.width,
+                round=None if trial is None else trial.round,
             )
         for baseline in self.baselines:
-            add(2, baseline, latency=self.latency(baseline))
+            add(2, baseline, self.latency(baseline))
         for trial in self.trials:
-            if trial["state"] == "done":
+            if trial.state == "done":
                 add(
                     0,
                     trial,
-                    latency=trial["latency_ms"],
-                    nodes=trial["nodes"],
-                    width=trial["width"],
-                    round=trial["round"],
+                    trial.latency_ms,
+                    nodes=trial.nodes,
+                    width=trial.width,
+                    round=trial.round,
                 )
-        states = [trial["state"] for trial in self.trials]
+        states = [trial.state for trial in self.trials]
         value = {
             "version": self.version,
             "device": self.device,
@@ -153,15 +159,6 @@ def _is_damaged(path: Path, changed: int) -> bool:
     return False
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
-
-
-def _p50(entry: Mapping[str, Any]) -> float | None:
-    found = (entry["latency_ms"] or {}).get("p50")
-    return None if found is None else float(found)
-
-
 class Shown:
     """The run that a page shows; safe to be used by many threads.
 
@@ -170,7 +167,7 @@ class Shown:
         asked: the folder as commands name it; no more than its name where a visitor would learn
             of this computer's folders.
         budget: its limits.
-        about: its configuration, machine and versions.
+        info: its configuration, machine and versions.
         computer: what visitors call the machine that runs the page.
     """
 
@@ -178,7 +175,7 @@ class Shown:
         self.folder = run.path.resolve()
         self.asked = self.folder.name if run.path.is_absolute() else str(run.path)
         self.budget: Budget = run.budget
-        self.about = run.about
+        self.info = run.info
         self.computer = "this computer"
         self._run = run
         self._lock = threading.Lock()
@@ -220,14 +217,12 @@ class Shown:
             return self._content
 
     def _read(self, writing: bool) -> Content:
-        trials = tuple(self._run.trial_summaries())
-        skeleton = self._run.setting("skeleton")
         return Content(
-            trials,
-            tuple(one for one in self._run.models() if one["accuracy"] is not None),
-            tuple(one for one in self._run.baselines() if one["accuracy"] is not None),
-            self._run.setting("data", {}),
-            None if skeleton is None else Skeleton.from_json(skeleton, f"{self.folder}: skeleton"),
+            tuple(self._run.trial_summaries()),
+            tuple(one for one in self._run.models() if one.accuracy is not None),
+            tuple(one for one in self._run.baselines() if one.accuracy is not None),
+            self._run.setting("data", DataInfo),
+            self._run.setting("skeleton", Skeleton),
             target_name(self._run) if is_elsewhere(self._run) else None,
             writing,
             1 if self._content is None else self._content.version + 1,
@@ -251,15 +246,16 @@ class Shown:
         """What is selected when the page opens: the best network, else the best candidate."""
         content = self.content
         if content.models:
-            fine = [one for one in content.models if self.onnx(one["id"])]
-            return str((fine or content.models)[0]["id"])
-        done = formatting.best_trials([one for one in content.trials if one["state"] == "done"])
-        return str(done[0]["id"]) if done else None
+            fine = [one for one in content.models if self.onnx(one.id)]
+            return (fine or content.models)[0].id
+        done = formatting.best_trials(one for one in content.trials if one.state == "done")
+        return done[0].id if done else None
 
     @property
     def title(self) -> str:
         """What the page is about."""
-        name = self.content.data.get("name") or self.about["config"].get("data", "your images")
+        data = self.content.data
+        name = data.name if data else self.info.config.get("data", "your images")
         return f"Small networks for {name}"
 
     def introduction(self) -> str:
@@ -295,16 +291,16 @@ class Shown:
     def _find_place(self, id: str, version: int) -> "Place | None":
         content = self.content
         model = content.network(id)
+        if isinstance(model, Baseline):
+            return None
         if model is not None:
-            if "cell" not in model:
-                return None
-            cell, width = Cell.from_json(model["cell"]), model["width"]
+            cell, width = model.cell, model.width
         else:
             trial = self.trial(id)
             if trial is None:
                 return None
             cell, width = trial.cell, trial.width
-        if content.skeleton is None:
+        if content.skeleton is None or width is None:
             return Place(cell, None)
         return Place(cell, Architecture((cell,), content.skeleton, width))
 
@@ -327,16 +323,16 @@ class Shown:
         entry = self.content.network(id)
         if entry is None:
             return "Not trained fully: a candidate has no file to download but its cell."
-        if entry["state"] == "failed":
-            return f"Not delivered: {entry['error']}."
-        if entry["onnx"] is None:
+        if entry.state == "failed":
+            return f"Not delivered: {entry.error}."
+        if entry.onnx is None:
             return f"No ONNX file yet: {command('export', self.asked, id)}"
         if self.onnx(id) is None:
-            return f"Its file {entry['onnx']} is missing: {command('export', self.asked, id)}"
-        path = self.folder / entry["onnx"]
+            return f"Its file {entry.onnx} is missing: {command('export', self.asked, id)}"
+        path = self.folder / entry.onnx
         if _is_damaged(path, path.stat().st_mtime_ns):
             return (
-                f"Its file {entry['onnx']} is damaged: delete it, then "
+                f"Its file {entry.onnx} is damaged: delete it, then "
                 f"{command('export', self.asked, id)}"
             )
         return None
@@ -345,10 +341,10 @@ class Shown:
         """Networks with an ONNX file, best first, as label and id; baselines last."""
         content = self.content
         found = []
-        for entry in (*content.models, *content.baselines):
-            if self.onnx(entry["id"]) is not None:
-                label = f"{entry['id']}  ({formatting.percent(entry['accuracy'], 1)})"
-                found.append((label, entry["id"]))
+        for entry in content.networks:
+            if self.onnx(entry.id) is not None:
+                label = f"{entry.id}  ({formatting.percent(entry.accuracy, 1)})"
+                found.append((label, entry.id))
         return found
 
     def facts(self, id: str) -> str:
@@ -366,34 +362,33 @@ class Shown:
             what, where = "found network", "test images"
         else:
             what, where = "known network, trained alike", "test images"
-        latency = _p50(entry) if entry else None
         tiles = [
-            (formatting.percent(shown["accuracy"]), f"of the {where} right"),
-            (formatting.count(shown["macs"]), "multiply-accumulates an image"),
-            (formatting.count(shown["params"]), "parameters"),
-            (formatting.size(shown["peak_memory_bytes"]), "of activations at once"),
+            (formatting.percent(shown.accuracy), f"of the {where} right"),
+            (formatting.count(shown.macs), "multiply-accumulates an image"),
+            (formatting.count(shown.params), "parameters"),
+            (formatting.size(shown.peak_memory_bytes), "of activations at once"),
         ]
-        if latency is not None:
-            tiles.append((formatting.latency({"p50": latency}), "an image (CPU, one thread)"))
+        if entry is not None and entry.latency_ms is not None:
+            tiles.append((formatting.latency(entry.latency_ms), "an image (CPU, one thread)"))
         if content.device is not None:
-            there = content.latency(entry) if entry else shown["latency_ms"]
+            there = content.latency(entry) if entry else shown.latency_ms
             if there is not None:
                 tiles.append(
-                    (formatting.latency({"p50": there}), f"an image on {content.device}, predicted")
+                    (formatting.latency(there), f"an image on {content.device}, predicted")
                 )
-        elif entry is None and shown["latency_ms"] is not None:
-            tiles.append((formatting.latency({"p50": shown["latency_ms"]}), "an image, predicted"))
+        elif entry is None and shown.latency_ms is not None:
+            tiles.append((formatting.latency(shown.latency_ms), "an image, predicted"))
         boxes = "".join(
             f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles
         )
         note = ""
-        if entry is not None and trial is not None and trial["accuracy"] is not None:
+        if entry is not None and trial is not None and trial.accuracy is not None:
             note = (
-                f'<p class="gk-note">As a candidate, trained {trial["epochs"]} epochs on a tenth: '
-                f"{formatting.percent(trial['accuracy'])} of validation images.</p>"
+                f'<p class="gk-note">As a candidate, trained {trial.epochs} epochs on a tenth: '
+                f"{formatting.percent(trial.accuracy)} of validation images.</p>"
             )
-        elif trial is not None and trial["state"] == "failed":
-            note = f'<p class="gk-note">This candidate failed: {escape(str(trial["error"]))}</p>'
+        elif trial is not None and trial.state == "failed":
+            note = f'<p class="gk-note">This candidate failed: {escape(str(trial.error))}</p>'
         return (
             f'<div class="gk-facts"><h3>{escape(id)} <small>{what}</small></h3>'
             f'<div class="gk-tiles">{boxes}</div>{note}{self._take(id)}</div>'
@@ -454,10 +449,10 @@ class Shown:
             ended: set from elsewhere when nobody wants to know any more.
         """
         for model in self.content.models:
-            path = self.onnx(model["id"])
+            path = self.onnx(model.id)
             if path is not None and not ended.is_set():
                 with contextlib.suppress(UserError):  # a damaged file: said where it is tried
-                    self._times[model["id"]] = measure_shares(path)
+                    self._times[model.id] = measure_shares(path)
 
 
 @dataclass(frozen=True)

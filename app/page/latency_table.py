@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from gemkit.records import Baseline, Latency, Measurement, Model
 
 from .. import formatting
 
@@ -14,26 +16,22 @@ if TYPE_CHECKING:
 _TIMEOUT = 900
 
 
-def measurements(shown: "Shown") -> list[dict[str, Any]]:
-    """All measurements of a run's networks and baselines, each with `id` and `baseline`."""
-    found = []
-    content = shown.content
-    for entries, baseline in ((content.models, False), (content.baselines, True)):
-        for entry in entries:
-            for one in entry["measurements"] or []:
-                found.append({**one, "id": entry["id"], "baseline": baseline})
-    return found
+Entry = tuple[Model | Baseline, Measurement]
+"""A network and one of its measurements."""
 
 
-def choices(found: Sequence[Mapping[str, Any]], name: str) -> list[str]:
+def measurements(shown: "Shown") -> list[Entry]:
+    """All measurements of a run's networks and baselines."""
+    return [(network, one) for network in shown.content.networks for one in network.measurements]
+
+
+def choices(found: Iterable[Entry], name: str) -> list[str]:
     """The values of one condition, as texts."""
-    values = {one[name] for one in found}
+    values = {getattr(one, name) for _, one in found}
     return [str(value) for value in sorted(values)]
 
 
-def table(
-    found: Iterable[Mapping[str, Any]], provider: str, precision: str, threads: str, batch: str
-) -> str:
+def table(found: Iterable[Entry], provider: str, precision: str, threads: str, batch: str) -> str:
     """The measurements under some conditions, fastest first, as HTML; "all" is no condition."""
     wanted = (
         ("provider", provider),
@@ -42,16 +40,16 @@ def table(
         ("batch", batch),
     )
     rows = [
-        one
-        for one in found
-        if all(value in ("all", None) or str(one[name]) == value for name, value in wanted)
+        (network, one)
+        for network, one in found
+        if all(value in ("all", None) or str(getattr(one, name)) == value for name, value in wanted)
     ]
     if not rows:
         return '<p class="gk-empty">Nothing was measured under these conditions.</p>'
-    rows.sort(key=lambda one: one["latency_ms"]["p50"] / one["batch"])
-    most = max(one["latency_ms"]["p99"] for one in rows)
-    body = "".join(_row(one, most) for one in rows)
-    machines = {_machine(one) for one in rows}
+    rows.sort(key=lambda row: row[1].latency_ms.p50 / row[1].batch)
+    most = max(_tail(one.latency_ms) for _, one in rows)
+    body = "".join(_row(network, one, most) for network, one in rows)
+    machines = {_machine(one) for _, one in rows}
     notes = "".join(f"<br>{escape(text)}" for text in sorted(machines))
     return (
         '<div class="gk-wide"><table class="gk-table gk-lat"><thead><tr><th>network</th>'
@@ -63,45 +61,49 @@ def table(
     )
 
 
-def _row(one: Mapping[str, Any], most: float) -> str:
-    latency = one["latency_ms"]
-    kind = " gk-base" if one["baseline"] else ""
+def _tail(latency: Latency) -> float:
+    return latency.p50 if latency.p99 is None else latency.p99
+
+
+def _row(network: Model | Baseline, one: Measurement, most: float) -> str:
+    latency = one.latency_ms
+    kind = " gk-base" if isinstance(network, Baseline) else ""
     bars = "".join(
-        f'<i class="{name}{kind}" style="width:{100 * latency[part] / most:.1f}%"></i>'
-        for part, name in (("p99", "gk-tail"), ("p50", ""))
+        f'<i class="{name}{kind}" style="width:{100 * value / most:.1f}%"></i>'
+        for value, name in ((_tail(latency), "gk-tail"), (latency.p50, ""))
     )
-    file = str(one.get("onnx") or "model.onnx").rpartition("/")[2]
+    file = (one.onnx or "model.onnx").rpartition("/")[2]
     percentiles = "".join(
         f"<td>{formatting.latency(latency, part)}</td>" for part in ("p90", "p95", "p99")
     )
-    note = "; ".join(one.get("notes") or [])
+    note = "; ".join(one.notes or ())
     return (
-        f'<tr title="{escape(note, quote=True)}"><td>{escape(one["id"])}</td>'
-        f"<td>{formatting.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one['precision'])}</td>"
+        f'<tr title="{escape(note, quote=True)}"><td>{escape(network.id)}</td>'
+        f"<td>{formatting.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one.precision)}</td>"
         f'<td><div class="gk-bar">{bars}</div></td>{percentiles}'
-        f"<td>{one['throughput']:,.0f}</td>"
-        f"<td>{escape(one['provider'].removesuffix('ExecutionProvider'))}</td>"
-        f"<td>{one['threads']}</td>"
-        f"<td>{one['batch']}</td></tr>"
+        f"<td>{one.throughput:,.0f}</td>"
+        f"<td>{escape(one.provider.removesuffix('ExecutionProvider'))}</td>"
+        f"<td>{one.threads}</td>"
+        f"<td>{one.batch}</td></tr>"
     )
 
 
-def _machine(one: Mapping[str, Any]) -> str:
-    machine, versions = one.get("machine") or {}, one.get("versions") or {}
+def _machine(one: Measurement) -> str:
+    machine, versions = one.machine, one.versions
     version = versions.get("onnxruntime") or versions.get("onnxruntime-gpu") or "unknown"
     parts = [
         str(machine.get("processor") or "unknown processor"),
         f"{machine.get('cores', '?')} cores",
         f"onnxruntime {version}",
     ]
-    if one.get("date"):
-        parts.append(str(one["date"])[:10])
+    if one.date:
+        parts.append(one.date[:10])
     return ", ".join(parts)
 
 
-def when(found: Iterable[Mapping[str, Any]]) -> str:
+def when(found: Iterable[Entry]) -> str:
     """When the latest of some measurements was made, for people; nothing where none says it."""
-    latest = max((str(one["date"]) for one in found if one.get("date")), default="")
+    latest = max((one.date for _, one in found if one.date), default="")
     return f"last measured {latest[:16].replace('T', ' ')} UTC" if latest else ""
 
 

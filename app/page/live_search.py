@@ -15,9 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
+from gemkit.records import TrialSummary
 from gemkit.store import is_run
 
 from .. import formatting
@@ -222,8 +223,8 @@ class LiveSearch:
                 f'<div class="gk-log">{escape(log)}</div>'
             )
         content = shown.content
-        done = [trial for trial in content.trials if trial["state"] == "done"]
-        best = max((trial["accuracy"] for trial in done), default=None)
+        done = [trial for trial in content.trials if trial.accuracy is not None]
+        best = max((trial.accuracy or 0.0 for trial in done), default=None)
         told = {
             "running": "searching",
             "cancelled": "cancelled; it can be resumed",
@@ -249,13 +250,9 @@ class LiveSearch:
 _WIDTH, _HEIGHT = 460, 260
 
 
-def _course(trials: Sequence[dict[str, object]], planned: int) -> str:
+def _course(trials: Sequence[TrialSummary], planned: int) -> str:
     """Accuracy by trial with the best so far as a line, as SVG."""
-    done = [
-        (int(str(trial["index"])), float(str(trial["accuracy"])))
-        for trial in trials
-        if trial["accuracy"] is not None
-    ]
+    done = [(trial.index, trial.accuracy) for trial in trials if trial.accuracy is not None]
     if not done:
         return '<p class="gk-empty">the first candidate is being trained</p>'
     low = min(accuracy for _, accuracy in done) - 0.02
@@ -289,28 +286,27 @@ def _course(trials: Sequence[dict[str, object]], planned: int) -> str:
     return _plot(parts, "accuracy of the candidates in order")
 
 
-def _places(places: dict[str, object], trials: Sequence[dict[str, object]]) -> str:
+def _places(places: dict[str, Any], trials: Sequence[TrialSummary]) -> str:
     """The map of the search's cells as SVG."""
     if "error" in places:
         return f'<p class="gk-empty">{escape(str(places["error"]))}</p>'
-    known = {trial["id"]: trial for trial in trials}
-    xs, ys = list(places["x"]), list(places["y"])  # type: ignore[call-overload]
+    known = {trial.id: trial.accuracy for trial in trials}
+    xs, ys = places["x"], places["y"]
     wide, tall = (max(xs) - min(xs)) or 1.0, (max(ys) - min(ys)) or 1.0
-    done = [float(str(one["accuracy"])) for one in trials if one["accuracy"] is not None]
+    done = [one.accuracy for one in trials if one.accuracy is not None]
     least, most = min(done, default=0.0), max(done, default=1.0)
     parts = []
-    for id, x, y in zip(places["id"], xs, ys, strict=True):  # type: ignore[call-overload]
-        accuracy = known.get(id, {}).get("accuracy")
+    for id, x, y in zip(places["id"], xs, ys, strict=True):
+        accuracy = known.get(id)
         share = 0.0
         if accuracy is not None and most > least:
-            share = (float(str(accuracy)) - least) / (most - least)
+            share = (accuracy - least) / (most - least)
         colour = f"hsl({260 - 200 * share:.0f} 60% 50%)" if accuracy is not None else "none"
         parts.append(
             f'<circle cx="{20 + (x - min(xs)) / wide * (_WIDTH - 40):.1f}" '
             f'cy="{20 + (max(ys) - y) / tall * (_HEIGHT - 40):.1f}" r="6" fill="{colour}" '
             f'stroke="var(--gk-quiet)"><title>{escape(str(id))}: '
-            f"{formatting.percent(None if accuracy is None else float(str(accuracy)))}"
-            "</title></circle>"
+            f"{formatting.percent(accuracy)}</title></circle>"
         )
     return _plot(parts, "map of the cells; empty rings wait or are being trained")
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
 from gemkit.pictures import MAX_PIXELS, read_picture
+from gemkit.records import Baseline, Model
 
 from . import browser, guard, server, uploads
 from .content import Shown
@@ -260,13 +261,17 @@ def _in_the_browser(shown: Shown) -> None:
                 "id": id,
                 "label": label,
                 "baseline": content.kind(id) == "baselines",
-                "p50": ((content.network(id) or {})["latency_ms"] or {}).get("p50"),
+                "p50": _median(content.network(id)),
             }
             for label, id in shown.runnable()
         ],
     }
     call = f"gemkit.browser(element, {json.dumps(settings)})"
     _custom("gk-browser", call, elem_id="browser")
+
+
+def _median(network: Model | Baseline | None) -> float | None:
+    return None if network is None or network.latency_ms is None else network.latency_ms.p50
 
 
 _NOTHING = (

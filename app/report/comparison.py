@@ -1,14 +1,14 @@
 """The report of a comparison: `report.md` with figures, and the same in one HTML file."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from gemkit.budget import format_count
 from gemkit.files import write_text
+from gemkit.records import Latency
 
 from .. import formatting
-from ..comparison import FOUND, NARROW, RANDOM
+from ..comparison import FOUND, NARROW, RANDOM, Comparison
 from ..formatting import percent
 from . import plots, report
 
@@ -26,7 +26,7 @@ HEADS = (
 )
 
 
-def write(result: Mapping[str, Any], folder: Path) -> Path:
+def write(result: Comparison, folder: Path) -> Path:
     """Write a comparison's report with its pictures into its folder; gives the report's path."""
     drawn = []
     for cost_name, label, scale in (
@@ -35,17 +35,17 @@ def write(result: Mapping[str, Any], folder: Path) -> Path:
         ("latency_ms", "milliseconds (p50, batch 1, one thread, CPU)", 1.0),
     ):
         shown: dict[bool, list[plots.Point]] = {True: [], False: []}
-        for entry in result["networks"]:
-            value = entry[cost_name]
-            if cost_name == "latency_ms":
-                value = (value or {}).get("p50")
-            if value is not None and entry["accuracy"] is not None:
-                low, high = entry["interval"] or (entry["accuracy"], entry["accuracy"])
-                point = plots.Point(entry["id"], value / scale, entry["accuracy"], (high - low) / 2)
-                shown[entry["id"] in (FOUND, NARROW)].append(point)
+        for entry in result.networks:
+            value = getattr(entry, cost_name)
+            if isinstance(value, Latency):
+                value = value.p50
+            if value is not None and entry.accuracy is not None:
+                low, high = entry.interval or (entry.accuracy, entry.accuracy)
+                point = plots.Point(entry.id, value / scale, entry.accuracy, (high - low) / 2)
+                shown[entry.id in (FOUND, NARROW)].append(point)
         if shown[True] or shown[False]:
-            epochs = formatting.number(result["recipe"]["epochs"], "epoch")
-            title = f"{result['data']}, {epochs}, one recipe"
+            epochs = formatting.number(result.epochs, "epoch")
+            title = f"{result.data}, {epochs}, one recipe"
             figure = plots.tradeoff_figure(title, label, [], shown[True], shown[False], front=True)
             picture = f"{report.FIGURES}/{cost_name}.png"
             plots.save(figure, folder / picture)
@@ -73,27 +73,27 @@ def points(value: float | None, sign: bool = True) -> str:
     return f"{100 * value:+.2f}" if sign else f"{100 * value:.2f}"
 
 
-def table_rows(result: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def table_rows(result: Comparison) -> list[tuple[str, ...]]:
     """The networks as texts under the heads of the table, the most accurate first."""
     rows: list[tuple[str, ...]] = []
-    ordered = sorted(result["networks"], key=lambda entry: -(entry["accuracy"] or 0.0))
+    ordered = sorted(result.networks, key=lambda entry: -(entry.accuracy or 0.0))
     for entry in ordered:
-        better = entry["found_better_by"]
-        accuracy = percent(entry["accuracy"])
-        if entry["accuracy"] is None and entry["errors"]:
-            accuracy = f"failed: {entry['errors'][0]}"
+        better = entry.found_better_by
+        accuracy = percent(entry.accuracy)
+        if entry.accuracy is None and entry.errors:
+            accuracy = f"failed: {entry.errors[0]}"
         rows.append(
             (
-                entry["id"],
-                str(len(entry["accuracies"])),
+                entry.id,
+                str(len(entry.accuracies)),
                 accuracy,
-                _between(entry["interval"], sign=False),
-                points(better and better["mean"]),
-                _between(better and better["interval"], sign=True),
-                formatting.count(entry["macs"]),
-                formatting.count(entry["params"]),
-                formatting.size(entry["peak_memory_bytes"]),
-                formatting.latency(entry["latency_ms"]),
+                _between(entry.interval, sign=False),
+                points(None if better is None else better.mean),
+                _between(None if better is None else better.interval, sign=True),
+                formatting.count(entry.macs),
+                formatting.count(entry.params),
+                formatting.size(entry.peak_memory_bytes),
+                formatting.latency(entry.latency_ms),
             )
         )
     return rows
@@ -105,46 +105,46 @@ def _between(interval: Sequence[float] | None, sign: bool) -> str:
     return f"{points(interval[0], sign)} to {points(interval[1], sign)}"
 
 
-def summary(result: Mapping[str, Any]) -> str:
+def summary(result: Comparison) -> str:
     """What was compared, and the found network beside the others, in a few sentences."""
     text = (
-        f"{result['data']}: {len(result['networks'])} networks of up to "
-        f"{format_count(result['max_macs'])} MACs, "
-        f"{seeds([len(entry['accuracies']) for entry in result['networks']])}, "
-        f"{formatting.number(result['recipe']['epochs'], 'epoch')} on {result['train']:,} images, "
-        f"judged on {result['test']:,} test images."
+        f"{result.data}: {len(result.networks)} networks of up to "
+        f"{format_count(result.max_macs)} MACs, "
+        f"{seeds([len(entry.accuracies) for entry in result.networks])}, "
+        f"{formatting.number(result.epochs, 'epoch')} on {result.train:,} images, "
+        f"judged on {result.test:,} test images."
     )
-    for own in result["networks"]:
-        if own["id"] not in (FOUND, NARROW):
+    for own in result.networks:
+        if own.id not in (FOUND, NARROW):
             continue
-        for entry in result["networks"]:
-            better = entry.get(f"{own['id']}_better_by")
-            if better is None or entry["kind"] not in ("random", "differentiable"):
+        for entry in result.networks:
+            better = entry.found_better_by if own.id == FOUND else entry.narrow_better_by
+            if better is None or entry.kind not in ("random", "differentiable"):
                 continue
             text += (
-                f" {own['id'].capitalize()} against {entry['id']}: {points(better['mean'])} points"
-                + (f" ({_between(better['interval'], True)})" if better["interval"] else "")
-                + f" with {own['macs'] / entry['macs']:.2f} times the MACs and "
-                f"{own['params'] / entry['params']:.2f} times the parameters."
+                f" {own.id.capitalize()} against {entry.id}: {points(better.mean)} points"
+                + (f" ({_between(better.interval, True)})" if better.interval else "")
+                + f" with {own.macs / entry.macs:.2f} times the MACs and "
+                f"{own.params / entry.params:.2f} times the parameters."
             )
     return text
 
 
-def notes(result: Mapping[str, Any]) -> str:
+def notes(result: Comparison) -> str:
     """How the figures are to be read."""
     text = (
         "Accuracies are means over the seeds, in per cent. `found better by` is the mean of the "
         "differences seed by seed, in points; intervals are Student's t over the seeds, so they "
         "hold the randomness of training and not that of which images are in the test set."
     )
-    if any(entry["id"] == RANDOM for entry in result["networks"]):
+    if any(entry.id == RANDOM for entry in result.networks):
         text += (
             " `random` is another cell of thirty nodes for each seed, as wide as the found "
             "network's MACs allow; costs are those of the first."
         )
-    if any(entry["id"] == NARROW for entry in result["networks"]):
+    if any(entry.id == NARROW for entry in result.networks):
         text += (
-            f" `narrow` is the found network with at most {percent(result['share'], 0)} of the "
+            f" `narrow` is the found network with at most {percent(result.share, 0)} of the "
             "MACs of the smallest network of differentiable search."
         )
     return text + (
@@ -153,22 +153,22 @@ def notes(result: Mapping[str, Any]) -> str:
     )
 
 
-def made(result: Mapping[str, Any]) -> str:
+def made(result: Comparison) -> str:
     """Recipe, seeds, machine and versions."""
-    recipe = ", ".join(f"{name} {value}" for name, value in result["recipe"].items())
-    machine = ", ".join(f"{name} {value}" for name, value in result["machine"].items() if value)
-    versions = ", ".join(f"{name} {value}" for name, value in result["versions"].items())
-    trainings = sum(len(entry["accuracies"]) for entry in result["networks"])
+    recipe = ", ".join(f"{name} {value}" for name, value in result.recipe.items())
+    machine = ", ".join(f"{name} {value}" for name, value in result.machine.items() if value)
+    versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
+    trainings = sum(len(entry.accuracies) for entry in result.networks)
     taken_over = (
-        f" {result['taken_over']} of {formatting.number(trainings, 'training')} were taken "
+        f" {result.taken_over} of {formatting.number(trainings, 'training')} were taken "
         "over from "
         "an earlier comparison with the same recipe, data and networks."
-        if result.get("taken_over")
+        if result.taken_over
         else ""
     )
     return (
         f"One recipe for every network: {recipe}. Seeds: "
-        f"{', '.join(map(str, result['seeds']))}. Machine: {machine}. Versions: {versions}."
+        f"{', '.join(map(str, result.seeds))}. Machine: {machine}. Versions: {versions}."
         + taken_over
     )
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike
 from gemkit.errors import UserError
 from gemkit.files import replacing
 from gemkit.operations import TABLE
+from gemkit.records import Epoch
 
 INK = "#22303c"
 MUTED = "#77838f"
@@ -277,13 +278,13 @@ def progress_figure(
     return figure
 
 
-def curves_figure(curves: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Loss after every epoch: network -> entries with `epoch` and `loss`."""
+def curves_figure(curves: Mapping[str, Sequence[Epoch]]) -> Figure:
+    """Loss after every epoch, by network."""
     figure, axes = _plot()
     for place, (name, curve) in enumerate(curves.items()):
         axes.plot(
-            [entry["epoch"] for entry in curve],
-            [entry["loss"] for entry in curve],
+            [entry.epoch for entry in curve],
+            [entry.loss for entry in curve],
             color=(FOUND, BASELINE, COLOURS["conv1x1"], COLOURS["sep3x3"], MUTED)[place % 5],
             linestyle=("-", "--", ":")[place // 5 % 3],
             linewidth=1.6,

@@ -4,7 +4,7 @@ import base64
 import html
 import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gemkit.budget import Budget, format_count, format_latency
-from gemkit.cell import Cell, CellArrays
+from gemkit.cell import CellArrays
 from gemkit.export.card import interval
 from gemkit.files import write_text
+from gemkit.records import Baseline, DataInfo, Model, Network, Trial
 from gemkit.search import encoder
 from gemkit.store import Run
 
 from .. import formatting
-from ..formatting import percent
+from ..formatting import count, percent
 from ..projection import project
 from ..runs import is_elsewhere
 from . import cell_plots, plots
@@ -61,7 +62,7 @@ Block = Heading | Paragraph | Code | Table | Picture
 
 def write(run: Run) -> Path:
     """Draw a run's figures and write its report; returns the path of `report.md`."""
-    blocks = _blocks(run, run.to_json(), draw(run))
+    blocks = _blocks(run, draw(run))
     path = run.path / "report.md"
     write_text(path, markdown(blocks))
     write_text(run.path / "report.html", page(blocks, f"gemkit: {run.name}", run.path))
@@ -70,18 +71,16 @@ def write(run: Run) -> Path:
 
 def draw(run: Run) -> dict[str, str]:
     """Write the figures for which a run has what they show: name -> path relative to the run."""
-    content = run.to_json()
-    finished = {
-        kind: [entry for entry in content[kind] if entry["accuracy"] is not None]
-        for kind in ("trials", "models", "baselines")
-    }
+    trials = run.trials()
+    models = [model for model in run.models() if model.accuracy is not None]
+    baselines = [one for one in run.baselines() if one.accuracy is not None]
     drawn: dict[str, str] = {}
     for name, figure in itertools.chain(
-        _progress_figure(content["trials"]),
-        _tradeoff_figures(run, finished),
-        _prediction_figure(finished["trials"]),
-        _embedding_figures(run, content["trials"]),
-        _network_figures(finished),
+        _progress_figure(trials),
+        _tradeoff_figures(run, trials, models, baselines),
+        _prediction_figure(trials),
+        _embedding_figures(run, trials),
+        _network_figures(models, baselines),
     ):
         drawn[name] = f"{FIGURES}/{name}.png"
         plots.save(figure, run.path / drawn[name])
@@ -91,40 +90,43 @@ def draw(run: Run) -> dict[str, str]:
     return drawn
 
 
-def _progress_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
+def _progress_figure(trials: Sequence[Trial]) -> Iterator[tuple[str, Figure]]:
     if trials:
-        accuracies = [trial["accuracy"] for trial in trials]
-        yield "progress", plots.progress_figure(accuracies, [trial["round"] for trial in trials])
+        accuracies = [trial.accuracy for trial in trials]
+        yield "progress", plots.progress_figure(accuracies, [trial.round for trial in trials])
 
 
 def _tradeoff_figures(
-    run: Run, finished: Mapping[str, Sequence[Mapping[str, Any]]]
+    run: Run, trials: Sequence[Trial], models: Sequence[Model], baselines: Sequence[Baseline]
 ) -> Iterator[tuple[str, Figure]]:
     """Accuracy against MACs and against measured latency."""
-    data = run.setting("data", {}).get("name", "")
+    known = run.setting("data", DataInfo)
+    data = known.name if known else ""
 
-    def points(kind: str, cost: str, scale: float = 1.0) -> list[plots.Point]:
+    def points(
+        entries: Sequence[Trial | Network], cost: Callable[[Trial | Network], float | None]
+    ) -> list[plots.Point]:
         return [
-            plots.Point(entry["id"], value / scale, entry["accuracy"])
-            for entry in finished[kind]
-            if (value := _cost(entry, cost)) is not None
+            plots.Point(entry.id, value, entry.accuracy)
+            for entry in entries
+            if entry.accuracy is not None and (value := cost(entry)) is not None
         ]
 
-    if finished["trials"] or finished["models"]:
+    if models or any(trial.accuracy is not None for trial in trials):
         limit = run.budget.macs
         yield (
             "macs",
             plots.tradeoff_figure(
                 f"Accuracy against MACs: {data}",
                 "million MACs",
-                points("trials", "macs", 1e6),
-                points("models", "macs", 1e6),
-                points("baselines", "macs", 1e6),
+                points(trials, _million_macs),
+                points(models, _million_macs),
+                points(baselines, _million_macs),
                 None if limit is None else (limit / 1e6, f"budget {format_count(limit)} MACs"),
             ),
         )
-    models = points("models", "latency_ms")
-    if models:
+    measured = points(models, _median_ms)
+    if measured:
         elsewhere = is_elsewhere(run)  # then the limit and what is predicted are not of here
         most = None if elsewhere else run.budget.latency_ms
         yield (
@@ -132,20 +134,20 @@ def _tradeoff_figures(
             plots.tradeoff_figure(
                 f"Accuracy against measured latency: {data}",
                 "milliseconds (p50, batch 1, one thread, CPU)",
-                [] if elsewhere else points("trials", "latency_ms"),
-                models,
-                points("baselines", "latency_ms"),
+                [] if elsewhere else points(trials, _median_ms),
+                measured,
+                points(baselines, _median_ms),
                 None if most is None else (most, f"budget {format_latency(most)}"),
             ),
         )
 
 
-def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Figure]]:
+def _prediction_figure(trials: Sequence[Trial]) -> Iterator[tuple[str, Figure]]:
     """What the predictor said of the trials before they were trained."""
     predicted = [
-        (trial["accuracy"], known["mean"], known["std"])
+        (trial.accuracy, known.mean, known.std)
         for trial in trials
-        if (known := trial["extra"].get("predicted")) and known.get("std") is not None
+        if trial.accuracy is not None and (known := trial.predicted) and known.std is not None
     ]
     if len(predicted) >= 3:
         measured, mean, deviation = np.array(predicted).T
@@ -153,17 +155,13 @@ def _prediction_figure(trials: Sequence[Mapping[str, Any]]) -> Iterator[tuple[st
         yield "predicted", plots.predicted_figure(measured, mean, deviation, title)
 
 
-def _embedding_figures(
-    run: Run, trials: Sequence[Mapping[str, Any]]
-) -> Iterator[tuple[str, Figure]]:
+def _embedding_figures(run: Run, trials: Sequence[Trial]) -> Iterator[tuple[str, Figure]]:
     """The trials in the embedding, by accuracy and by cost."""
-    embedding = _embedding(run)
+    embedding = _embedding(run, trials)
     if embedding is None:
         return
     places = project(embedding)[0]
-    accuracies = [
-        np.nan if trial["accuracy"] is None else 100 * trial["accuracy"] for trial in trials
-    ]
+    accuracies = [np.nan if trial.accuracy is None else 100 * trial.accuracy for trial in trials]
     best = None if np.isnan(accuracies).all() else int(np.nanargmax(accuracies))
     yield (
         "embedding",
@@ -175,7 +173,7 @@ def _embedding_figures(
             best=best,
         ),
     )
-    macs = [trial["macs"] / 1e6 for trial in trials]
+    macs = [trial.macs / 1e6 for trial in trials]
     yield (
         "embedding_cost",
         plots.embedding_figure(places, macs, "The same trials by cost", "million MACs", best=best),
@@ -183,22 +181,17 @@ def _embedding_figures(
 
 
 def _network_figures(
-    finished: Mapping[str, Sequence[Mapping[str, Any]]],
+    models: Sequence[Model], baselines: Sequence[Baseline]
 ) -> Iterator[tuple[str, Figure]]:
     """The learning curves of the final trainings, and the cells of the best networks."""
-    models = finished["models"]
-    curves = {
-        entry["id"]: entry["extra"]["curve"]
-        for entry in (*models, *finished["baselines"])
-        if (entry["extra"] or {}).get("curve")
-    }
+    curves = {entry.id: entry.curve for entry in (*models, *baselines) if entry.curve}
     if curves:
         yield "curves", plots.curves_figure(curves)
     cells = [
         (
-            Cell.from_json(model["cell"]),
-            f"{model['id']}: {percent(model['accuracy'])}, {format_count(model['macs'])} MACs, "
-            f"{format_count(model['params'])} params",
+            model.cell,
+            f"{model.id}: {percent(model.accuracy)}, {count(model.macs)} MACs, "
+            f"{count(model.params)} params",
         )
         for model in models[:4]
     ]
@@ -206,14 +199,16 @@ def _network_figures(
         yield "cells", cell_plots.best_cells_figure(cells)
 
 
-def _cost(entry: Mapping[str, Any], name: str) -> float | None:
-    value = entry[name]
-    return (value or {}).get("p50") if name == "latency_ms" else value
+def _million_macs(entry: Trial | Network) -> float | None:
+    return None if entry.macs is None else entry.macs / 1e6
 
 
-def _embedding(run: Run) -> np.ndarray[Any, Any] | None:
+def _median_ms(entry: Trial | Network) -> float | None:
+    return None if entry.latency_ms is None else entry.latency_ms.p50
+
+
+def _embedding(run: Run, trials: Sequence[Trial]) -> np.ndarray[Any, Any] | None:
     """The run's encoder applied to its trials; None when there are too few or no encoder."""
-    trials = run.trials()
     path = run.path / "encoder.safetensors"
     if len(trials) < 3 or not path.is_file():
         return None
@@ -222,13 +217,16 @@ def _embedding(run: Run) -> np.ndarray[Any, Any] | None:
     return np.asarray(vectors)
 
 
-def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> list[Block]:
-    data = run.setting("data", {})
+def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
+    data = run.setting("data", DataInfo)
     budget = run.budget
-    trials, models, baselines = content["trials"], content["models"], content["baselines"]
-    blocks: list[Block] = [Heading(f"gemkit: {run.name}", 1), Paragraph(_summary(run, content))]
-    if data.get("note"):
-        blocks.append(Paragraph(f"About the data: {data['note']}."))
+    trials, models, baselines = run.trials(), run.models(), run.baselines()
+    blocks: list[Block] = [
+        Heading(f"gemkit: {run.name}", 1),
+        Paragraph(_summary(run, data, models)),
+    ]
+    if data and data.note:
+        blocks.append(Paragraph(f"About the data: {data.note}."))
     if "macs" in drawn:
         blocks.append(Picture(drawn["macs"], "accuracy against MACs"))
     if models:
@@ -236,18 +234,16 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
             Heading("Networks"),
             Table(
                 formatting.MODEL_HEADS,
-                [formatting.model_row(entry) for entry in (*models, *baselines)],
+                [formatting.network_row(entry) for entry in (*models, *baselines)],
             ),
-            Paragraph(_model_notes(run, data, budget)),
+            Paragraph(_model_notes(data, models, baselines, budget)),
         ]
         there = [
-            f"`{model['id']}`: {text}." for model in models if (text := formatting.on_target(model))
+            f"`{model.id}`: {text}." for model in models if (text := formatting.on_target(model))
         ]
         if there:
             blocks.append(Paragraph("On the device searched for. " + " ".join(there)))
-        files = [
-            f"`{model['id']}`: {_links(run, model['id'])}" for model in models if model["onnx"]
-        ]
+        files = [f"`{model.id}`: {_links(run, model.id)}" for model in models if model.onnx]
         if files:
             blocks.append(Paragraph("Files. " + " ".join(f"{line}." for line in files)))
     for name, text in (
@@ -260,11 +256,11 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
         if name in drawn:
             blocks.append(Picture(drawn[name], text))
     if trials:
-        done = [trial for trial in trials if trial["accuracy"] is not None]
-        failed = [trial for trial in trials if trial["state"] == "failed"]
+        done = [trial for trial in trials if trial.accuracy is not None]
+        failed = [trial for trial in trials if trial.state == "failed"]
         text = (
             f"{formatting.number(len(done), 'trial')} in "
-            f"{formatting.number(len({trial['round'] for trial in trials}), 'round')}, "
+            f"{formatting.number(len({trial.round for trial in trials}), 'round')}, "
             f"strategy `{run.config.get('strategy')}`; an accuracy here is on the validation part "
             "of the proxy task, which has no image of the test set."
         )
@@ -284,7 +280,7 @@ def _blocks(run: Run, content: Mapping[str, Any], drawn: Mapping[str, str]) -> l
         blocks.append(
             Table(formatting.TRIAL_HEADS, [formatting.trial_row(trial) for trial in best])
         )
-    blocks += _reproduction(run, content)
+    blocks += _reproduction(run, (*models, *baselines))
     return blocks
 
 
@@ -306,39 +302,41 @@ def _links(run: Run, id: str) -> str:
     )
 
 
-def _summary(run: Run, content: Mapping[str, Any]) -> str:
-    data = run.setting("data", {})
-    delivered = [model for model in content["models"] if model["onnx"]]
-    text = f"Data: {data.get('name', run.config.get('data'))}. Budget: {run.budget.describe()}."
+def _summary(run: Run, data: DataInfo | None, models: Sequence[Model]) -> str:
+    delivered = [model for model in models if model.onnx]
+    name = data.name if data else run.config.get("data")
+    text = f"Data: {name}. Budget: {run.budget.describe()}."
     if not delivered:
         return text + " No network was delivered yet."
     first = delivered[0]
     text += (
         f" {formatting.number(len(delivered), 'network')} delivered; the one that the search ranks "
-        f"first, `{first['id']}`, reaches {percent(first['accuracy'])} on the test set with "
-        f"{format_count(first['macs'])} MACs and {format_count(first['params'])} params"
+        f"first, `{first.id}`, reaches {percent(first.accuracy)} on the test set with "
+        f"{count(first.macs)} MACs and {count(first.params)} params"
     )
-    if first["latency_ms"]:
-        text += f", {formatting.latency(first['latency_ms'])} an image here"
+    if first.latency_ms:
+        text += f", {formatting.latency(first.latency_ms)} an image here"
     return text + "."
 
 
-def _model_notes(run: Run, data: Mapping[str, Any], budget: Budget) -> str:
-    first = next((model for model in run.models() if model["accuracy"] is not None), None)
-    images = data.get("test")
+def _model_notes(
+    data: DataInfo | None, models: Sequence[Model], baselines: Sequence[Baseline], budget: Budget
+) -> str:
+    first = next((model for model in models if model.accuracy is not None), None)
+    images = data.test if data else None
     text = (
         "Networks stand in the order of the search (by validation accuracy, not by test accuracy); "
         "the test set was used once for each, after training."
     )
-    if first and run.baselines():
+    if first and baselines:
         text += (
-            f" The known network is as wide as the MACs and parameters of `{first['id']}` allow, "
+            f" The known network is as wide as the MACs and parameters of `{first.id}` allow, "
             "whichever of them ends it first."
         )
-    if first and images:
-        low, high = interval(first["accuracy"], images)
+    if first and first.accuracy is not None and images:
+        low, high = interval(first.accuracy, images)
         text += (
-            f" With {images} test images the 95 % interval of `{first['id']}` is "
+            f" With {images} test images the 95 % interval of `{first.id}` is "
             f"{percent(low, 1)} to {percent(high, 1)}."
         )
     return (
@@ -349,26 +347,25 @@ def _model_notes(run: Run, data: Mapping[str, Any], budget: Budget) -> str:
     )
 
 
-def _reproduction(run: Run, content: Mapping[str, Any]) -> list[Block]:
-    about = content["run"]
-    machine = ", ".join(f"{name} {value}" for name, value in about["machine"].items() if value)
-    versions = ", ".join(f"{name} {value}" for name, value in about["versions"].items())
-    commands = run.setting("commands", [])
+def _reproduction(run: Run, trained: Sequence[Network]) -> list[Block]:
+    machine = ", ".join(f"{name} {value}" for name, value in run.info.machine.items() if value)
+    versions = ", ".join(f"{name} {value}" for name, value in run.info.versions.items())
+    commands = run.setting("commands", list[str], [])
     blocks: list[Block] = [Heading("How it was made")]
     if commands:
         blocks.append(Code("\n".join(commands)))
-    trained = [*content["models"], *content["baselines"]]
+    general = run.setting("recipe", dict[str, Any], {})
     recipes: dict[str, list[str]] = {}
     for entry in trained:
-        if recipe := (entry["extra"] or {}).get("recipe") or run.setting("recipe"):
+        if recipe := entry.recipe or general:
             text = ", ".join(f"{name} {value}" for name, value in recipe.items())
-            recipes.setdefault(text, []).append(entry["id"])
+            recipes.setdefault(text, []).append(entry.id)
     for text, ids in recipes.items():
         of = "the same for every network and baseline" if len(recipes) == 1 else ", ".join(ids)
         blocks.append(Paragraph(f"Final training, {of}: {text}."))
     blocks.append(
         Paragraph(
-            f"Seed {about['seed']}. Begun {about['created'][:19].replace('T', ' ')} UTC. "
+            f"Seed {run.seed}. Begun {run.info.created[:19].replace('T', ' ')} UTC. "
             f"Machine: {machine}. Versions: {versions}."
         )
     )

@@ -1,6 +1,7 @@
 """`gemkit bench`: latencies of a run's files, or of any; a run's cards and its report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from gemkit.errors import UserError
 from gemkit.export import timing
 from gemkit.export.benchmark import benchmark
 from gemkit.files import is_folder, write_json
+from gemkit.records import Baseline, Measurement, Model, plain
 from gemkit.store import Run, now
 
 from .. import formatting, zoo
@@ -28,7 +30,7 @@ def bench(
     provider: Sequence[str] = ("cpu",),
     size: Sequence[int] = (),
     console: Console | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Measurement]:
     """Measure a run's ONNX files and baselines, or any files and networks by name.
 
     A run's measurements are stored in it, and its report is written anew.
@@ -39,7 +41,7 @@ def bench(
         size: for the dimensions that a file leaves open beside the batch.
 
     Returns:
-        the measurements, under the names that programs read.
+        the measurements, in the order of what was asked for.
 
     Raises:
         UserError: something cannot be measured.
@@ -71,26 +73,19 @@ def bench(
                 **options,
             )
         names = {path: name for name, path in made.items()}
-        for one in found:
-            one["model"] = names.get(one["model"], one["model"])
-        return found
+        return [replace(one, model=names.get(one.model, one.model)) for one in found]
     with opened(runs[0]) as run:
-        content = run.to_json()
+        networks: list[Model | Baseline] = [*run.models(), *run.baselines()]
         entries = [
-            (kind, entry)
-            for kind in ("models", "baselines")
-            for entry in content[kind]
-            if entry["onnx"] and (run.path / entry["onnx"]).is_file()
+            (entry, run.path / entry.onnx)
+            for entry in networks
+            if entry.onnx and (run.path / entry.onnx).is_file()
         ]
-        if not any(kind == "models" for kind, _ in entries):
+        if not any(isinstance(entry, Model) for entry, _ in entries):
             raise UserError(
                 f"{run.path} has no ONNX file to measure: run `{command('export', run.path)}` first"
             )
-        files = {
-            str(file): (kind, entry)
-            for kind, entry in entries
-            for file in files_of(run.path / entry["onnx"])
-        }
+        files = {str(file): entry for entry, path in entries for file in files_of(path)}
         console.print(
             f"measuring {formatting.number(len(files), 'ONNX file')} side by side, in rounds"
         )
@@ -100,32 +95,33 @@ def bench(
                 progress=lambda share: advance(completed=int(100 * share)),
                 **options,
             )
-        for one in found:
-            kind, entry = files[one["model"]]
-            one["onnx"] = str(Path(one["model"]).relative_to(run.path))
-            one["id"] = one["model"] = entry["id"]
-            one["date"] = now()
-        for kind, entry in entries:
-            own = [one for one in found if one["id"] == entry["id"]]
-            _keep_measurements(run, kind, entry, own)
+        when = now()
+        found = [
+            replace(
+                one,
+                model=files[one.model].id,
+                id=files[one.model].id,
+                onnx=str(Path(one.model).relative_to(run.path)),
+                date=when,
+            )
+            for one in found
+        ]
+        for entry, path in entries:
+            _keep_measurements(run, entry, path, [one for one in found if one.id == entry.id])
         report.write(run)
         console.print(f"report: {run.path / 'report.md'}")
     return found
 
 
 def _keep_measurements(
-    run: Run, kind: str, entry: Mapping[str, Any], own: Sequence[dict[str, Any]]
+    run: Run, entry: Model | Baseline, path: Path, own: Sequence[Measurement]
 ) -> None:
     """Store measurements; those of the same file and conditions replace older ones."""
-    conditions = ("onnx", "provider", "threads", "batch")
-    known = {tuple(one[name] for name in conditions): one for one in entry["measurements"] or []}
-    known |= {tuple(one[name] for name in conditions): one for one in own}
-    values: dict[str, Any] = {"measurements": list(known.values())}
-    plain = known.get((entry["onnx"], "CPUExecutionProvider", 1, 1))
-    if plain is not None:
-        values["latency_ms"] = plain["latency_ms"]
-    (run.put_model if kind == "models" else run.put_baseline)(entry["id"], **values)
-    write_json(run.path / kind / entry["id"] / "bench.json", values["measurements"])
-    if kind == "models":
-        path = run.path / entry["onnx"]
-        write_model_card(run, entry, path, path.with_name("card.md"), values["measurements"])
+    known = {one.conditions: one for one in (*entry.measurements, *own)}
+    measurements = tuple(known.values())
+    usual = known.get((entry.onnx, "CPUExecutionProvider", 1, 1))
+    latency = entry.latency_ms if usual is None else usual.latency_ms
+    run.put(replace(entry, measurements=measurements, latency_ms=latency))
+    write_json(path.with_name("bench.json"), plain(measurements))
+    if isinstance(entry, Model):
+        write_model_card(run, entry, path, path.with_name("card.md"), measurements)

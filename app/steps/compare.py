@@ -10,7 +10,6 @@ same augmentation, so that differences within a seed are compared, not means ove
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -23,10 +22,11 @@ from gemkit.files import write_json
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES, Recipe
+from gemkit.records import Compared, plain
 from gemkit.store import Run, is_run
 
 from .. import formatting, run_data
-from ..comparison import FOUND, NARROW, kind, names
+from ..comparison import FOUND, NARROW, Comparison, kind, names
 from ..report import comparison
 from ..runs import ranked_trials, short_name
 from ..terminal.progress import default_console
@@ -60,13 +60,13 @@ def compare(
     images: int | None = None,
     networks: Sequence[str] = (),
     run: Path | str | None = None,
-    earlier: Mapping[str, Any] | None = None,
+    earlier: Comparison | None = None,
     trials: int | None = None,
     seed: int = 0,
     workers: int | None = None,
     device: str = "auto",
     console: Console | None = None,
-) -> dict[str, Any]:
+) -> Comparison:
     """Train networks beside one another and say how far apart they are.
 
     Args:
@@ -141,13 +141,14 @@ def compare(
             f"{len(dataset.y_test):,} test images, {dataset.classes} classes"
         )
         run_data.remember(opened, data, dataset)
-        opened.set_setting("skeleton", skeleton.to_json())
-        if (known := opened.setting("found")) is not None:  # the run may rank another first by now
-            found = Architecture.from_json(known, f"{out}: found network")
+        opened.set_setting("skeleton", skeleton)
+        known = opened.setting("found", Architecture)
+        if known is not None:  # the run may rank another first by now
+            found = known
         elif FOUND in chosen and found is None:
             found = _searched(opened, data, dataset, budget, trials, workers, device, console)
         if found is not None:
-            opened.set_setting("found", found.to_json())
+            opened.set_setting("found", found)
         entrants = list(gather(opened, many, dataset, max_macs, budget, found, console))
         check_same(opened, entrants)
         if earlier is not None:
@@ -164,7 +165,7 @@ def compare(
             )
         measure(opened, entrants, dataset, console)
         found_out = result(opened, entrants, dataset, schedule)
-        write_json(out / "compare.json", found_out)
+        write_json(out / "compare.json", plain(found_out))
         report = comparison.write(found_out, out)
     console.print(f"report: {report}, {out / 'compare.json'}")
     return found_out
@@ -198,35 +199,30 @@ def _searched(
 def _take_over(
     run: Run,
     entrants: Sequence[Entrant],
-    earlier: Mapping[str, Any],
+    earlier: Comparison,
     dataset: Dataset,
     recipe: Recipe,
 ) -> None:
     """Store what an earlier comparison trained in the same way; its weights are not needed."""
-    same = {
-        "data": dataset.name,
-        "train": len(dataset.y_train),
-        "test": len(dataset.y_test),
-        "max_macs": run.budget.macs,
-        "recipe": recipe.to_json(),
-    }
-    if any(earlier[name] != value for name, value in same.items()):
+    then = (earlier.data, earlier.train, earlier.test, earlier.max_macs, earlier.recipe)
+    images = (dataset.name, len(dataset.y_train), len(dataset.y_test))
+    if then != (*images, run.budget.macs, recipe.to_json()):
         return
-    stored = {row["id"] for row in run.baselines()}
-    entries = {entry["id"]: entry for entry in earlier["networks"]}
+    stored = {one.id for one in run.compared()}
+    entries = {entry.id: entry for entry in earlier.networks}
     for entrant in entrants:
         entry = entries.get(entrant.name)
-        if entry is None or (entry["macs"], entry["params"]) != (entrant.macs, entrant.params):
+        if entry is None or (entry.macs, entry.params) != (entrant.macs, entrant.params):
             continue
         # A network that is no cell has none to be compared.
-        cells = entry["cells"] or [None] * len(entrant.jobs)
+        cells = entry.cells or [None] * len(entrant.jobs)
         for job, cell in zip(entrant.jobs, cells, strict=False):
-            accuracy = entry["accuracies"].get(str(job.seed))
-            own = None if job.architecture is None else job.architecture.to_json()
-            if accuracy is not None and cell == own and job.name not in stored:
-                seconds = entry["seconds"] / len(entry["accuracies"])
-                _keep(run, job, Outcome(accuracy, seconds, recipe.epochs, [], 0.0, None))
-                run.set_setting("taken_over", run.setting("taken_over", 0) + 1)
+            accuracy = entry.accuracies.get(str(job.seed))
+            known = None if cell is None else Architecture.from_json(cell, "an earlier comparison")
+            if accuracy is not None and known == job.architecture and job.name not in stored:
+                seconds = entry.seconds / len(entry.accuracies)
+                _keep(run, job, Outcome(accuracy, seconds, recipe.epochs))
+                run.set_setting("taken_over", run.setting("taken_over", int, 0) + 1)
 
 
 def _announce(
@@ -239,7 +235,7 @@ def _announce(
     console: Console,
 ) -> list[Job]:
     """The trainings still to be done; says how long they are going to take."""
-    ended = {row["id"] for row in run.baselines() if row["state"] in ("done", "failed")}
+    ended = {one.id for one in run.compared() if one.state in ("done", "failed")}
     todo = [job for entrant in entrants for job in entrant.jobs if job.name not in ended]
     # Seed by seed, so that after each seed there is a whole comparison.
     todo.sort(key=lambda job: job.seed)
@@ -271,7 +267,7 @@ def _foreseen(
     run: Run, todo: Sequence[Job], dataset: Dataset, recipe: Recipe, device: str, workers: int
 ) -> str:
     """How long the trainings are going to take, from a few steps of each network."""
-    known = run.setting("seconds_per_image", {})
+    known = run.setting("seconds_per_image", dict[str, float], {})
     for job in todo:
         name = job.name.partition("@")[0]
         if name not in known:
@@ -283,16 +279,12 @@ def _foreseen(
 
 
 def _keep(run: Run, job: Job, outcome: Outcome) -> None:
-    extra = outcome.to_extra()
-    if job.architecture is not None:
-        extra["architecture"] = job.architecture.to_json()
-    run.put_baseline(
-        job.name,
-        seed=job.seed,
-        state="failed" if outcome.accuracy is None else "done",
-        accuracy=outcome.accuracy,
-        error=outcome.error,
-        seconds=outcome.seconds,
-        epochs=outcome.epochs,
-        extra=extra,
+    run.put(
+        Compared(
+            id=job.name,
+            network=job.name.partition("@")[0],
+            seed=job.seed,
+            architecture=job.architecture,
+            **outcome.stored(),
+        )
     )

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from rich.console import Console
@@ -14,12 +13,12 @@ from gemkit.cell import CellArrays
 from gemkit.cost import cost, count_with_fvcore, largest_widths
 from gemkit.data import Dataset
 from gemkit.errors import UserError
-from gemkit.records import Trial
+from gemkit.records import Limits, Trial
 from gemkit.search.cell_space import CellSpace
 from gemkit.search.sampling import random_cells
 from gemkit.store import Run
 
-from ..comparison import FOUND, NARROW, RANDOM, kind
+from ..comparison import FOUND, NARROW, RANDOM, Comparison, kind
 from ..runs import check_suits, ranked_trials
 from .networks import Job
 
@@ -48,11 +47,11 @@ def check_same(run: Run, entrants: Sequence[Entrant]) -> None:
     Raises:
         UserError: a row is of another network.
     """
-    stored = {row["id"]: (row["extra"] or {}).get("architecture") for row in run.baselines()}
+    stored = {one.id: one.architecture for one in run.compared()}
     for entrant in entrants:
         for job in entrant.jobs:
             known = stored.get(job.name)
-            if known and job.architecture is not None and known != job.architecture.to_json():
+            if known and job.architecture is not None and known != job.architecture:
                 raise UserError(
                     f"{run.path} holds {job.name} trained as another network: its size follows "
                     "from those that were compared before; choose another --out"
@@ -76,11 +75,11 @@ def of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architectu
     return network_of(best, dataset)
 
 
-def found_in(result: Mapping[str, Any]) -> Architecture | None:
+def found_in(earlier: Comparison) -> Architecture | None:
     """The found network of an earlier comparison."""
-    for entry in result["networks"]:
-        if entry["id"] == FOUND:
-            return Architecture.from_json(entry["cells"][0], "an earlier comparison")
+    for entry in earlier.networks:
+        if entry.id == FOUND:
+            return Architecture.from_json(entry.cells[0], "an earlier comparison")
     return None
 
 
@@ -114,8 +113,15 @@ def gather(
         if name in (FOUND, NARROW, RANDOM):
             continue
         jobs = tuple(
-            Job(_row(name, s), None, {"max_macs": max_macs}, s, _folder(run, name, s), name)
-            for s in numbers[name]
+            Job(
+                _row(name, seed),
+                None,
+                Limits(max_macs, any_width=False),
+                seed,
+                _folder(run, name, seed),
+                name,
+            )
+            for seed in numbers[name]
         )
         try:
             network = jobs[0].build(dataset)
@@ -146,7 +152,7 @@ def _cells(
     run: Run, name: str, architectures: Sequence[Architecture], seeds: Sequence[int]
 ) -> Entrant:
     jobs = tuple(
-        Job(_row(name, seed), architecture, {}, seed, _folder(run, name, seed))
+        Job(_row(name, seed), architecture, Limits(), seed, _folder(run, name, seed))
         for architecture, seed in zip(architectures, seeds, strict=True)
     )
     price = cost(architectures[0])

@@ -1,6 +1,7 @@
 """Latency and peak memory of the networks of a comparison, measured side by side."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +30,15 @@ def measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: Co
     All are measured again when one was not, so that their latencies were taken side by side. A
     network whose trainings were taken over is written untrained: as fast, and as large.
     """
-    rows = {row["id"]: row for row in run.baselines()}
+    stored = run.compared()
+    ended = {one.id for one in stored if one.accuracy is not None}
     trained = {
         entrant.name: job
         for entrant in entrants
         for job in reversed(entrant.jobs)
-        if rows.get(job.name, {}).get("accuracy") is not None
+        if job.name in ended
     }
-    measured = run.setting("measured", {})
-    if not trained or set(trained) <= set(measured):
+    if set(trained) <= {one.network for one in stored if one.measurements}:
         return
     console.print(
         f"exporting {formatting.number(len(trained), 'ONNX file')}, then measuring them side "
@@ -70,22 +71,25 @@ def measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: Co
             memory=False,
             progress=lambda share: advance(completed=50 + int(50 * share)),
         )
-    run.set_setting(
-        "measured",
-        {
-            name: {
-                "onnx": str(path.relative_to(run.path)),
-                "latency_ms": one["latency_ms"],
-                "file_bytes": one["file_bytes"],
-                "peak_memory_bytes": schedule.peak(graph.read(load_onnx(path))),
-                "provider": one["provider"],
-                "threads": one["threads"],
-                "batch": one["batch"],
-                "notes": one["notes"],
-            }
-            for (name, path), one in zip(paths.items(), found, strict=True)
-        },
-    )
+    measured = dict(zip(paths, found, strict=True))
+    for one in stored:
+        if one.network not in measured:
+            continue
+        if one.id != trained[one.network].name:  # no longer this network's figures
+            run.put(replace(one, onnx=None, latency_ms=None, measurements=()))
+            continue
+        path = paths[one.network]
+        onnx = str(path.relative_to(run.path))
+        measurement = replace(measured[one.network], model=one.network, id=one.id, onnx=onnx)
+        run.put(
+            replace(
+                one,
+                onnx=onnx,
+                latency_ms=measurement.latency_ms,
+                peak_memory_bytes=schedule.peak(graph.read(load_onnx(path))),
+                measurements=(measurement,),
+            )
+        )
 
 
 def _untrained(job: Job, dataset: Dataset) -> nn.Module:

@@ -1,7 +1,7 @@
 """`gemkit export`: a run's trained networks as checked ONNX files within the budget."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gemkit.export.exporter import Exported, check_options, export_onnx
 from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.export.schedule import peak_of_file
 from gemkit.files import write_bytes
+from gemkit.records import Baseline, Measurement, Model
 from gemkit.store import Run
 
 from .. import formatting, run_data
@@ -44,12 +45,21 @@ class Delivery:
     """What an export has written.
 
     Attributes:
-        models: under the names that programs read; `files` says what was made of each now.
+        models: those that were asked for.
+        files: what was made now, by the model's id, under the names that programs read.
         folder: where their files went besides the run; None where they went nowhere else.
     """
 
-    models: list[dict[str, Any]]
+    models: tuple[Model, ...]
+    files: Mapping[str, Sequence[Mapping[str, Any]]]
     folder: Path | None
+
+    def to_json(self) -> list[dict[str, Any]]:
+        """The models, each with its `files`, under the names that programs read."""
+        return [
+            {**model.to_json(), "files": list(self.files.get(model.id, ()))}
+            for model in self.models
+        ]
 
 
 def export(
@@ -104,15 +114,14 @@ def export(
     with opened(run) as run:
         models = _chosen_models(run, ids)
         dataset = run_data.for_files(run, data, dataset)
-        entries = [
-            (model_job(run, model), model)
-            for model in models
-            if not (model["onnx"] and (run.path / model["onnx"]).is_file())
+        entries: list[tuple[Job, Model | Baseline]] = [
+            (model_job(run, model), model) for model in models if not _is_there(run, model)
         ]
-        for entry in run.baselines():
-            path = entry["onnx"]
-            if entry["accuracy"] is not None and not (path and (run.path / path).is_file()):
-                entries.append((baseline_job(run, entry), entry))
+        entries += [
+            (baseline_job(run, entry), entry)
+            for entry in run.baselines()
+            if entry.accuracy is not None and not _is_there(run, entry)
+        ]
         for job, _ in entries:
             job.check_weights()
         if entries:
@@ -124,49 +133,51 @@ def export(
                 _export_one(run, job, entry, dataset, console)
                 advance(completed=index + 1)
         _note_memory(run)
-        chosen = {model["id"] for model in models}
+        chosen = {model.id for model in models}
         kinds = tuple(dict.fromkeys([*precision, run.budget.precision]))
         folder = folder_of(run.path, out, form)
         made: dict[str, list[dict[str, Any]]] = {}
         for model in run.models():
-            if model["id"] not in chosen or not model["onnx"]:
+            if model.id not in chosen or not model.onnx:
                 continue
-            path = run.path / model["onnx"]
+            path = run.path / model.onnx
             if form != Form():
                 assert folder is not None
-                path = folder / f"{model['id']}.onnx"
+                path = folder / f"{model.id}.onnx"
                 file = _export_as(run, model, dataset, form, path, console)
             else:
-                file = {"onnx": str(path), "precision": "fp32", "accuracy": model["accuracy"]}
-            made[model["id"]] = [file, *convert(path, kinds, optimize, dataset, console)]
+                file = {"onnx": str(path), "precision": "fp32", "accuracy": model.accuracy}
+            made[model.id] = [file, *convert(path, kinds, optimize, dataset, console)]
             if form == Form() and not _fits_converted(run, model, path, console):
                 continue
             if folder is not None:
                 if form == Form():
-                    _copy(path, model["id"], folder)
+                    _copy(path, model.id, folder)
                 # The run's measurements are those of a file that was copied, not made anew.
-                anew = [Path(one["onnx"]) for one in made[model["id"]][1:]]
+                anew = [Path(one["onnx"]) for one in made[model.id][1:]]
                 measured = [
                     one
-                    for one in model["measurements"] or ()
-                    if form == Form() and run.path / one["onnx"] not in anew
+                    for one in model.measurements
+                    if form == Form() and run.path / (one.onnx or "") not in anew
                 ]
                 _card_beside(run, model, folder, measured)
-        delivered = [model for model in run.models() if model["id"] in chosen]
         if folder is not None:
             console.print(f"files: {folder}")
-        return Delivery(
-            [{**model, "files": made.get(model["id"], [])} for model in delivered], folder
-        )
+        delivered = tuple(model for model in run.models() if model.id in chosen)
+        return Delivery(delivered, made, folder)
+
+
+def _is_there(run: Run, entry: Model | Baseline) -> bool:
+    """Whether a network has its fp32 file."""
+    return entry.onnx is not None and (run.path / entry.onnx).is_file()
 
 
 def _note_memory(run: Run) -> None:
     """Store the peak activation memory of the baselines, traced from their files."""
     for entry in run.baselines():
-        path = entry["onnx"]
-        if entry["peak_memory_bytes"] is None and path and (run.path / path).is_file():
-            size = peak_of_file(run.path / path) * PRECISIONS[run.budget.precision] // 4
-            run.put_baseline(entry["id"], peak_memory_bytes=size)
+        if entry.peak_memory_bytes is None and entry.onnx and _is_there(run, entry):
+            size = peak_of_file(run.path / entry.onnx) * PRECISIONS[run.budget.precision] // 4
+            run.put(replace(entry, peak_memory_bytes=size))
 
 
 def folder_of(run: Path, out: Path | str | None, form: Form) -> Path | None:
@@ -177,7 +188,7 @@ def folder_of(run: Path, out: Path | str | None, form: Form) -> Path | None:
 
 
 def _export_as(
-    run: Run, model: Mapping[str, Any], dataset: Dataset, form: Form, path: Path, console: Console
+    run: Run, model: Model, dataset: Dataset, form: Form, path: Path, console: Console
 ) -> dict[str, Any]:
     """Write a model in another form than the run's own file."""
     exported = _written(run, model_job(run, model), model, dataset, path, form)
@@ -192,7 +203,7 @@ def _export_as(
     return {**exported.to_json(), "precision": "fp32"}
 
 
-def _fits_converted(run: Run, model: Mapping[str, Any], path: Path, console: Console) -> bool:
+def _fits_converted(run: Run, model: Model, path: Path, console: Console) -> bool:
     """Measure the file that a latency budget in another precision than fp32 means."""
     budget = run.budget
     if budget.latency_ms is None or budget.precision == "fp32" or is_elsewhere(run):
@@ -204,16 +215,14 @@ def _fits_converted(run: Run, model: Mapping[str, Any], path: Path, console: Con
     for written in files_of(path):
         written.unlink()
     reason = f"measured {format_latency(milliseconds)} in {budget.precision} when it was exported"
-    run.put_model(model["id"], onnx=None, state="failed", error=reason)
-    console.print(f"  {model['id']}: {reason}: over the budget, not delivered")
+    run.put(replace(model, onnx=None, state="failed", error=reason))
+    console.print(f"  {model.id}: {reason}: over the budget, not delivered")
     return False
 
 
-def _card_beside(
-    run: Run, model: Mapping[str, Any], folder: Path, measured: Sequence[Mapping[str, Any]]
-) -> None:
+def _card_beside(run: Run, model: Model, folder: Path, measured: Sequence[Measurement]) -> None:
     """The card of the files that were put into a folder, with what was measured of these files."""
-    id = model["id"]
+    id = model.id
     write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
 
 
@@ -222,20 +231,19 @@ def _copy(path: Path, id: str, out: Path) -> None:
         write_bytes(out / file.name.replace("model", id, 1), file.read_bytes())
 
 
-def _chosen_models(run: Run, ids: Sequence[str]) -> list[dict[str, Any]]:
-    trained = [model for model in run.models() if model["accuracy"] is not None]
+def _chosen_models(run: Run, ids: Sequence[str]) -> list[Model]:
+    trained = [model for model in run.models() if model.accuracy is not None]
     if not trained:
         raise UserError(
             f"{run.path} has no trained network: run `{command('train', run.path)}` first"
         )
     if not ids:
-        return [model for model in trained if model["state"] == "done"]
-    content = {"models": trained, "trials": []}
-    return [find(content, id, run.path) for id in dict.fromkeys(ids)]
+        return [model for model in trained if model.state == "done"]
+    return [find(id, run.path, trained) for id in dict.fromkeys(ids)]
 
 
 def _written(
-    run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, path: Path, form: Form
+    run: Run, job: Job, entry: Model | Baseline, dataset: Dataset, path: Path, form: Form
 ) -> Exported:
     """Write a trained network's fp32 file; fvcore counts it first."""
     network = restored(job, dataset)
@@ -254,10 +262,10 @@ def _written(
         std=dataset.std,
         images=dataset.x_test[:64],
         test=(dataset.x_test, dataset.y_test),
-        known_accuracy=entry["accuracy"],
+        known_accuracy=entry.accuracy,
         metadata={
             "id": job.name,
-            "accuracy": entry["accuracy"],
+            "accuracy": entry.accuracy,
             "budget": budget.to_json(),
             "data": dataset.name,
             "macs": macs,
@@ -273,7 +281,7 @@ def _written(
 
 
 def _export_one(
-    run: Run, job: Job, entry: Mapping[str, Any], dataset: Dataset, console: Console
+    run: Run, job: Job, entry: Model | Baseline, dataset: Dataset, console: Console
 ) -> None:
     budget = run.budget
     path = job.folder / "model.onnx"
@@ -298,14 +306,12 @@ def _export_one(
             values = {"onnx": None, "state": "failed", "error": reason}
             text += ": over the budget, not delivered"
     put(run, job, **values)
-    if job.architecture is not None:
+    if isinstance(entry, Model):
         _draw(job, entry)
     console.print(text)
 
 
-def _draw(job: Job, entry: Mapping[str, Any]) -> None:
-    assert job.architecture is not None
-    cell = job.architecture.cells[0]
-    text = formatting.cell_line(dict(entry), cell)
-    figure = cell_plots.cell_figure(cell, f"Cell {job.name}", text)
+def _draw(job: Job, model: Model) -> None:
+    text = formatting.cell_line(model)
+    figure = cell_plots.cell_figure(model.cell, f"Cell {model.id}", text)
     plots.save(figure, job.folder / "cell.png")

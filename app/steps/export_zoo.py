@@ -13,6 +13,7 @@ from gemkit.export.card import write_card
 from gemkit.export.exporter import check_options
 from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.files import write_text
+from gemkit.records import Measurement, read
 
 from .. import formatting, zoo
 from .convert import convert, files_of
@@ -107,7 +108,7 @@ def _write_card(
         training=known["training"]["text"],
         budget=Budget.from_json(known["budget"]),
         parity_max_abs=parity,
-        measurements=known["measurements"],
+        measurements=read(list[Measurement], known["measurements"], f"the card of {path.stem}"),
         files=files,
     )
     more = [

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from gemkit.cost import verify
 from gemkit.data import Dataset, limited, load
 from gemkit.errors import UserError
 from gemkit.recipe import Recipe
+from gemkit.records import Epoch, Limits, Mistake, read
 from gemkit.train import Progress as Standing
 from gemkit.train import TrainingFailed, is_first, train
 from gemkit.workers import Workers, threads_per_worker
@@ -64,23 +65,22 @@ class Outcome:
     Attributes:
         confusion: test images by class (row) and by what the network said (column); empty for
             more than a hundred classes.
-        mistakes: the wrong answers of most confidence: `index` of the test image, `label`,
-            `predicted`, `probability`.
+        mistakes: the wrong answers of most confidence.
     """
 
     accuracy: float | None
     seconds: float
     epochs: int
-    curve: list[dict[str, Any]]
-    images_per_second: float
-    error: str | None
-    confusion: list[list[int]] = field(default_factory=list)
-    mistakes: list[dict[str, Any]] = field(default_factory=list)
+    error: str | None = None
+    curve: tuple[Epoch, ...] = ()
+    images_per_second: float | None = None
+    confusion: tuple[tuple[int, ...], ...] = ()
+    mistakes: tuple[Mistake, ...] = ()
 
-    def to_extra(self) -> dict[str, Any]:
-        """What the store keeps beside the figures."""
-        names = ("curve", "images_per_second", "confusion", "mistakes")
-        return {name: getattr(self, name) for name in names}
+    def stored(self) -> dict[str, Any]:
+        """The fields of a network's record that a training decides."""
+        values = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**values, "state": "failed" if self.accuracy is None else "done"}
 
 
 def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) -> Outcome:
@@ -120,7 +120,7 @@ def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) ->
         if writer is not None:
             writer.add_scalar("test accuracy", trained.accuracy, trained.epochs)
     except TrainingFailed as failure:
-        return Outcome(None, time.perf_counter() - start, recipe.epochs, [], 0.0, str(failure))
+        return Outcome(None, time.perf_counter() - start, recipe.epochs, str(failure))
     finally:
         if writer is not None:
             writer.close()
@@ -130,34 +130,29 @@ def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) ->
         trained.accuracy,
         trained.seconds,
         trained.epochs,
-        trained.curve,
-        trained.images_per_second,
         None,
+        read(tuple[Epoch, ...], trained.curve, "a training's curve"),
+        trained.images_per_second,
         *mistakes(trained.outputs, dataset),
     )
 
 
 def mistakes(
     outputs: NDArray[np.float32], dataset: Dataset
-) -> tuple[list[list[int]], list[dict[str, Any]]]:
+) -> tuple[tuple[tuple[int, ...], ...], tuple[Mistake, ...]]:
     """The confusion matrix and the wrong answers of most confidence."""
     said, labels, classes = outputs.argmax(1), dataset.y_test, dataset.classes
-    confusion: list[list[int]] = []
+    confusion: tuple[tuple[int, ...], ...] = ()
     if classes <= _MATRIX_CLASSES:
         counts = np.bincount(labels * classes + said, minlength=classes**2)
-        confusion = counts.reshape(classes, classes).tolist()
+        confusion = tuple(map(tuple, counts.reshape(classes, classes).tolist()))
     confidence = softmax(outputs, axis=1).max(1)
     wrong = np.flatnonzero(said != labels)
     worst = wrong[np.argsort(-confidence[wrong], kind="stable")][:_MISTAKES]
-    return confusion, [
-        {
-            "index": int(index),
-            "label": int(labels[index]),
-            "predicted": int(said[index]),
-            "probability": float(confidence[index]),
-        }
+    return confusion, tuple(
+        Mistake(int(index), int(labels[index]), int(said[index]), float(confidence[index]))
         for index in worst
-    ]
+    )
 
 
 def check_tensorboard() -> None:
@@ -219,7 +214,7 @@ def train_along(message: torchrun.Message) -> None:
     job, settings = message["job"], message["settings"]
     if job["architecture"] is not None:
         job["architecture"] = Architecture.from_json(job["architecture"])
-    job["folder"] = Path(job["folder"])
+    job |= {"folder": Path(job["folder"]), "limits": Limits(**job["limits"])}
     # Only the first process writes.
     settings |= {"recipe": Recipe.from_json(settings["recipe"]), "tensorboard": False}
     data = _data(settings["data"], settings["images"])
@@ -288,5 +283,5 @@ def _outcomes(
                     report(job.name, float(_share_file(job).read_text()))
             if ended is not None:
                 report(ended.key.name, 1.0)
-                died = Outcome(None, 0.0, settings.recipe.epochs, [], 0.0, ended.died)
+                died = Outcome(None, 0.0, settings.recipe.epochs, ended.died)
                 yield ended.key, ended.value or died

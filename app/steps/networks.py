@@ -1,7 +1,6 @@
 """Networks that are trained in full: what to build, and where each is stored."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from gemkit.data import Dataset
 from gemkit.errors import UserError
 from gemkit.files import write_bytes
 from gemkit.network import GEMNet, build, load_weights, save_weights
+from gemkit.records import Baseline, Limits, Model
 from gemkit.store import Run
 
 from ..runs import architecture_of
@@ -29,7 +29,7 @@ class Job:
     Attributes:
         name: id of the model or name of the baseline.
         architecture: what to build; None for a baseline.
-        limits: a baseline's `max_macs`, `max_params` and `any_width`.
+        limits: what a baseline is made to fit.
         seed: of initialisation, order and augmentation.
         folder: where weights and checkpoints go.
         network: the baseline's name, where the job's is another.
@@ -37,7 +37,7 @@ class Job:
 
     name: str
     architecture: Architecture | None
-    limits: Mapping[str, Any]
+    limits: Limits
     seed: int
     folder: Path
     network: str = ""
@@ -62,7 +62,10 @@ class Job:
         if self.architecture is not None:
             return build(self.architecture)
         return baseline(
-            self.network or self.name, dataset.input_shape, dataset.classes, **self.limits
+            self.network or self.name,
+            dataset.input_shape,
+            dataset.classes,
+            **asdict(self.limits),
         )
 
 
@@ -100,19 +103,26 @@ def restored(job: Job, dataset: Dataset) -> nn.Module:
     return network
 
 
-def put(run: Run, job: Job, **values: Any) -> None:
-    """Store what is known of a network among the run's models or baselines."""
-    (run.put_baseline if job.architecture is None else run.put_model)(job.name, **values)
+def entry_of(run: Run, job: Job) -> Model | Baseline:
+    """What is stored of a job's network, among the run's models or baselines."""
+    entries: list[Model] | list[Baseline]
+    entries = run.baselines() if job.architecture is None else run.models()
+    (found,) = [entry for entry in entries if entry.id == job.name]
+    return found
 
 
-def baseline_job(run: Run, entry: Mapping[str, Any]) -> Job:
-    """The known network of a run's row."""
-    # Runs that do not say so were made when any even number of channels would do.
-    limits = {"any_width": True, **(entry["extra"] or {}).get("limits", {})}
-    return Job(entry["id"], None, limits, entry["seed"], run.path / "baselines" / entry["id"])
+def put(run: Run, job: Job, **changes: Any) -> None:
+    """Store what has changed of a job's network."""
+    run.put(replace(entry_of(run, job), **changes))
 
 
-def model_job(run: Run, model: Mapping[str, Any]) -> Job:
-    """The found network of a run's row."""
-    folder = run.path / "models" / model["id"]
-    return Job(model["id"], architecture_of(run, model), {}, model["seed"], folder)
+def baseline_job(run: Run, entry: Baseline) -> Job:
+    """The known network of a run's entry."""
+    folder = run.path / "baselines" / entry.id
+    return Job(entry.id, None, entry.limits, entry.seed or 0, folder)
+
+
+def model_job(run: Run, model: Model) -> Job:
+    """The found network of a run's entry."""
+    folder = run.path / "models" / model.id
+    return Job(model.id, architecture_of(run, model), Limits(), model.seed or 0, folder)

@@ -11,6 +11,7 @@ from rich.console import Console
 from gemkit.budget import Budget
 from gemkit.data import load
 from gemkit.errors import UserError
+from gemkit.records import Model
 from gemkit.store import Run
 
 from ..runs import data_of
@@ -50,18 +51,18 @@ def run(
     try:
         if data_of(found) != data:  # its networks were trained on other data before
             shared["dataset"] = load(data_of(found))
-        delivered: list[dict[str, Any]] = []
+        delivered: list[Model] = []
         known = -1
         while True:
             models = train(found, top=top, recipe=recipe, **training, **shared)
             if len(models) == known:  # no other network is left to take a refused one's place
                 break
             known = len(models)
-            delivered = [one for one in export(found, **shared).models if one["onnx"]]
+            delivered = [one for one in export(found, **shared).models if one.onnx]
             if len(delivered) >= top:
                 break
         if not delivered:
-            reasons = [str(model["error"]) for model in found.models() if model["error"]]
+            reasons = [model.error for model in found.models() if model.error]
             raise UserError(
                 f"no network could be delivered within the budget ({'; '.join(reasons[:3])}): "
                 f"allow more, or more trials; what was tried is in {found.path}"

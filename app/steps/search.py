@@ -138,7 +138,7 @@ def search(
     opened = Run.start(path, config, resume, changeable=_CHANGEABLE)
     try:
         _describe(dataset, budget, aimed, console)
-        opened.set_setting("skeleton", skeleton.to_json())
+        opened.set_setting("skeleton", skeleton)
         if run_data.is_same(opened, dataset, data):  # networks may be trained on other data
             run_data.remember(opened, data, dataset)
         _note_command(opened, command)
@@ -313,7 +313,7 @@ _CHANGEABLE = (*run_data.NAMES, "workers", "dask", "threads", "time_limit", "tri
 
 def _note_command(run: Run, command: str | None) -> None:
     """Remember a command line, for the report."""
-    commands = run.setting("commands", [])
+    commands = run.setting("commands", list[str], [])
     if command and command not in commands:
         run.set_setting("commands", [*commands, command])
 

@@ -1,10 +1,9 @@
 """`gemkit train`: the best of a search and a known network of their size, trained in full."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -22,7 +21,7 @@ from gemkit.files import write_bytes
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES
-from gemkit.records import Trial
+from gemkit.records import Baseline, Latency, Limits, Model, OnTarget, Scalar, Trial
 from gemkit.store import Run
 from gemkit.widths import VECTOR
 
@@ -96,7 +95,7 @@ def train(
     tensorboard: bool = False,
     compile: bool = False,
     console: Console | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Model]:
     """Train networks of a run on all training data and take their test accuracy, once.
 
     The networks are the `ids`, or the `top` best trials in the search's own order. Where the run
@@ -114,7 +113,7 @@ def train(
         compile: use `torch.compile`.
 
     Returns:
-        the models trained, under the names that programs read.
+        the models trained.
 
     Raises:
         UserError: no run, no such id, or data of another shape.
@@ -129,7 +128,7 @@ def train(
         chosen = _chosen_trials(run, ids)
         schedule = RECIPES[recipe].changed(epochs, batch_size)
         wanted = len(ids) or min(top, len(chosen))
-        trained = [one["id"] for one in run.models() if one["accuracy"] is not None]
+        trained = [one.id for one in run.models() if one.accuracy is not None]
         if trained and not run_data.is_same(run, dataset, spec):
             raise UserError(
                 f"{run.path}: {trained[0]} was trained on {data_of(run)}, and its networks "
@@ -143,15 +142,14 @@ def train(
         _draw_mistakes(run, dataset)
         _keep_examples(run.path, dataset)
         run_data.keep_pictures(run, dataset)
-        models = [model for model in run.models() if model["accuracy"] is not None]
-        return models
+        return [model for model in run.models() if model.accuracy is not None]
 
 
 def _name_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Console) -> None:
     """Name the networks that stay as an earlier training for another time made them."""
-    known = {model["id"]: model for model in run.models() if model["state"] == "done"}
+    known = {model.id: model.epochs for model in run.models() if model.state == "done"}
     for trial in chosen:
-        before = known.get(trial.id, {}).get("epochs")
+        before = known.get(trial.id)
         if before is not None and before != epochs:
             console.print(
                 f"{trial.id} is trained already, for {formatting.number(before, 'epoch')}, "
@@ -164,9 +162,8 @@ def _chosen_trials(run: Run, ids: Sequence[str]) -> list[Trial]:
     """The trials to train in full: those named, or all that are done, the best first."""
     if not ids:
         return ranked_trials(run)
-    trials = {trial.id: trial for trial in run.trials()}
-    content = {"models": [], "trials": [trial.to_json() for trial in trials.values()]}
-    return [trials[find(content, id, run.path)["id"]] for id in dict.fromkeys(ids)]
+    trials = run.trials()
+    return [find(id, run.path, trials) for id in dict.fromkeys(ids)]
 
 
 def _train_models(
@@ -181,14 +178,14 @@ def _train_models(
     """Train until `wanted` of the chosen are trained (or none is left), and the baseline."""
     waiting = list(chosen)
     while True:
-        models = {model["id"]: model for model in run.models()}
-        good = [t for t in chosen if models.get(t.id, {}).get("state") == "done"]
-        missing = wanted - len(good)
+        models = {model.id: model for model in run.models()}
+        good = {model.id for model in models.values() if model.state == "done"}
+        missing = wanted - sum(trial.id in good for trial in chosen)
         jobs: list[Job] = []
         while waiting and len(jobs) < missing:
             trial = waiting.pop(0)
             known = models.get(trial.id)
-            if known and known["state"] in ("done", "failed"):
+            if known and known.state in ("done", "failed"):
                 continue
             job = _planned(run, trial, known, console)
             if job is not None:
@@ -201,25 +198,26 @@ def _train_models(
         _run_jobs(run, dataset, jobs, settings, workers or usable_cores(), console)
 
 
-def _planned(
-    run: Run, trial: Trial, known: Mapping[str, Any] | None, console: Console
-) -> Job | None:
+def _planned(run: Run, trial: Trial, known: Model | None, console: Console) -> Job | None:
     """A trial's network as a job, narrowed to the latency budget; None when it cannot fit."""
     skeleton = skeleton_of(run)
     architecture = Architecture((trial.cell,), skeleton, trial.width)
-    extra: dict[str, Any] = {"trial": trial.index, "validation_accuracy": trial.accuracy}
+    model = Model(
+        id=trial.id,
+        cell=trial.cell,
+        seed=trial.seed,
+        trial=trial.index,
+        validation_accuracy=trial.accuracy,
+    )
     limit = run.budget.latency_ms
-    if known and known["width"]:  # decided before an interruption
-        architecture = replace(architecture, width=known["width"])
+    if known and known.width:  # decided before an interruption
+        architecture = replace(architecture, width=known.width)
+        model = known
     elif limit is not None and not is_elsewhere(run):
         fitting, milliseconds = narrowed(architecture, limit)
         if fitting is None:
-            run.put_model(
-                trial.id,
-                cell=trial.cell.to_json(),
-                state="failed",
-                error=f"measured {format_latency(milliseconds)} even at the smallest width",
-            )
+            reason = f"measured {format_latency(milliseconds)} even at the smallest width"
+            run.put(replace(model, state="failed", error=reason))
             console.print(f"  {trial.id} fits {format_latency(limit)} at no width: next one taken")
             return None
         if fitting.width < trial.width:
@@ -228,42 +226,34 @@ def _planned(
                 f"within {format_latency(limit)} (measured {format_latency(milliseconds)})"
             )
         architecture = fitting
-        extra["measured_before_training_ms"] = milliseconds
-    there = _on_target(run, architecture)
-    if there is not None:
-        extra["target"] = there
+        model = replace(model, measured_before_training_ms=milliseconds)
     price = cost(architecture, run.budget.precision)
-    run.put_model(
-        trial.id,
-        cell=architecture.cells[0].to_json(),
-        width=architecture.width,
-        macs=price.macs,
-        params=price.params,
-        peak_memory_bytes=price.peak_memory_bytes,
-        seed=trial.seed,
-        state="queued",
-        extra=extra,
+    run.put(
+        replace(
+            model,
+            cell=architecture.cells[0],
+            width=architecture.width,
+            macs=price.macs,
+            params=price.params,
+            peak_memory_bytes=price.peak_memory_bytes,
+            state="queued",
+            target=_on_target(run, architecture),
+        )
     )
-    return Job(trial.id, architecture, {}, trial.seed, run.path / "models" / trial.id)
+    return Job(trial.id, architecture, Limits(), trial.seed, run.path / "models" / trial.id)
 
 
-def _on_target(run: Run, architecture: Architecture) -> dict[str, Any] | None:
-    """What is known of a network on the run's target; None without a target.
-
-    Returns:
-        `name` and, where the latency is predicted, `latency_ms` (`p50` and `at_most`, with the
-        safety margin) and `measured`, which is False.
-    """
+def _on_target(run: Run, architecture: Architecture) -> OnTarget | None:
+    """What is known of a network on the run's target; None without a target."""
     name = target_name(run)
     if name is None:
         return None
-    found: dict[str, Any] = {"name": name}
     path = run.path / LATENCY_FILE
-    if is_elsewhere(run) and path.is_file():
-        cells = CellArrays.from_cells([architecture.cells[0]])
-        p50, at_most = latency.load_model(path).quote(cells, architecture.width)[0]
-        found |= {"latency_ms": {"p50": p50, "at_most": at_most}, "measured": False}
-    return found
+    if not (is_elsewhere(run) and path.is_file()):
+        return OnTarget(name)
+    cells = CellArrays.from_cells([architecture.cells[0]])
+    p50, at_most = latency.load_model(path).quote(cells, architecture.width)[0]
+    return OnTarget(name, Latency(p50, at_most=at_most), measured=False)
 
 
 def _run_jobs(
@@ -301,19 +291,9 @@ def _run_jobs(
 
 
 def _keep(run: Run, job: Job, outcome: Outcome) -> None:
-    entries = run.baselines() if job.architecture is None else run.models()
-    extra = next((entry["extra"] for entry in entries if entry["id"] == job.name), None) or {}
-    put(
-        run,
-        job,
-        state="failed" if outcome.accuracy is None else "done",
-        error=outcome.error,
-        accuracy=outcome.accuracy,
-        seconds=outcome.seconds,
-        epochs=outcome.epochs,
-        # A later command may train the others otherwise.
-        extra={**extra, **outcome.to_extra(), "recipe": run.setting("recipe")},
-    )
+    # A later command may train the others otherwise.
+    recipe = run.setting("recipe", dict[str, Scalar], {})
+    put(run, job, **outcome.stored(), recipe=recipe)
     if job.architecture is not None and outcome.accuracy is not None:
         write_cell(job.folder / "cell.json", job.architecture.cells[0])
 
@@ -321,11 +301,11 @@ def _keep(run: Run, job: Job, outcome: Outcome) -> None:
 def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:
     """The torchvision network of about the size of the first model; None when it is trained."""
     known = run.baselines()
-    if any(entry["state"] in ("done", "failed") for entry in known):
+    if any(entry.state in ("done", "failed") for entry in known):
         return None
     if known:
         return baseline_job(run, known[0])
-    models = [model for model in run.models() if model["macs"] is not None]
+    models = [model for model in run.models() if model.macs is not None]
     if not models:
         return None
     first = models[0]
@@ -335,35 +315,35 @@ def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | Non
     except UserError:  # none of them can be made so small
         return None
     macs, params = count_with_fvcore(network, dataset.input_shape)
-    limits = {"max_macs": price.macs, "max_params": price.params, "any_width": False}
+    limits = Limits(price.macs, price.params, any_width=False)
     console.print(
-        f"beside them {name}, as wide as the MACs and params of {first['id']} allow: "
+        f"beside them {name}, as wide as the MACs and params of {first.id} allow: "
         f"{format_count(macs)} of {format_count(price.macs)} MACs, {format_count(params)} of "
         f"{format_count(price.params)} params"
     )
-    run.put_baseline(
-        name, macs=macs, params=params, seed=run.seed, state="queued", extra={"limits": limits}
-    )
-    return baseline_job(run, run.baselines()[0])
+    found = Baseline(id=name, macs=macs, params=params, seed=run.seed, limits=limits)
+    run.put(found)
+    return baseline_job(run, found)
 
 
 def _draw_mistakes(run: Run, dataset: Dataset) -> None:
     """The confusion matrix and the most confused images of the first network, for the report."""
-    models = [model for model in run.models() if model["accuracy"] is not None]
-    extra = models[0]["extra"] if models else {}
-    folder = run.path / "figures"
-    if extra.get("confusion"):
-        title = f"What {models[0]['id']} takes for what, on the test set"
-        figure = plots.confusion_figure(extra["confusion"], dataset.class_names, title)
+    models = [model for model in run.models() if model.accuracy is not None]
+    if not models:
+        return
+    first, folder = models[0], run.path / "figures"
+    if first.confusion:
+        title = f"What {first.id} takes for what, on the test set"
+        figure = plots.confusion_figure(first.confusion, dataset.class_names, title)
         plots.save(figure, folder / "confusion.png")
-    if extra.get("mistakes") and dataset.input_shape[0] in (1, 3):
-        images = [dataset.x_test[one["index"]] for one in extra["mistakes"]]
+    if first.mistakes and dataset.input_shape[0] in (1, 3):
+        images = [dataset.x_test[one.index] for one in first.mistakes]
         texts = [
-            f"{dataset.class_names[one['label']]}, taken for\n"
-            f"{dataset.class_names[one['predicted']]} ({100 * one['probability']:.0f} %)"
-            for one in extra["mistakes"]
+            f"{dataset.class_names[one.label]}, taken for\n"
+            f"{dataset.class_names[one.predicted]} ({100 * one.probability:.0f} %)"
+            for one in first.mistakes
         ]
-        title = f"Mistakes of {models[0]['id']} of most confidence"
+        title = f"Mistakes of {first.id} of most confidence"
         plots.save(plots.images_figure(images, texts, title), folder / "mistakes.png")
 
 

@@ -6,11 +6,12 @@ from typing import Any
 from rich.console import Console
 
 from .. import formatting
+from ..comparison import Comparison
 from ..report import comparison
 from .tables import table_of
 
 
-def print_comparison(result: Mapping[str, Any], console: Console) -> None:
+def print_comparison(result: Comparison, console: Console) -> None:
     """Print the networks of a comparison, and how their figures are to be read."""
     rows = comparison.table_rows(result)
     console.print(table_of("accuracy on the test set", comparison.HEADS, rows))

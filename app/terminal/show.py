@@ -1,6 +1,6 @@
 """`gemkit show` and `gemkit zoo`: a run as tables, a cell as text and picture, the zoo."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,7 @@ from rich.console import Console
 
 from gemkit.cell import Cell
 from gemkit.errors import UserError
+from gemkit.records import Baseline, DataInfo, Model, Network, RunContent, Trial
 from gemkit.store import Run
 
 from .. import formatting, zoo
@@ -17,51 +18,48 @@ from ..runs import find
 from .tables import headed, table_of
 
 _SHOWN = 20
-_COUNTS = (("MACs", "macs"), ("params", "params"))
 _HEADS = ("network", "accuracy", "MACs", "params", "memory", "p50", "p90", "p99", "parity", "state")
 
 
-def _networks(entries: Sequence[Mapping[str, Any]], width: int) -> tuple[Any, Any]:
+def _networks(entries: Sequence[Network], width: int) -> tuple[Any, Any]:
     """Heads and rows of the networks, with as many columns as the terminal has room for."""
     left_out = {"p90"} if width >= 90 else {"p90", "parity"}
-    if all(entry["state"] == "done" for entry in entries):
+    if all(entry.state == "done" for entry in entries):
         left_out.add("state")
     kept = [place for place, head in enumerate(_HEADS) if head not in left_out]
-    rows = [[formatting.model_row(entry)[place] for place in kept] for entry in entries]
+    rows = [[formatting.network_row(entry)[place] for place in kept] for entry in entries]
     return [_HEADS[place] for place in kept], rows
 
 
-def show_run(folder: Path, console: Console, everything: bool = False) -> dict[str, Any]:
-    """Print the models, baselines and best trials of a run.
+def show_run(folder: Path, console: Console, everything: bool = False) -> RunContent:
+    """Print the networks and best trials of a run.
 
     Returns:
-        the run under the names that programs read.
+        all that the run holds.
 
     Raises:
         UserError: the folder holds no run or a damaged one.
     """
     with Run.open(folder) as run:
-        content = run.to_json()
-        data = run.setting("data", {})
-        budget = run.budget
+        content, info = run.content(), run.info
+        data = run.setting("data", DataInfo)
         interrupted = not run.is_being_written() and any(
-            trial["state"] in ("queued", "running") for trial in content["trials"]
+            trial.state in ("queued", "running") for trial in content.trials
         )
-    trials, networks = content["trials"], [*content["models"], *content["baselines"]]
-    done = sum(trial["state"] == "done" for trial in trials)
-    asked = max(content["run"]["config"].get("trials") or 0, len(trials))
+    trials, networks = content.trials, content.networks
+    done = sum(trial.state == "done" for trial in trials)
+    asked = max(info.config.get("trials") or 0, len(trials))
     console.print(
         *headed(folder),
-        f"{data.get('name', content['run']['config'].get('data'))}, "
-        f"{budget.describe()}; {done} of {formatting.number(asked, 'trial')} done, "
-        f"seed {content['run']['seed']}",
+        f"{data.name if data else info.config.get('data')}, {info.budget.describe()}; "
+        f"{done} of {formatting.number(asked, 'trial')} done, seed {info.seed}",
     )
     if networks:
         heads, rows = _networks(networks, console.width)
         console.print(table_of("networks", heads, rows))
         for entry in networks:
             if (there := formatting.on_target(entry)) is not None:
-                console.print(f"  {entry['id']}: {there}")
+                console.print(f"  {entry.id}: {there}")
     if trials:
         shown = formatting.best_trials(trials)
         if not everything:
@@ -80,7 +78,7 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> dict[s
             + command("run", "--out", folder, "--resume")
         )
     if networks or trials:
-        best = (networks or formatting.best_trials(trials))[0]["id"]
+        best = (networks or formatting.best_trials(trials))[0].id
         look, page = command("show", folder, best), command("app", folder)
         console.print(f"next: {look}   or   {page}")
     else:
@@ -89,52 +87,54 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> dict[s
     return content
 
 
-def show_cell(folder: Path, id: str, console: Console, out: Path | None = None) -> dict[str, Any]:
+def show_cell(
+    folder: Path, id: str, console: Console, out: Path | None = None
+) -> Model | Trial | Baseline:
     """Print a cell's nodes and what it costs, and write its picture; of a baseline its cost alone.
 
     Args:
         out: the picture's place; by default `figures/ID.png` in the run.
 
     Returns:
-        the model's, trial's or baseline's values.
+        the model, trial or baseline.
 
     Raises:
         UserError: no such run or id, or there is no picture or it cannot be written.
     """
     with Run.open(folder) as run:
-        content = run.to_json()
-    entry = find(content, id, folder)
-    if "cell" not in entry:
+        content = run.content()
+    entry = find(id, folder, content.models, content.trials, content.baselines)
+    if isinstance(entry, Baseline):
         if out is not None:
-            raise UserError(f"--out: {entry['id']} is a known network without a cell to draw")
-        console.print(*headed(entry["id"]), "a known network, to compare with; no one cell")
+            raise UserError(f"--out: {entry.id} is a known network without a cell to draw")
+        console.print(*headed(entry.id), "a known network, to compare with; no one cell")
         console.print(table_of("cost", ("", "value"), cost_rows(entry)))
         return entry
-    cell = Cell.from_json(entry["cell"])
-    path = out or Path(folder) / "figures" / f"{entry['id']}.png"
-    subtitle = formatting.cell_line(entry, cell)
-    plots.save(cell_plots.cell_figure(cell, f"Cell {entry['id']}", subtitle), path)
-    console.print(*headed(entry["id"]), subtitle)
+    path = out or Path(folder) / "figures" / f"{entry.id}.png"
+    subtitle = formatting.cell_line(entry)
+    plots.save(cell_plots.cell_figure(entry.cell, f"Cell {entry.id}", subtitle), path)
+    console.print(*headed(entry.id), subtitle)
     console.print(table_of("cost", ("", "value"), cost_rows(entry)))
     console.print("nodes (what each reads; * feeds the output)")
-    for line in text_drawing(cell):
+    for line in text_drawing(entry.cell):
         console.print("  " + line)
     console.print(f"picture: {path}")
     return entry
 
 
-def cost_rows(entry: dict[str, Any]) -> list[tuple[str, str]]:
+def cost_rows(entry: Model | Trial | Baseline) -> list[tuple[str, str]]:
     """What a network costs, as pairs of name and text."""
+    counts = (("MACs", entry.macs), ("params", entry.params))
+    latency = entry.latency_ms
     rows = [
-        ("accuracy", formatting.percent(entry["accuracy"])),
-        *((name, f"{entry[key]:,}") for name, key in _COUNTS if entry[key] is not None),
-        ("peak activation memory", formatting.size(entry["peak_memory_bytes"])),
-    ]
-    latency = entry["latency_ms"] or {}
-    rows += [
-        (f"latency {part}", formatting.latency(latency, part))
-        for part in sorted(latency)
-        if part.startswith("p")
+        ("accuracy", formatting.percent(entry.accuracy)),
+        *((name, f"{value:,}") for name, value in counts if value is not None),
+        ("peak activation memory", formatting.size(entry.peak_memory_bytes)),
+        *(
+            (f"latency {part}", formatting.latency(latency, part))
+            for part in ("p50", "p90", "p95", "p99")
+            if latency is not None and getattr(latency, part) is not None
+        ),
     ]
     if (there := formatting.on_target(entry)) is not None:
         rows.append(("on the target", there))

@@ -22,6 +22,7 @@ from gemkit import budget
 from gemkit.app import cli, options
 from gemkit.app.page import page
 from gemkit.app.terminal import show
+from gemkit.records import Baseline
 from gemkit.store import Run
 
 HEAVY = ("torch", "torchvision", "gradio", "onnxruntime", "onnx", "sklearn", "matplotlib", "scipy")
@@ -195,7 +196,7 @@ def test_commands_refuse_bad_places(
     _text_file(tmp_path).rename(tmp_path / "text.onnx")
     Image.new("L", (8, 8)).save(tmp_path / "picture.png")
     with Run.open(made_run) as run:
-        id = run.models()[0]["id"]
+        id = run.models()[0].id
     before = _content(tmp_path)
     _refused(gemkit(*words.format(id=id).split()), sentence)
     after = _content(tmp_path)
@@ -445,7 +446,8 @@ def test_show_tells_what_a_known_network_costs(
     gemkit: Callable[..., Outcome], made_run: Path
 ) -> None:
     with Run.open(made_run, write=True) as run:
-        run.put_baseline("mobilenet_v2", macs=912_345, params=50_000, accuracy=0.9, state="done")
+        known = Baseline(id="mobilenet_v2", macs=912_345, params=50_000, accuracy=0.9, state="done")
+        run.put(known)
     code, out, _ = gemkit("show", "made", "mobilenet_v2")
     assert code == 0
     assert "912,345" in out
@@ -463,7 +465,7 @@ def test_copies_of_a_file_keep_what_was_measured_of_it(
     with Run.open("shown") as run:
         models = run.models()
     for model in models:
-        card = (tmp_path / "deploy" / f"{model['id']}.card.md").read_text()
+        card = (tmp_path / "deploy" / f"{model.id}.card.md").read_text()
         assert "a processor" in card
         assert "Not measured here" not in card
 

@@ -211,9 +211,9 @@ def test_export_in_other_forms(gemkit: Callable[..., Outcome], tmp_path: Path, s
         assert found.astype(np.float64).sum(axis=1) == pytest.approx([1, 1], abs=0.02)
     with Run.open("run") as opened:  # its own file is as ever
         (own,) = opened.models()
-        session = ort.InferenceSession(opened.path / own["onnx"])
+        session = ort.InferenceSession(opened.path / own.onnx)
         assert session.get_inputs()[0].shape == ["batch", 1, 8, 8]
-        assert [path.name for path in (opened.path / own["onnx"]).parent.glob("*.onnx")] == [
+        assert [path.name for path in (opened.path / own.onnx).parent.glob("*.onnx")] == [
             "model.onnx"
         ]
     for wrong, sentence in (

@@ -25,7 +25,7 @@ def share(data: str, trials: int) -> tuple[float, float, int]:
             ended = run.trials()
             spent = sum(trial.seconds or 0.0 for trial in ended)
             rounds = max(trial.round for trial in ended) + 1
-            return float(run.setting("proposing_seconds")), spent, rounds
+            return run.setting("proposing_seconds", float, 0.0), spent, rounds
 
 
 def rows(data: str = "digits", trials: int = 8) -> list["Row"]:

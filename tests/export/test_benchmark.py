@@ -28,25 +28,25 @@ def test_measurements_have_the_names_programs_read(tmp_path: Path, seed: int) ->
     ours, foreign = own(tmp_path / "ours.onnx", seed), model(tmp_path / "foreign.onnx")
     shares: list[float] = []
     found = benchmark([ours, foreign], batches=[1, 3], **QUICK, progress=shares.append)
-    assert [(Path(one["model"]).stem, one["batch"]) for one in found] == [
+    assert [(Path(one.model).stem, one.batch) for one in found] == [
         ("ours", 1),
         ("ours", 3),
         ("foreign", 1),
         ("foreign", 3),
     ]
     for one in found:
-        assert one["provider"] == "CPUExecutionProvider"
-        assert one["precision"] == "fp32"
-        assert one["threads"] == 1
-        latency = one["latency_ms"]
-        assert 0 < latency["p50"] <= latency["p90"] <= latency["p95"] <= latency["p99"]
-        assert one["throughput"] == pytest.approx(1000 * one["batch"] / latency["p50"])
-        assert one["file_bytes"] == Path(one["model"]).stat().st_size
-        assert one["load_ms"] > 0
-        assert one["peak_rss_bytes"] > one["model_rss_bytes"] >= 0
-        assert one["machine"]["cores"] >= 1
-        assert {"gemkit", "onnxruntime"} <= one["versions"].keys()
-        assert sum(one["nodes"].values()) >= 1
+        assert one.provider == "CPUExecutionProvider"
+        assert one.precision == "fp32"
+        assert one.threads == 1
+        latency = one.latency_ms
+        assert 0 < latency.p50 <= latency.p90 <= latency.p95 <= latency.p99
+        assert one.throughput == pytest.approx(1000 * one.batch / latency.p50)
+        assert one.file_bytes == Path(one.model).stat().st_size
+        assert one.load_ms > 0
+        assert one.peak_rss_bytes > one.model_rss_bytes >= 0
+        assert one.machine["cores"] >= 1
+        assert {"gemkit", "onnxruntime"} <= one.versions.keys()
+        assert sum(one.nodes.values()) >= 1
     assert shares == sorted(shares)
     assert shares[-1] == 1
     assert latency_ms([ours], rounds=2, seconds=0.01)[0] > 0
@@ -58,7 +58,7 @@ def test_networks_by_name(tmp_path: Path, seed: int) -> None:
     name = "mobilenet_v3_small"
     assert name in baselines.BASELINES
     found = benchmark([name, ours], **QUICK, memory=False)
-    assert [one["model"] for one in found] == [name, str(ours)]
+    assert [one.model for one in found] == [name, str(ours)]
     with pytest.raises(UserError, match="'mobilenet_v9' is neither an ONNX file nor"):
         benchmark(["mobilenet_v9"])
 
@@ -95,8 +95,8 @@ def test_external_weights(tmp_path: Path) -> None:
             benchmark([external(tmp_path / "in" / "m.onnx", place)])
     weights.tofile(tmp_path / "in" / "w.bin")
     found = benchmark([external(tmp_path / "in" / "m.onnx", "w.bin")], **QUICK, memory=False)
-    assert found[0]["latency_ms"]["p50"] > 0
-    assert found[0]["file_bytes"] == (tmp_path / "in" / "m.onnx").stat().st_size + 64
+    assert found[0].latency_ms.p50 > 0
+    assert found[0].file_bytes == (tmp_path / "in" / "m.onnx").stat().st_size + 64
 
 
 @pytest.mark.parametrize(
@@ -137,8 +137,8 @@ def test_open_sizes_and_fixed_batches(tmp_path: Path) -> None:
     open_ = model(tmp_path / "a.onnx", shape=["n", 3, "h", "w"])
     four = model(tmp_path / "b.onnx", shape=[4, 3, 8, 8])
     found = benchmark([open_, four], sizes=[8, 8], **QUICK)
-    assert [one["batch"] for one in found] == [1, 4]
-    assert all(one["peak_rss_bytes"] > 0 for one in found)
+    assert [one.batch for one in found] == [1, 4]
+    assert all(one.peak_rss_bytes > 0 for one in found)
 
 
 @pytest.mark.parametrize(

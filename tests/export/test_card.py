@@ -15,6 +15,7 @@ from gemkit.budget import Budget
 from gemkit.export.card import interval, write_card
 from gemkit.export.exporter import export_onnx, probabilities
 from gemkit.pictures import fit_image
+from gemkit.records import Latency, Measurement
 from networks import random_images, random_network
 
 NAMES = ["cat", "dog", "old goat"]
@@ -30,17 +31,20 @@ def test_python_lines_run(tmp_path: Path, seed: int, preprocessing: bool) -> Non
     exported = export_onnx(
         network, model, input_shape=(3, 10, 8), **how, preprocessing=preprocessing
     )
-    measurement = {
-        "precision": "fp32",
-        "provider": "CPUExecutionProvider",
-        "threads": 1,
-        "batch": 1,
-        "latency_ms": {"p50": 0.123, "p90": 0.2, "p95": 0.25, "p99": 0.3},
-        "throughput": 8130.0,
-        "machine": {"processor": "Some | Core", "cores": 2, "board": None},
-        "versions": {"onnxruntime": "1.2.3"},
-        "notes": ["noisy machine: ..."],
-    }
+    measurement = Measurement(
+        model="model.onnx",
+        precision="fp32",
+        provider="CPUExecutionProvider",
+        threads=1,
+        batch=1,
+        latency_ms=Latency(0.123, 0.2, 0.25, 0.3),
+        throughput=8130.0,
+        load_ms=1.0,
+        file_bytes=1000,
+        machine={"processor": "Some | Core", "cores": 2, "board": None},
+        versions={"onnxruntime": "1.2.3"},
+        notes=("noisy machine: ...",),
+    )
     card = tmp_path / "card.md"
     write_card(
         card,

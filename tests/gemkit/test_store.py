@@ -33,7 +33,7 @@ from gemkit.records import (
     Trial,
     TrialSummary,
 )
-from gemkit.store import Run, RunExists
+from gemkit.store import Run
 
 CONFIG: dict[str, Any] = {
     "budget": Budget(macs=3_000_000, latency_ms=0.5).to_json(),
@@ -93,7 +93,7 @@ def test_summaries_are_the_trials_without_their_cells(run: Run) -> None:
     run.trial_failed(2, "loss is NaN")
     names = ("index", "id", "round", "state", "accuracy", "macs", "params", "width", "epochs")
     names += ("peak_memory_bytes", "error", "latency_ms")
-    assert run.summaries() == [
+    assert run.trial_summaries() == [
         TrialSummary(
             **{name: getattr(one, name) for name in names},
             nodes=one.cell.nodes,
@@ -190,7 +190,7 @@ def test_json_has_the_documented_names(run: Run) -> None:
         )
     )
     run.put(Baseline(id="mobilenet", macs=10, limits=Limits(11)))
-    value = json.loads(json.dumps(run.to_json(), allow_nan=False))
+    value = json.loads(json.dumps(run.content().to_json(), allow_nan=False))
     assert list(value) == ["run", "budget", "trials", "models", "baselines", "compared"]
     assert value["budget"] == CONFIG["budget"]
     assert value["trials"][0]["latency_ms"] == {"p50": 0.25}
@@ -214,7 +214,7 @@ def test_what_is_no_json_is_not_stored(run: Run) -> None:
             run.put(Model(id="a", cell=cell(2), images_per_second=number))
         with pytest.raises(ValueError, match="JSON"):
             run.set_setting("a", {"mean": number})
-    assert (run.trials(), run.model_records(), run.kept("a", float)) == ([], [], None)
+    assert (run.trials(), run.models(), run.setting("a", float)) == ([], [], None)
 
 
 def test_a_comparisons_training_comes_back_as_it_went_in(run: Run) -> None:
@@ -232,7 +232,7 @@ def test_a_network_takes_the_place_of_what_has_its_id(run: Run) -> None:
     for one in (first, second):
         run.put(one)
     run.put(replace(first, onnx="models/b/model.onnx", trial=None))
-    assert run.model_records() == [replace(first, onnx="models/b/model.onnx", trial=None), second]
+    assert run.models() == [replace(first, onnx="models/b/model.onnx", trial=None), second]
 
 
 def test_what_a_later_gemkit_stored_under_extra_is_kept(run: Run) -> None:
@@ -241,7 +241,7 @@ def test_what_a_later_gemkit_stored_under_extra_is_kept(run: Run) -> None:
     with contextlib.closing(sqlite3.connect(run.path / "search.db")) as other, other:
         for table in ("models", "trials"):
             other.execute(f"UPDATE {table} SET extra = json_set(extra, '$.later', json('[1]'))")
-    run.put(replace(run.model_records()[0], accuracy=0.5, trial=None))
+    run.put(replace(run.models()[0], accuracy=0.5, trial=None))
     run.trial_done(0, 0.5, 1.0)
     with contextlib.closing(sqlite3.connect(run.path / "search.db")) as other:
         for table in ("models", "trials"):
@@ -250,16 +250,16 @@ def test_what_a_later_gemkit_stored_under_extra_is_kept(run: Run) -> None:
 
 
 def test_settings(run: Run) -> None:
-    assert run.kept("ranking", list[str]) is None
-    assert run.kept("ranking", list[str], ["none"]) == ["none"]
+    assert run.setting("ranking", list[str]) is None
+    assert run.setting("ranking", list[str], ["none"]) == ["none"]
     run.set_setting("ranking", ["a"])
     run.set_setting("ranking", ["a", "b"])
-    assert run.kept("ranking", list[str]) == ["a", "b"]
+    assert run.setting("ranking", list[str]) == ["a", "b"]
     data = DataInfo("digits", train=1437, test=360, input_shape=(1, 8, 8), class_names=("0", "1"))
     run.set_setting("data", data)
-    assert run.kept("data", DataInfo) == data
+    assert run.setting("data", DataInfo) == data
     with pytest.raises(UserError, match="setting 'data'"):
-        run.kept("data", list[str])
+        run.setting("data", list[str])
 
 
 def test_readers_see_a_running_search(run: Run) -> None:
@@ -424,7 +424,7 @@ def test_a_run_that_is_not_there_is_told_its_neighbours(run: Run, tmp_path: Path
 
 def test_a_run_is_not_begun_over_another(run: Run) -> None:
     run.close()
-    with pytest.raises(RunExists) as error:
+    with pytest.raises(UserError) as error:
         Run.start(run.path, CONFIG)
     assert f"{run.path} already holds a run" in sentence(error)
 
@@ -592,7 +592,7 @@ def test_content_that_we_never_write(tmp_path: Path, statement: str) -> None:
     connection.commit()
     connection.close()
     with pytest.raises(UserError) as error, Run.open(path) as run:
-        run.to_json()
+        run.content().to_json()
     assert "search.db" in sentence(error)
 
 
@@ -613,7 +613,7 @@ def test_a_cut_or_flipped_database_gives_an_answer_or_one_sentence(
         (path / "search.db").write_bytes(broken)
         try:
             with Run.open(path) as run:
-                json.dumps(run.to_json())
+                json.dumps(run.content().to_json())
         except UserError as error:
             sentences += 1
             assert "\n" not in str(error)  # noqa: PT017

@@ -53,7 +53,7 @@ def trials(run: Path) -> list[Any]:
 def models(run: Path) -> list[Any]:
     """What the trainings reached."""
     with Run.open(run) as opened:
-        return [(one["id"], one["accuracy"]) for one in opened.models()]
+        return [(one.id, one.accuracy) for one in opened.models()]
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,7 @@ class Reader:
         if not placeholder:
             return word
         with Run.open(self.folder / run) as opened:
-            delivered = [model["id"] for model in opened.models() if model["onnx"]]
+            delivered = [model.id for model in opened.models() if model.onnx]
         return f"{run}/models/{delivered[0]}/{rest}"
 
     def _here(self, words: Sequence[str]) -> None:
@@ -323,7 +323,7 @@ def test_a_researcher_compares(reader: Reader) -> None:
     compared = json.loads(Path("runs/compare/compare.json").read_text())
     assert {"found", "random"} <= {one["id"] for one in compared["networks"]}
     with Run.open(Path("runs/python")) as run:
-        assert run.models()[0]["latency_ms"]["p50"] > 0
+        assert run.models()[0].latency_ms
 
 
 # ---- Tutorials

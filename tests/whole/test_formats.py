@@ -90,7 +90,7 @@ def test_files_of_every_format_are_as_they_were(files: Path) -> None:
     with Run.open(files / "run") as run:
         trials, models = run.trials(), run.models()
         assert [round(trial.accuracy or 0, 4) for trial in trials] == [0.2869, 0.2869, 0.3148]
-        assert [round(model["accuracy"], 4) for model in models] == [0.2583]
+        assert [round(model.accuracy or 0, 4) for model in models] == [0.2583]
         assert read_cell(files / MODEL / "cell.json") == trials[2].cell
     weights = files / MODEL / "weights.safetensors"
     network = load_network(weights)
@@ -99,7 +99,7 @@ def test_files_of_every_format_are_as_they_were(files: Path) -> None:
     digits = load("digits")
     assert exporter.read_info(onnx).input_shape == (1, 8, 8)
     accuracy = exporter.accuracy_of(onnx, digits.x_test, digits.y_test)
-    assert accuracy == pytest.approx(models[0]["accuracy"], abs=1e-6)
+    assert accuracy == pytest.approx(models[0].accuracy, abs=1e-6)
     mean, std = np.float32(digits.mean), np.float32(digits.std)
     images = torch.from_numpy((digits.x_test[:64] / np.float32(255) - mean) / std)
     with torch.no_grad():
@@ -124,9 +124,7 @@ def test_a_comparison_of_format_1_has_its_trainings_for_readers_and_writers(tmp_
             )
     for write in (False, True, False):
         with Run.open(path, write=write) as run:
-            assert [(one.id, one.accuracy) for one in run.baseline_records()] == [
-                ("mobilenet_v2", 0.5)
-            ]
+            assert [(one.id, one.accuracy) for one in run.baselines()] == [("mobilenet_v2", 0.5)]
             assert [
                 (one.id, one.network, one.accuracy, one.seed, one.images_per_second)
                 for one in run.compared()

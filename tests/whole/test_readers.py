@@ -209,7 +209,7 @@ def good_run(path: Path) -> None:
 
 def read_run(path: Path) -> None:
     with Run.open(path.parent) as run:
-        run.to_json()
+        run.content().to_json()
         run.trial_summaries()
         run.trials_named(CELL.id)
 

@@ -205,7 +205,7 @@ def test_export_and_bench(trained: Path, tmp_path: Path, kills: int, seed: int) 
     gemkit.torture(kills, lasts, check, *bench)
     assert (tmp_path / "bench.json").exists()
     with Run.open(run) as opened:
-        assert opened.models()[0]["measurements"]
+        assert opened.models()[0].measurements
 
 
 def test_page(trained: Path, tmp_path: Path, kills: int, seed: int) -> None:

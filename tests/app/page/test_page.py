@@ -12,6 +12,7 @@ import shutil
 import threading
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,6 +43,7 @@ from gemkit.cell import Cell
 from gemkit.cost import cost
 from gemkit.errors import UserError
 from gemkit.export.kit import read_measurements
+from gemkit.records import Baseline, Latency, OnTarget
 from gemkit.search.sampling import random_cells
 from gemkit.store import Run
 
@@ -106,7 +108,7 @@ def test_the_parts_of_a_network_cost_what_all_of_it_costs(
 
 
 def test_measured_time_falls_on_nodes_that_the_cell_has(shown: content.Shown) -> None:
-    (id,) = [one["id"] for one in shown.content.models if len(one["cell"]["operations"]) == 31]
+    (id,) = [one.id for one in shown.content.models if one.nodes == 30]
     path = shown.onnx(id)
     assert path is not None
     times = measure_shares(path, calls=10)
@@ -177,7 +179,7 @@ def test_a_cell_is_like_itself_and_unlike_a_changed_one() -> None:
 
 def test_the_map_holds_every_candidate(shown: content.Shown) -> None:
     places = embedding_map.EmbeddingMap(shown).places()
-    assert places["id"] == [trial["id"] for trial in shown.content.trials]
+    assert places["id"] == [trial.id for trial in shown.content.trials]
     assert len(places["x"]) == len(places["y"]) == 12
     assert 0 < places["share"] <= 1
 
@@ -199,21 +201,24 @@ def test_a_run_for_another_device_shows_that_device_s_latency(folder: Path, tmp_
     about["config"]["budget"]["latency_ms"] = 5.0
     (path / "config.json").write_text(json.dumps(about))
     with Run.open(path, write=True) as run:
-        (id, _) = (str(one["id"]) for one in run.models())
-        there = {"name": "my-pi", "latency_ms": {"p50": 3.21, "at_most": 4.0}, "measured": False}
-        run.put_model(id, extra={"target": there})
+        model, _ = run.models()
+        there = OnTarget("my-pi", Latency(3.21, at_most=4.0), measured=False)
+        run.put(replace(model, target=there))
     shown = content.Shown.open(path)
     table = json.loads(gzip.decompress(shown.content.table))
     assert table["device"] == "my-pi"
     assert table["columns"]["latency"][:3] == [3.21, None, None]
-    assert "an image on my-pi, predicted" in shown.facts(id)
+    assert "an image on my-pi, predicted" in shown.facts(model.id)
     shown.close()
 
 
 def test_the_latest_measurement_tells_its_time() -> None:
-    found = [{"date": f"2026-0{month}-02T03:04:05.678+00:00"} for month in (3, 5, 4)]
-    assert latency_table.when([*found, {}]) == "last measured 2026-05-02 03:04 UTC"
-    assert latency_table.when([{}]) == ""
+    network = Baseline(id="known")
+    undated = page_run.measurement("baselines/known/model.onnx", 1, 1, 0.5)
+    dates = [f"2026-0{month}-02T03:04:05.678+00:00" for month in (3, 5, 4)]
+    found = [(network, replace(undated, date=date)) for date in (*dates, None)]
+    assert latency_table.when(found) == "last measured 2026-05-02 03:04 UTC"
+    assert latency_table.when([(network, undated)]) == ""
 
 
 def test_a_run_that_grows_is_read_again(
@@ -240,7 +245,7 @@ def test_a_run_that_grows_is_read_again(
 def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Path) -> None:
     path = Path(shutil.copytree(folder, tmp_path / "broken"))
     shown = content.Shown.open(path)
-    gone, damaged = (str(one["id"]) for one in shown.content.models)
+    gone, damaged = (one.id for one in shown.content.models)
     (path / "models" / gone / "model.onnx").unlink()
     (path / "models" / damaged / "model.onnx").write_bytes(b"no network")
     assert "is missing: gemkit export" in shown.facts(gone)
@@ -265,7 +270,7 @@ def test_commands_name_the_run_as_it_was_asked_for(
     shutil.copytree(folder, "runs/mine")
     for path, named in ((Path("runs/mine"), "runs/mine"), (tmp_path / "runs/mine", "mine")):
         shown = content.Shown.open(path)
-        id = str(shown.content.models[0]["id"])
+        id = shown.content.models[0].id
         Path("runs/mine/models", id, "model.onnx").unlink(missing_ok=True)
         assert f"gemkit export {named} {id}" in shown.facts(id)
         assert str(tmp_path) not in shown.facts(id)
@@ -275,7 +280,7 @@ def test_commands_name_the_run_as_it_was_asked_for(
 def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
     shown: content.Shown, folder: Path, tmp_path: Path
 ) -> None:
-    id = str(shown.content.models[0]["id"])
+    id = shown.content.models[0].id
     image = next((folder / "examples").glob("*.png"))
     probabilities, note = page.classify(shown, id, str(image))
     pixels = np.asarray(Image.open(image), dtype=np.float32)[None, None]
@@ -318,7 +323,7 @@ def test_the_page_and_predict_see_the_same_in_every_picture(
 def test_a_download_is_the_file_and_its_sum_is_right(
     address: str, shown: content.Shown, folder: Path
 ) -> None:
-    id = str(shown.content.models[0]["id"])
+    id = shown.content.models[0].id
     status, content = _ask(address, f"/run/files/{id}/model.onnx")
     assert status == 200
     assert content == (folder / "models" / id / "model.onnx").read_bytes()
@@ -330,7 +335,7 @@ def test_a_download_is_the_file_and_its_sum_is_right(
         sums = archive.read(f"{id}/SHA256SUMS").decode().split()
         for sum_, name in zip(sums[::2], sums[1::2], strict=True):
             assert hashlib.sha256(archive.read(f"{id}/{name}")).hexdigest() == sum_
-    candidate = str(shown.content.trials[5]["id"])
+    candidate = shown.content.trials[5].id
     status, content = _ask(address, f"/run/cells/{candidate}.json")
     assert Cell.from_json(json.loads(content)).id == candidate
 
@@ -387,7 +392,7 @@ def test_nothing_else_is_given_away(
     link = folder / "examples" / "link.png"
     if not link.is_symlink():
         os.symlink(folder / "config.json", link)
-    id = str(shown.content.models[0]["id"])
+    id = shown.content.models[0].id
     asked = path.replace("ID", id).replace("RUN", str(folder.resolve()))
     status, content = _ask(address, asked)
     link.unlink()

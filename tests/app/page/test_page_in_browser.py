@@ -19,6 +19,7 @@ import pytest
 import page_run
 from gemkit.app.page import browser, page
 from gemkit.export.kit import fit_measurements
+from gemkit.records import Model
 from gemkit.store import Run
 
 playwright = pytest.importorskip(
@@ -97,7 +98,7 @@ def _go(tab: Any, name: str) -> None:
     tab.get_by_role("tab", name=name).first.click()
 
 
-def _networks(folder: Path) -> list[dict[str, Any]]:
+def _networks(folder: Path) -> list[Model]:
     with Run.open(folder) as run:
         return run.models()
 
@@ -204,7 +205,7 @@ def test_try_it_classifies_uploads_and_examples(tab: Any, folder: Path, tmp_path
     assert "ms" in tab.locator("#left-note").inner_text()
     assert "ms" in tab.locator("#right-note").inner_text()
     with Run.open(folder) as run:
-        first = str(run.models()[0]["id"])
+        first = run.models()[0].id
     shown = page.Shown.open(folder)
     left = tab.locator("#left input").input_value().split()[0]
     probabilities, _ = page.classify(shown, left, str(image))
@@ -268,9 +269,9 @@ def test_the_networks_are_measured_again(chromium: Any, folder: Path, tmp_path: 
             '#latency-when:has-text("just now on this computer")', timeout=400_000
         )
         with Run.open(path) as run:
-            latest = run.baselines()[0]["measurements"][0]
-        assert latest["machine"]["processor"] != "a processor"
-        assert latest["date"][:10] in tab.locator("#latency-table").inner_text()
+            latest = run.baselines()[0].measurements[0]
+        assert latest.machine["processor"] != "a processor"
+        assert (latest.date or "none")[:10] in tab.locator("#latency-table").inner_text()
         assert tab.faults == []
         tab.context.close()
     finally:

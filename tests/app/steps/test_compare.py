@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gemkit.app.comparison import mean_interval
+from gemkit.app.comparison import Comparison, mean_interval
 from gemkit.app.steps import compare, compare_entrants
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
@@ -26,6 +26,7 @@ from gemkit.cost import cost
 from gemkit.data import limited, load
 from gemkit.errors import UserError
 from gemkit.recipe import RECIPES
+from gemkit.records import read
 from gemkit.store import Run
 
 WORDS = [
@@ -64,7 +65,7 @@ def test_networks_are_compared_and_kept(
     assert list(entries) == ["found", "random", "mobilenet_v3_small"]
     assert (result["train"], result["test"], result["seeds"]) == (120, 360, [0, 1])
     with Run.open(folder) as run:
-        stored = {row["id"]: row["accuracy"] for row in run.baselines()}
+        stored = {row.id: row.accuracy for row in run.compared()}
     assert len(stored) == 6
     for name, entry in entries.items():
         assert entry["macs"] <= 900_000
@@ -95,7 +96,7 @@ def test_networks_are_compared_and_kept(
     assert code == 0
     assert json.loads(out)["seeds"] == [0, 1, 2]
     with Run.open(folder) as run:
-        now = {row["id"]: row["accuracy"] for row in run.baselines()}
+        now = {row.id: row.accuracy for row in run.compared()}
     assert len(now) == 9
     assert stored.items() <= now.items()
 
@@ -172,26 +173,28 @@ def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> Non
             }
         ],
     }
-    one = compare.compare("digits", earlier=begun, seeds=1, out=tmp_path / "one", **ask)
-    given, other = one["networks"]
-    assert (given["cells"], given["accuracies"]) == ([found.to_json()], {"0": 0.123})
-    assert given["latency_ms"]["p50"] > 0
-    assert given["peak_memory_bytes"] > 0
-    assert one["taken_over"] == 1
+    earlier = read(Comparison, begun, "begun")
+    one = compare.compare("digits", earlier=earlier, seeds=1, out=tmp_path / "one", **ask)
+    given, other = one.networks
+    assert (given.cells, given.accuracies) == ((found.to_json(),), {"0": 0.123})
+    assert given.latency_ms is not None
+    assert given.latency_ms.p50 > 0
+    assert (given.peak_memory_bytes or 0) > 0
+    assert one.taken_over == 1
     assert "1 of 2 trainings were taken over" in (tmp_path / "one" / "report.md").read_text()
 
     two = compare.compare("digits", earlier=one, seeds=2, out=tmp_path / "two", **ask)
-    assert two["taken_over"] == 2
-    assert two["networks"][0]["accuracies"]["0"] == 0.123
-    assert two["networks"][1]["accuracies"]["0"] == other["accuracies"]["0"]
-    assert all(len(entry["accuracies"]) == 2 for entry in two["networks"])
+    assert two.taken_over == 2
+    assert two.networks[0].accuracies["0"] == 0.123
+    assert two.networks[1].accuracies["0"] == other.accuracies["0"]
+    assert all(len(entry.accuracies) == 2 for entry in two.networks)
 
     # Of other trainings nothing is taken over but the network.
     ask["epochs"] = 2
     three = compare.compare("digits", earlier=two, seeds=1, out=tmp_path / "three", **ask)
-    assert three["taken_over"] == 0
-    assert three["networks"][0]["cells"] == [found.to_json()]
-    assert three["networks"][0]["accuracies"]["0"] != 0.123
+    assert three.taken_over == 0
+    assert three.networks[0].cells == (found.to_json(),)
+    assert three.networks[0].accuracies["0"] != 0.123
 
 
 def test_a_killed_comparison_goes_on_to_the_same_figures(
@@ -216,7 +219,7 @@ def test_a_killed_comparison_goes_on_to_the_same_figures(
     while child.poll() is None and time.monotonic() < deadline:
         try:
             with Run.open(folder) as run:
-                if len(run.baselines()) >= wanted:
+                if len(run.compared()) >= wanted:
                     break
         except UserError:
             pass
@@ -224,18 +227,18 @@ def test_a_killed_comparison_goes_on_to_the_same_figures(
     child.send_signal(signal.SIGKILL)
     child.wait()
     with Run.open(folder) as run:
-        before = {row["id"]: (row["accuracy"], row["seconds"]) for row in run.baselines()}
+        before = {row.id: (row.accuracy, row.seconds) for row in run.compared()}
     assert len(before) >= wanted
     assert gemkit(*words)[0] == 0
     with Run.open(folder) as run:
-        after = {row["id"]: (row["accuracy"], row["seconds"]) for row in run.baselines()}
+        after = {row.id: (row.accuracy, row.seconds) for row in run.compared()}
     assert before.items() <= after.items()  # what was done was not done again
     assert len(after) == 4
     undisturbed = words.copy()
     undisturbed[undisturbed.index("--out") + 1] = str(tmp_path / "undisturbed")
     assert gemkit(*undisturbed)[0] == 0
     with Run.open(tmp_path / "undisturbed") as run:
-        expected = {row["id"]: row["accuracy"] for row in run.baselines()}
+        expected = {row.id: row.accuracy for row in run.compared()}
     assert {name: accuracy for name, (accuracy, _) in after.items()} == expected
 
 

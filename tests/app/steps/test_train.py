@@ -61,19 +61,19 @@ def test_what_is_seen_of_a_training(
     assert code == 0
     with Run.open(fresh) as run:
         model = run.models()[0]
-        assert run.setting("recipe")["batch_size"] == 16
+        assert run.setting("recipe", dict[str, Any], {})["batch_size"] == 16
         drawn = report.draw(run)
         report.write(run)
-    folder = fresh / "models" / model["id"]
+    folder = fresh / "models" / model.id
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert {"loss", "learning_rate", "images_per_second", "test accuracy"} <= set(
         events.Tags()["scalars"]
     )
     steps = [event.step for event in events.Scalars("loss")]
     assert steps[-1] == 2 * (200 // 16)
-    losses = [entry["loss"] for entry in model["extra"]["curve"]]
+    losses = [entry.loss for entry in model.curve]
     assert events.Scalars("loss")[-1].value == pytest.approx(losses[-1])
-    assert events.Scalars("test accuracy")[-1].value == pytest.approx(model["accuracy"])
+    assert events.Scalars("test accuracy")[-1].value == pytest.approx(model.accuracy)
 
     # The matrix is that of the saved network, looked at independently.
     data = load(few)
@@ -82,12 +82,12 @@ def test_what_is_seen_of_a_training(
     expected = np.zeros((10, 10), dtype=int)
     for label, guess in zip(data.y_test, outputs.argmax(1), strict=True):
         expected[label, guess] += 1
-    assert model["extra"]["confusion"] == expected.tolist()
-    assert np.trace(expected) / 60 == pytest.approx(model["accuracy"])
-    for one in model["extra"]["mistakes"]:
-        share = torch.tensor(outputs[one["index"]]).softmax(0)
-        assert data.y_test[one["index"]] == one["label"] != one["predicted"] == int(share.argmax())
-        assert one["probability"] == pytest.approx(float(share.max()), rel=1e-4)
+    assert np.array_equal(model.confusion, expected)
+    assert np.trace(expected) / 60 == pytest.approx(model.accuracy)
+    for one in model.mistakes:
+        share = torch.tensor(outputs[one.index]).softmax(0)
+        assert data.y_test[one.index] == one.label != one.predicted == int(share.argmax())
+        assert one.probability == pytest.approx(float(share.max()), rel=1e-4)
     for name in ("curves", "confusion", "mistakes"):
         assert drawn[name] in (fresh / "report.md").read_text()
 
@@ -96,7 +96,7 @@ def test_the_most_confident_mistakes_come_first(seed: int) -> None:
     digits = load("digits")
     outputs = np.random.default_rng(seed).normal(size=(360, 10)).astype(np.float32)
     _, mistakes = final_training.mistakes(outputs, digits)
-    sure = [one["probability"] for one in mistakes]
+    sure = [one.probability for one in mistakes]
     assert len(sure) == 12
     assert sure == sorted(sure, reverse=True)
 
@@ -145,7 +145,7 @@ def test_networks_of_a_run_are_trained_on_one_data_set_and_each_card_says_how(
     assert "was trained on npz:" in err
     assert gemkit("train", str(fresh), "--epochs", "2", "--batch-size", "50", "--top", "3")[0] == 0
     with Run.open(fresh) as run:
-        told = [(one["epochs"], one["extra"]["recipe"]["batch_size"]) for one in run.models()]
+        told = [(one.epochs, one.recipe["batch_size"]) for one in run.models()]
     assert (1, 32) in told
     assert (2, 50) in told
 
@@ -168,7 +168,7 @@ def test_a_training_whose_process_dies_has_failed(
     assert code == 0, err
     assert (out + err).count("failed: its process died (killed, or out of memory)") == 2
     with Run.open(fresh) as run:
-        states = [one["state"] for one in (*run.models(), *run.baselines())]
+        states = [one.state for one in (*run.models(), *run.baselines())]
         assert states.count("failed") == 2
 
 
@@ -262,7 +262,7 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
     assert gemkit(*words)[0] == 0
     assert "epoch-3.safetensors is damaged or cut short: the state before it is used" in caplog.text
     with Run.open(fresh) as run:
-        assert [e["epoch"] for e in run.models()[0]["extra"]["curve"]] == [1, 2, 3, 4, 5]
+        assert [e.epoch for e in run.models()[0].curve] == [1, 2, 3, 4, 5]
 
 
 def test_weights_of_another_cell_are_refused(
@@ -271,7 +271,7 @@ def test_weights_of_another_cell_are_refused(
     words = ["train", str(fresh), "--data", few, "--epochs", "1", "--workers", "1"]
     assert gemkit(*words, "--top", "2")[0] == 0
     with Run.open(fresh) as run:
-        first, second = (fresh / "models" / m["id"] / "weights.safetensors" for m in run.models())
+        first, second = (fresh / "models" / m.id / "weights.safetensors" for m in run.models())
     content = first.read_bytes()
     first.write_bytes(second.read_bytes())
     code, _, err = gemkit("export", str(fresh))
@@ -309,11 +309,11 @@ def test_torchrun_trains_in_two_processes(fresh: Path, few: str) -> None:
     assert done.stdout.count("next: gemkit export") == 1  # the second process says nothing
     with Run.open(fresh) as run:
         model = run.models()[0]
-    assert model["state"] == "done"
+    assert model.state == "done"
     data = load(few)
-    network = load_network(fresh / "models" / model["id"] / "weights.safetensors")
+    network = load_network(fresh / "models" / model.id / "weights.safetensors")
     outputs = logits(network, data.x_test, data.mean, data.std, "cpu")
-    assert (outputs.argmax(1) == data.y_test).mean() == model["accuracy"]
+    assert (outputs.argmax(1) == data.y_test).mean() == model.accuracy
 
 
 def test_a_network_that_is_too_slow_is_narrowed(

@@ -1,12 +1,12 @@
 """The table of measurements."""
 
 import io
+from dataclasses import replace
 
 from rich.console import Console
 
 import page_run
 from gemkit.app.terminal.measurements import measurement_table, tails
-from gemkit.records import plain
 
 
 def test_a_table_of_measurements_tells_files_apart(seed: int) -> None:
@@ -15,7 +15,7 @@ def test_a_table_of_measurements_tells_files_apart(seed: int) -> None:
     assert tails(["alone.onnx"]) == ["alone.onnx"]
     assert tails([]) == []
     paths = [f"/a/very/long/way/to/the/files/{seed}/models/{id}/model.onnx" for id in "ab"]
-    found = [{**plain(page_run.measurement(path, 1, 1, 0.1)), "model": path} for path in paths]
+    found = [replace(page_run.measurement(path, 1, 1, 0.1), model=path) for path in paths]
     for width in (80, 90, 100, 140):
         console = Console(width=width, file=io.StringIO())
         console.print(measurement_table(found, width))
