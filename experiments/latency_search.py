@@ -6,8 +6,9 @@ On the digits, for each seed one search under a latency budget and one under a b
 is the median of what the first search's networks spend. The latency of every trial is then measured
 (untrained: weights do not matter), those of both searches in the same rounds. Reported: the best
 validation accuracy among the networks of at most so many milliseconds, at several limits, and its
-mean over the seeds that have one. Resumable by search; results in results/latency_search.json, the
-runs under runs/latency_search. About 4 minutes a seed: 20 minutes in all on 2 cores. Let nothing
+mean over the seeds that have one. Resumable by search: every trial stays in
+build/latency_search.json, the summary goes to results/latency_search.json; the runs are under
+runs/latency_search. About 4 minutes a seed: 20 minutes in all on 2 cores. Let nothing
 else run.
 """
 
@@ -26,7 +27,7 @@ from gemkit.export.latency import measure_here, this_device
 from gemkit.files import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "results" / "latency_search.json"
+RESULTS, KEPT = ROOT / "results" / "latency_search.json", ROOT / "build" / "latency_search.json"
 SKELETON = skeleton_for((1, 8, 8), 10)
 SHARES = (0.4, 0.6, 0.8, 1.0)
 """Limits reported, as shares of the latency budget."""
@@ -89,12 +90,13 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--limit-ms", type=float, default=0.3)
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--kept", type=Path, default=KEPT)
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "latency_search")
     options = parser.parse_args()
     setting = {"trials": options.trials, "limit_ms": options.limit_ms}
     value: dict[str, Any] = {"setting": setting, "device": this_device(), "seeds": {}}
-    if options.out.exists():
-        before = json.loads(options.out.read_text())
+    if options.kept.exists():
+        before = json.loads(options.kept.read_text())
         if (before["setting"], before["device"]) == (setting, value["device"]):
             value = before
     for seed in range(options.seeds):
@@ -102,11 +104,12 @@ def main() -> int:
             value["seeds"][str(seed)] = compared(
                 seed, options.trials, options.limit_ms, options.runs
             )
-            write_json(options.out, value)
+            write_json(options.kept, value)
             print(f"seed {seed} done", flush=True)
-    value["summary"] = summary(value["seeds"], options.limit_ms)
-    write_json(options.out, value)
-    print(json.dumps(value["summary"], indent=1))
+    found = summary(value["seeds"], options.limit_ms)
+    about = {name: value[name] for name in ("setting", "device")}
+    write_json(options.out, {**about, "summary": found})
+    print(json.dumps(found, indent=1))
     return 0
 
 
