@@ -10,12 +10,11 @@ is told.
 """
 
 import difflib
-import hashlib
 import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
-from gemkit.files import is_file, unreadable, write_bytes
+from gemkit.files import (
+    is_file,
+    unreadable,
+    write_bytes,
+)
+from gemkit.identical import identical
 from gemkit.pictures import HEIF_SUFFIXES, SUFFIXES, looks_like_a_picture, reads_heif
 from gemkit.splits import Labels, test_part
 
@@ -41,7 +45,6 @@ _TOOLS_FOLDERS = (
     "$recycle.bin", "@tmp", "system volume information", "lost+found",
 )  # fmt: skip
 _SYSTEM_FILES = ("thumbs.db", "desktop.ini", SKIP_LIST)
-_SAMPLE_BYTES = 4096
 
 
 @dataclass(frozen=True)
@@ -154,14 +157,6 @@ def read_folder(root: Path) -> FolderPlan:
         copies,
         tuple(scan.remarks),
     )
-
-
-def identical(files: Iterable[Path]) -> list[list[Path]]:
-    """Groups of two and more files with the same content; most files are not read for it."""
-    groups = [list(files)]
-    for key in (_size, _ends, _digest):
-        groups = [same for group in groups for same in _grouped(group, key)]
-    return groups
 
 
 def skip_from_now_on(root: Path, files: Iterable[Path]) -> None:
@@ -407,6 +402,10 @@ def _check_classes_only(tree: _Folder, parts: dict[str, list[_Folder]]) -> None:
                 f"({_quoted(inner)}), so it is no class: move the classes into train/ if it is a "
                 "part to judge on, or move it away"
             )
+    inside = {tuple(one.name for one in folder.filled()) for folder in filled}
+    wrapped = all(len(some) == 1 and not _split_of(some[0])[0] for some in inside)
+    if wrapped and len(inside) == 1:  # cat/images/..., dog/images/...
+        return
     if filled and not any(folder.pictures for folder in filled):
         first = filled[0]
         raise UserError(
@@ -466,6 +465,8 @@ def _classes(scan: _Scan, training: _Folder) -> dict[str, _Folder]:
         )
     nested = []
     for folder in training.folders:
+        if _split_of(folder.name) in (("training", ""), ("validation", ""), ("test", "")):
+            scan.remarks.append(f"{scan.told(folder.path)}/ is taken for a class")
         if not any(folder.all()):
             raise UserError(_empty(scan, folder))
         nested += [scan.told(inner.path) for inner in folder.filled()]
@@ -596,35 +597,6 @@ def _remark_lacking(scan: _Scan, names: tuple[str, ...], parts: dict[str, Part])
             lacking = [names[label] for label in np.flatnonzero(counts == 0)]
             if lacking:
                 scan.remarks.append(f"no {split} images of {_quoted(lacking)}")
-
-
-# ------------------------------------------------------------------------ same contents
-
-
-def _grouped(files: list[Path], key: Callable[[Path], object]) -> list[list[Path]]:
-    groups: dict[object, list[Path]] = defaultdict(list)
-    for path in files:
-        try:
-            groups[key(path)].append(path)
-        except OSError:  # said where it is decoded
-            continue
-    return [group for group in groups.values() if len(group) > 1]
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _ends(path: Path) -> bytes:
-    with path.open("rb") as file:
-        start = file.read(_SAMPLE_BYTES)
-        file.seek(max(0, os.fstat(file.fileno()).st_size - _SAMPLE_BYTES))
-        return start + file.read(_SAMPLE_BYTES)
-
-
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").digest()
 
 
 def _quoted(names: Sequence[str]) -> str:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from gemkit.data import folder_and_size, load, proxy_split
 from gemkit.errors import UserError
-from gemkit.folders import SKIP_LIST, FolderPlan, identical, read_folder
+from gemkit.folders import SKIP_LIST, FolderPlan, read_folder
+from gemkit.identical import identical
 
 
 def fill(folder: Path, count: int, first: int = 0, suffix: str = ".bmp") -> None:
@@ -96,7 +97,16 @@ def test_every_layout_of_parts_is_read_and_every_file_accounted_for(
 def test_classes_may_be_called_like_parts(tmp_path: Path) -> None:
     for name in ("bus", "car", "train"):
         fill(tmp_path / name, 5)
-    assert read_folder(tmp_path).class_names == ("bus", "car", "train")
+    plan = read_folder(tmp_path)
+    assert plan.class_names == ("bus", "car", "train")
+    assert "train/ is taken for a class" in plan.line()
+
+
+def test_pictures_may_lie_one_folder_deeper_in_every_class(tmp_path: Path) -> None:
+    layout(tmp_path, cat__images=5, dog__images=5)
+    plan = read_folder(tmp_path)
+    assert plan.class_names == ("cat", "dog")
+    assert "pictures of folders inside classes are taken too: 'cat/images'" in plan.line()
 
 
 def layout(root: Path, **folders: int) -> None:
@@ -130,6 +140,9 @@ REFUSED = {
     ),
     "one class": ({"a": 3}, "holds 1 class folder:"),
     "one part of one class": ({"train__a": 3, "test__a": 3}, "holds 1 class folder:"),
+    "kinds of kinds": (
+        {"pets__cat": 2, "pets__dog": 2, "cars__bus": 2, "cars__taxi": 2}, "hold folders only",
+    ),
     "an empty class": ({"a": 3, "b": 0}, "b holds no images: fill it or remove it"),
 }  # fmt: skip
 
@@ -211,6 +224,23 @@ def test_identical_files_are_found(
         frozenset(p for p, c in zip(files, contents, strict=True) if c == one) for one in contents
     }
     assert {frozenset(group) for group in identical(files)} == {g for g in expected if len(g) > 1}
+
+
+def test_what_is_identical_is_kept_for_many_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr("gemkit.identical._KEPT_FROM", 3)
+    files = [tmp_path / name for name in "abc"]
+    for path in files:
+        path.write_bytes(b"same" if path.name != "b" else b"else")
+    for _ in range(2):
+        assert identical(files) == [[files[0], files[2]]]
+    (kept,) = (tmp_path / "data" / "identical").iterdir()
+    kept.write_text("[[7]]")  # damaged
+    assert identical(files) == [[files[0], files[2]]]
+    files[2].write_bytes(b"more")
+    assert identical(files) == []
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
