@@ -1,6 +1,7 @@
 """What becomes of the options of a search."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.records import Trial
 from gemkit.search import loop
+from gemkit.search.interfaces import Outcome
 from gemkit.store import Run
+from gemkit.workers import Workers
 
 
 def found() -> list[Trial]:
@@ -103,3 +106,20 @@ def test_resume_begins_where_there_is_nothing(
     monkeypatch.setattr(loop, "search", lambda *_: found())
     assert gemkit("search", "--out", "fresh", "--nodes", "7", "--resume")[0] == 0
     assert Run.open("fresh").config["nodes"] == 7
+
+
+def test_a_search_without_a_success_ends_with_code_2_and_tries_again(
+    monkeypatch: pytest.MonkeyPatch, gemkit: Callable[..., tuple[int, str, str]]
+) -> None:
+    here = classmethod(lambda cls, count=1: cls(lambda: ThreadPoolExecutor(1), 1))
+    monkeypatch.setattr(Workers, "local", here)
+    monkeypatch.setattr(step, "run_trial", lambda *_: Outcome(None, "no such data", 0.1))
+    words = "search --out failed --trials 2 --nodes 4 --max-macs 300k --strategy random --workers 1"
+    for more in ("", " --resume"):
+        code, _, errors = gemkit(*(words + more).split())
+        assert code == 2
+        assert "every trial failed, the last one because: no such data" in errors
+    monkeypatch.setattr(step, "run_trial", lambda *_: Outcome(0.5, None, 0.1))
+    assert gemkit(*words.split(), "--resume")[0] == 0
+    with Run.open("failed") as run:
+        assert [trial.state for trial in run.trials()] == ["done"] * 2
