@@ -16,7 +16,9 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import onnx
 
 from gemkit.errors import UserError
 from gemkit.machine import versions
@@ -24,9 +26,6 @@ from gemkit.records import Measurement, read
 
 from . import timing
 from .exporter import ModelInfo, export_onnx, info_of, load_onnx
-
-if TYPE_CHECKING:
-    import onnx
 
 IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
 """What a network named alone is built for, when no file of ours says something else."""
@@ -200,8 +199,6 @@ def _looked_at(path: Path) -> tuple[str, int]:
 
 def file_bytes(path: Path) -> int:
     """Size of a file and of the files beside it that hold its weights."""
-    import onnx
-
     model = onnx.load_model(path, "protobuf", load_external_data=False)
     beside = {
         path.parent / entry.value
@@ -212,10 +209,8 @@ def file_bytes(path: Path) -> int:
     return sum(file.stat().st_size for file in {path, *beside})
 
 
-def precision_of(model: "onnx.ModelProto") -> str:
+def precision_of(model: onnx.ModelProto) -> str:
     """fp32, fp16, bf16 or int8, by the operators and by most of the weights."""
-    import onnx
-
     for graph in _graphs(model.graph):
         for node in graph.node:
             if _INTEGER.search(node.op_type):
@@ -237,7 +232,7 @@ def precision_of(model: "onnx.ModelProto") -> str:
     return max(sizes, key=sizes.__getitem__)
 
 
-def _graphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
+def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and those inside its nodes, such as the branches of an If."""
     yield graph
     for node in graph.node:
@@ -246,7 +241,7 @@ def _graphs(graph: "onnx.GraphProto") -> Iterator["onnx.GraphProto"]:
                 yield from _graphs(inner)
 
 
-def _tensors(graph: "onnx.GraphProto") -> Iterator["onnx.TensorProto"]:
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
     """Initializers and tensors held by nodes."""
     for part in _graphs(graph):
         yield from part.initializer

@@ -13,7 +13,9 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
 from gemkit.errors import UserError
 
@@ -163,9 +165,6 @@ def read(model: Any) -> Graph:
         UserError: the model has operators with graphs inside (loops, conditions) or sparse
             constants, which the rewrites do not understand.
     """
-    import onnx
-    from onnx import numpy_helper
-
     proto = model.graph
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in proto.initializer}
     nodes = []
@@ -192,9 +191,6 @@ _INNER = (5, 10, 11, 12)  # AttributeProto types GRAPH, GRAPHS, SPARSE_TENSOR, S
 
 def write(graph: Graph) -> Any:
     """The `onnx.ModelProto` of a graph, its nodes in the graph's order."""
-    import onnx
-    from onnx import helper, numpy_helper
-
     model = onnx.ModelProto()
     model.CopyFrom(graph.model)
     proto = model.graph
@@ -217,8 +213,6 @@ def write(graph: Graph) -> Any:
 
 
 def _infer_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], int]]:
-    import onnx
-
     proto = onnx.shape_inference.infer_shapes(model).graph
     found = {}
     for value in (*proto.input, *proto.output, *proto.value_info):

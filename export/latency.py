@@ -25,8 +25,10 @@ from numpy.typing import ArrayLike
 from gemkit.architecture import MAX_WIDTH, MIN_WIDTH, Architecture, Skeleton, smallest
 from gemkit.budget import Budget, is_number
 from gemkit.cell import AGGREGATIONS, Cell, CellArrays
+from gemkit.cost import largest_widths
 from gemkit.errors import UserError
 from gemkit.files import check_format, read_json, write_json
+from gemkit.machine import versions
 from gemkit.regression import GaussianProcess, fit
 
 from . import timing
@@ -370,8 +372,6 @@ def _widths(
     rng: np.random.Generator, cells: CellArrays, skeleton: Skeleton, budget: Budget | None
 ) -> list[tuple[Cell, int]]:
     """The cells that fit a budget at all, each with a random width that fits."""
-    from gemkit.cost import largest_widths
-
     widest = np.full(len(cells), WIDEST)
     if budget is not None and any((budget.macs, budget.params, budget.memory_bytes)):
         widest = np.minimum(largest_widths(cells, skeleton, budget), MAX_WIDTH)
@@ -418,8 +418,6 @@ def fit_latency(
 
 def this_device() -> dict[str, Any]:
     """What latencies measured here belong to."""
-    from gemkit.machine import versions
-
     return {
         "machine": timing.describe_machine(),
         "versions": versions() | timing.versions(),

@@ -15,12 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnx import helper
 
 from gemkit.errors import UserError
 from gemkit.files import replacing
 
 from . import memory, rewrites, schedule, timing
+from .exporter import load_onnx
 from .graph import Graph, read, write
 
 OBJECTIVES = ("latency", "memory")
@@ -221,10 +224,6 @@ def optimize_file(source: Path, target: Path, objective: str = "latency", **opti
     Raises:
         UserError: the source cannot be read or rewritten, or the target cannot be written.
     """
-    import onnx
-
-    from .exporter import load_onnx
-
     model = load_onnx(source)
     try:
         optimized, report = optimize(model, objective, **options)
@@ -312,8 +311,6 @@ def _peak(graph: Graph) -> int:
 
 def _labelled(graph: Graph, report: Report) -> Any:
     """The model of a graph, its metadata telling which rewrites were applied."""
-    from onnx import helper
-
     model = write(graph)
     metadata = {item.key: item.value for item in model.metadata_props}
     helper.set_model_props(model, {**metadata, "gemkit.rewrites": json.dumps(report.applied)})
@@ -345,8 +342,6 @@ class _Bench:
     def opened(self, graph: Graph) -> tuple[Path, Any]:
         """The graph's file and a session on it with all of onnxruntime's own optimisations."""
         if id(graph) not in self.sessions:
-            import onnx
-
             path = self.folder / f"{len(self.sessions)}.onnx"
             onnx.save(write(graph), path)
             try:
@@ -395,8 +390,6 @@ def _batches(graph: Graph) -> tuple[int, ...]:
 
 def _random_input(value: Any, batch: int, rng: np.random.Generator) -> NDArray[Any]:
     """Random values of the shape and type that a model's input has."""
-    import onnx
-
     tensor = value.type.tensor_type
     sizes = []
     for place, size in enumerate(tensor.shape.dim):

@@ -17,10 +17,15 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+from onnxruntime.transformers.float16 import convert_float_to_float16
 
 from gemkit.errors import UserError
 from gemkit.files import replacing
@@ -37,9 +42,6 @@ from .exporter import (
     run_batched,
 )
 from .timing import open_session
-
-if TYPE_CHECKING:
-    import onnx
 
 Labels = NDArray[np.int64]
 Labelled = tuple[Images, Labels]
@@ -118,8 +120,6 @@ def to_fp16(source: Path | str, target: Path | str, *, test: Labelled) -> Conver
     Raises:
         UserError: the source is no fp32 file of gemkit's, or the target cannot be written.
     """
-    from onnxruntime.transformers.float16 import convert_float_to_float16
-
     model, info = _source(source)
     _check_images(test[0], info, "test images")
     with quiet():
@@ -167,7 +167,7 @@ def to_int8(
     return _deliver(quantised, info, "int8", Path(source), Path(target), test, method, left)
 
 
-def _source(path: Path | str) -> tuple["onnx.ModelProto", ModelInfo]:
+def _source(path: Path | str) -> tuple[onnx.ModelProto, ModelInfo]:
     model = load_onnx(path)
     info = info_of(model, str(path))
     if info.precision != "fp32":
@@ -186,7 +186,7 @@ def _check_images(images: Images, info: ModelInfo, what: str) -> None:
         raise UserError(f"there are no {what}")
 
 
-def _sorted(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
     """With the nodes in an order of execution: onnxruntime's tools append what they insert."""
     known = {value.name for value in [*model.graph.input, *model.graph.initializer]} | {""}
     waiting, order = list(model.graph.node), []
@@ -202,20 +202,16 @@ def _sorted(model: "onnx.ModelProto") -> "onnx.ModelProto":
     return model
 
 
-def _prepared(model: "onnx.ModelProto") -> "onnx.ModelProto":
+def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     """With shapes inferred and every node named, as onnxruntime's quantiser needs it."""
-    import onnx
-
     model = onnx.shape_inference.infer_shapes(model)
     for index, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{index}"
     return model
 
 
-def _activations(model: "onnx.ModelProto") -> list[str]:
+def _activations(model: onnx.ModelProto) -> list[str]:
     """Names of all float tensors that depend on the input."""
-    import onnx
-
     values = [*model.graph.input, *model.graph.value_info, *model.graph.output]
     constants = {tensor.name for tensor in model.graph.initializer}
     return [
@@ -226,14 +222,12 @@ def _activations(model: "onnx.ModelProto") -> list[str]:
     ]
 
 
-def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]:
+def _ranges(model: onnx.ModelProto, inputs: NDArray[Any]) -> dict[str, Ranges]:
     """Range of every activation, by method.
 
     Min-max is over all images; the others are the means over batches of the batch's quantiles,
     so that memory stays bounded whatever the network.
     """
-    import onnx
-
     names = _activations(model)
     probe = onnx.ModelProto()
     probe.CopyFrom(model)
@@ -278,13 +272,8 @@ def _ranges(model: "onnx.ModelProto", inputs: NDArray[Any]) -> dict[str, Ranges]
     return ranges
 
 
-def _quantised(model: "onnx.ModelProto", ranges: Ranges, left: Sequence[str]) -> "onnx.ModelProto":
+def _quantised(model: onnx.ModelProto, ranges: Ranges, left: Sequence[str]) -> onnx.ModelProto:
     """The graph with quantised operators, but for those in `left`."""
-    import onnx
-    from onnxruntime.quantization import QuantType
-    from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
     copied = onnx.ModelProto()
     copied.CopyFrom(model)
     data = {
@@ -307,7 +296,7 @@ def _quantised(model: "onnx.ModelProto", ranges: Ranges, left: Sequence[str]) ->
     return _sorted(quantizer.model.model)
 
 
-def _before_first_layer(model: "onnx.ModelProto") -> list[str]:
+def _before_first_layer(model: onnx.ModelProto) -> list[str]:
     """Preprocessing inside the graph stays in float."""
     names = []
     for node in model.graph.node:
@@ -321,12 +310,12 @@ def _before_first_layer(model: "onnx.ModelProto") -> list[str]:
 class _Trial:
     """What candidates are judged on."""
 
-    model: "onnx.ModelProto"
+    model: onnx.ModelProto
     ranges: Mapping[str, Ranges]
     inputs: NDArray[Any]
     labels: Labels
 
-    def outputs(self, model: "onnx.ModelProto") -> NDArray[Any]:
+    def outputs(self, model: onnx.ModelProto) -> NDArray[Any]:
         return run_batched(open_session(model.SerializeToString(), threads=0), self.inputs)
 
     def loss(self, method: str, left: Sequence[str], wanted: NDArray[Any]) -> tuple[float, float]:
@@ -366,7 +355,7 @@ def _choose(trial: _Trial, progress: Callable[[float], None] | None) -> tuple[st
     return method, best
 
 
-def _candidates_for_float(model: "onnx.ModelProto") -> list[tuple[str, ...]]:
+def _candidates_for_float(model: onnx.ModelProto) -> list[tuple[str, ...]]:
     """Sets of layers worth keeping in float: the ends of the network, its depthwise layers."""
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     first, last = layers[0].name, layers[-1].name
@@ -385,7 +374,7 @@ def _candidates_for_float(model: "onnx.ModelProto") -> list[tuple[str, ...]]:
 
 
 def _deliver(
-    model: "onnx.ModelProto",
+    model: onnx.ModelProto,
     info: ModelInfo,
     precision: str,
     source: Path,
@@ -395,8 +384,6 @@ def _deliver(
     left: tuple[str, ...],
 ) -> Converted:
     """Check the file, measure it beside its source, and put it in its place."""
-    import onnx
-
     with replacing(target) as temporary:
         more = dict(info.more)
         if method is not None:
@@ -499,8 +486,6 @@ def cpu_flags() -> frozenset[str]:
 
 def optimised_operators(path: Path) -> dict[str, int]:
     """Operators of the graph that onnxruntime's CPU provider really runs, with their number."""
-    import onnx
-
     with tempfile.TemporaryDirectory(prefix="gemkit-") as folder:
         optimised = Path(folder) / "optimised.onnx"
         open_session(path, optimised=optimised)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from gemkit.cost import Step, peak_memory
 
+from .exporter import load_onnx
 from .graph import Graph, Node, read
 
 _FIRST_SHARE = 0.8  # of the time left, for a part's search; the later parts are easier
@@ -148,8 +149,6 @@ def peak_of_file(path: Path | str) -> int:
     Raises:
         UserError: the file is no ONNX, or sizes in it are not known.
     """
-    from .exporter import load_onnx
-
     return peak(read(load_onnx(path)))
 
 

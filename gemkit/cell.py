@@ -5,6 +5,7 @@ lower to the higher index and says that the source's output is an input of the t
 nodes compute is told in `gemkit.network`, what a cell costs in `gemkit.cost`.
 """
 
+import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -152,8 +153,6 @@ class Cell:
 
     def canonical(self) -> "Cell":
         """The pruned cell with its nodes in canonical order: equal for isomorphic cells."""
-        import heapq
-
         cell = self.pruned()
         arrays = CellArrays.from_cells([cell])
         rank = np.empty(len(cell.operations), dtype=int)

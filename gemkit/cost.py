@@ -26,6 +26,7 @@ memory is the largest of a few sums of them. So each cell is reduced to a few nu
 width grows, so the largest width within a budget is found by halving.
 """
 
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from functools import lru_cache
@@ -538,8 +539,6 @@ def count_with_fvcore(network: "nn.Module", input_shape: tuple[int, int, int]) -
     Args:
         input_shape: channels, height and width of an image.
     """
-    import warnings
-
     import torch
 
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]

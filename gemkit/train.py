@@ -421,7 +421,7 @@ def _device(name: str) -> torch.device:
     if device is None or device.type not in ("cpu", "cuda"):
         raise UserError(f"unknown device {name!r}: use auto, cpu or cuda")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"device {name} is not there: use --device cpu")
+        raise UserError(f"device {name} is not there: use cpu")
     return device
 
 
