@@ -1,8 +1,8 @@
 """The rules between the packages, read off the source code."""
 
 import ast
+import runpy
 import sqlite3
-import sys
 from contextlib import closing
 from functools import cache
 from pathlib import Path
@@ -173,8 +173,5 @@ def test_documented_names_exist(tmp_path: Path) -> None:
 
 
 def test_the_results_page_is_what_the_results_files_say() -> None:
-    sys.path.insert(0, str(ROOT / "experiments"))
-    import results_page
-
-    written = results_page.PAGE.read_text()
-    assert written == results_page.page(), "run: python experiments/results_page.py"
+    maker = runpy.run_path(str(ROOT / "experiments" / "results_page.py"))
+    assert maker["PAGE"].read_text() == maker["page"](), "run: python experiments/results_page.py"

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import random
 import shutil
 import signal
@@ -370,9 +371,7 @@ def test_a_run_that_cannot_be_opened_is_left_unlocked(tmp_path: Path, damage: st
 
 
 HOLDER = """
-import sys, time
-from pathlib import Path
-sys.path.insert(0, str(Path({tests!r})))
+import time
 from test_store import CONFIG, trial
 from gemkit.store import Run
 run = Run.create({path!r}, CONFIG)
@@ -388,8 +387,12 @@ def test_the_lock_dies_with_its_process_and_running_trials_are_queued_again(
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "run"
-    code = HOLDER.format(tests=str(Path(__file__).parent), path=str(path))
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER.format(path=str(path))],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
     with pytest.raises(UserError, match="another process"):

@@ -304,7 +304,6 @@ CHILD = """
     import sys, time
     import numpy as np, torch
     from pathlib import Path
-    sys.path.insert(0, sys.argv[1])
     torch.set_num_threads(1)
     import test_train as t
 
@@ -312,8 +311,8 @@ CHILD = """
         print(progress.epoch, progress.step, flush=True)
         time.sleep(0.05)
 
-    seed = int(sys.argv[3])
-    t.fit(t.new(seed), t.Arrays(seed, 32 * 20), t.LONG, checkpoint=Path(sys.argv[2]), progress=tell)
+    seed = int(sys.argv[2])
+    t.fit(t.new(seed), t.Arrays(seed, 32 * 20), t.LONG, checkpoint=Path(sys.argv[1]), progress=tell)
 """
 LONG = replace(RECIPES["full"], epochs=8, batch_size=32)
 
@@ -332,12 +331,12 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, seed: int
                 sys.executable,
                 "-c",
                 textwrap.dedent(CHILD),
-                str(Path(__file__).parent),
                 str(folder),
                 str(seed),
             ],
             stdout=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
         )
         assert child.stdout is not None
         stop = int(np.random.default_rng(seed).integers(2, 8))
@@ -417,13 +416,12 @@ def test_images_read_ahead_from_disk_train_the_same(tmp_path: Path, seed: int) -
 
 RANK = """
     import hashlib, json, sys
-    sys.path.insert(0, sys.argv[1])
     import torch
     import test_train as t
     from gemkit.train import distributed
 
     torch.set_num_threads(1)
-    seed = int(sys.argv[2])
+    seed = int(sys.argv[1])
     with distributed() as (rank, ranks):
         network = t.new(seed)
         result = t.fit(network, t.Arrays(seed, 512), t.SHARED)
@@ -441,9 +439,10 @@ def test_two_processes_train_one_network(seed: int) -> None:
         port = str(free.getsockname()[1])
     children = [
         subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(RANK), str(Path(__file__).parent), str(seed)],
+            [sys.executable, "-c", textwrap.dedent(RANK), str(seed)],
             env={
                 **os.environ,
+                "PYTHONPATH": str(Path(__file__).parent),
                 "RANK": str(rank),
                 "WORLD_SIZE": "2",
                 "LOCAL_RANK": str(rank),
