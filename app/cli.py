@@ -160,7 +160,7 @@ def _search_arguments(options: dict[str, Any]) -> dict[str, Any]:
 
 _KEPT = (
     "data", "target", "nodes", "aggregation", "trials", "strategy", "encoder", "device", "seed",
-    "promote", "promote_epochs", "in_rounds",
+    "promote", "promote_epochs", "in_rounds", "any_width",
 )  # fmt: skip
 """Options that a run's configuration tells, whoever began it."""
 

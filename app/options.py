@@ -204,6 +204,11 @@ search_options = options(
         help="How a node joins several inputs.",
     ),
     click.option(
+        "--any-width",
+        is_flag=True,
+        help="Let networks have any number of channels, not only multiples of 8 (of 4 below 32).",
+    ),
+    click.option(
         "--trials",
         type=click.IntRange(1, 1_000_000),
         help="Networks trained on the proxy task.  [default: 16]",

@@ -97,16 +97,29 @@ def find(id: str, where: Path, *kinds: Sequence[Entry]) -> Entry:
     raise UserError(f"{where} has no trial or model {id!r}{hint}")
 
 
-def skeleton_of(run: Run) -> Skeleton:
-    """The skeleton that a run was searched with.
+def skeletons_of(run: Run) -> tuple[Skeleton, ...]:
+    """The skeletons that a run was searched with, by their numbers; none where it says none."""
+    first = run.setting("skeleton", Skeleton)
+    if first is None:
+        return ()
+    return (first, *run.setting("alternatives", list[Skeleton], []))
+
+
+def skeleton_of(run: Run, number: int = 0) -> Skeleton:
+    """One of the skeletons that a run was searched with, by its number.
 
     Raises:
         UserError: the run does not say it.
     """
-    skeleton = run.setting("skeleton", Skeleton)
-    if skeleton is None:
+    known = skeletons_of(run)
+    if not 0 <= number < len(known):
         raise UserError(f"{run.path} does not say which skeleton its networks have")
-    return skeleton
+    return known[number]
+
+
+def network_of(run: Run, trial: Trial) -> Architecture:
+    """The architecture of a run's trial."""
+    return Architecture((trial.cell,), skeleton_of(run, trial.skeleton), trial.width)
 
 
 def architecture_of(run: Run, model: Model) -> Architecture:
@@ -117,7 +130,7 @@ def architecture_of(run: Run, model: Model) -> Architecture:
     """
     if model.width is None:
         raise UserError(f"{run.path}: {model.id} has no width: {model.error}")
-    return Architecture((model.cell,), skeleton_of(run), model.width)
+    return Architecture((model.cell,), skeleton_of(run, model.skeleton), model.width)
 
 
 def check_suits(run: Run, dataset: Dataset, data: str) -> None:

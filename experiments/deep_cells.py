@@ -353,55 +353,50 @@ def baseline_of(job: Job) -> tuple[nn.Module, float, int, int]:
 
 def rounds() -> dict[str, list[Job]]:
     """The trainings by round, each in the order in which they are worth doing."""
-    base, stream = Form(), Form(residual=True, mean=True, pre=True, identity=True, zero=True)
-    sums = (
-        base,
-        stream,
-        replace(stream, output=False),
+    base = Form()
+    stream = Form(residual=True, mean=True, pre=True, identity=True, zero=True)
+    light = Frame(stem=((3, 2, 1.0),))
+    narrow = Frame(stem=((3, 1, 0.5), (3, 2, 1.0)))
+    cell, larger = "random12.9", "random24.4"
+    singles = (
+        Form(identity=True),
+        Form(residual=True, mean=True),
         Form(pre=True, inner=False, weighted=True, identity=True),  # RandWire's nodes
-        replace(stream, zero=False),
-        replace(stream, pre=False),
-        replace(stream, weighted=True),
-        replace(stream, inner=False),
-        Form(identity=True, zero=True),
-    )
-    concats = (
-        base,
-        Form(residual=True, identity=True),
-        Form(share=0.5),
         Form(inner=False),
-        Form(residual=True, identity=True, pre=True, zero=True),
-        Form(share=0.5, inner=False, identity=True),
-    )
-    cells = ("random12.9", "random24.4")
-    stem_s2 = Frame(stem=((3, 2, 1.0),))
-    frames = (
-        stem_s2,
-        Frame(stem=((3, 1, 0.5),), pooled=True),
-        Frame(stem=((3, 1, 0.5), (3, 2, 1.0))),
-        Frame(stem=((3, 2, 1.0),), stages=((1, 1), (2, 2), (4, 1))),
-        Frame(stem=((3, 2, 1.0),), stages=((1, 2), (2, 2), (4, 2))),
-        Frame(stem=((3, 1, 1.0),), stages=((1, 1), (2, 1), (4, 1), (8, 1))),
-        Frame(stem=((3, 1, 0.5), (3, 2, 1.0)), stages=((1, 1), (1.5, 1), (2, 1))),
-        Frame(stem=((3, 2, 0.5), (3, 2, 1.0)), stages=((1, 2), (2, 2))),
+        Form(weighted=True),
+        Form(identity=True, output=False),
+        replace(stream, zero=False),
     )
     return {
         "references": [
-            Job("star5"),
-            Job("resnet20"),
-            Job("sum:chain4"),
-            Job("known:mobilenet_v3_small"),
+            Job(name) for name in ("star5", "resnet20", "sum:chain4", "known:mobilenet_v3_small")
         ],
-        "first": [
-            Job(f"{aggregation}random12.9", form)
-            for aggregation, form in (("sum:", base), ("sum:", stream), ("", base))
+        "first": [Job(f"sum:{cell}"), Job(f"sum:{cell}", stream), Job(cell)],
+        "stems": [Job("star5", frame=frame) for frame in (light, narrow)],
+        "sums": [Job(f"sum:{cell}", form) for form in singles],
+        "frames": [
+            Job("star5", Form(identity=True), Frame(light.stem, ((1, 2), (2, 2), (4, 2)))),
+            Job("star5", frame=Frame(((3, 1, 1.0),), ((1, 1), (2, 1), (4, 1), (8, 1)))),
+            Job("star5", frame=Frame(narrow.stem, ((1, 1), (1.5, 1), (2, 1)))),
+            Job("star2", Form(identity=True), Frame(light.stem, ((1, 2), (2, 2), (4, 2)))),
         ],
-        "forms": [Job(f"sum:{cell}", form) for form in sums[:4] for cell in cells]
-        + [Job(cell, form) for form in concats[:3] for cell in cells],
-        "more forms": [Job(f"sum:{cells[0]}", form) for form in sums[4:]]
-        + [Job(cells[0], form) for form in concats[3:]],
-        "skeletons": [Job("star5", frame=frame) for frame in frames],
-        "deep skeletons": [Job("sum:random12.9", stream, frame) for frame in frames],
+        "concats": [
+            Job(cell, form)
+            for form in (
+                Form(share=0.5),
+                Form(residual=True, identity=True),
+                Form(inner=False),
+            )
+        ],
+        "larger": [
+            Job(name, form, light)
+            for name, form in (
+                (f"sum:{larger}", base),
+                (f"sum:{larger}", Form(identity=True)),
+                (larger, Form(share=0.5)),
+                (larger, base),
+            )
+        ],
     }
 
 
@@ -454,7 +449,7 @@ def todo(names: Sequence[str], done: set[str]) -> Iterator[Job]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", default="references,first,skeletons,forms,more forms")
+    parser.add_argument("--rounds", default="references,first,stems,sums,frames,concats,larger")
     parser.add_argument("--workers", type=int, default=2, help="processes of one thread each")
     parser.add_argument("--list", action="store_true", help="only say what would be trained")
     parser.add_argument("--images", type=Path, default=IMAGES)

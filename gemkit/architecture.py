@@ -58,11 +58,17 @@ class Stage:
 
     def __post_init__(self) -> None:
         _check_factor("a stage's width_factor", self.width_factor)
+        object.__setattr__(self, "width_factor", _plain(self.width_factor))
         if not _is_whole(self.repeats) or self.repeats > _MOST:
             raise UserError(
                 f"a stage's repeats is {self.repeats!r}: it must be a whole number from 1 to "
                 f"{_MOST}"
             )
+
+
+def _plain(factor: float) -> float:
+    """A whole number as such, so that equal skeletons are written alike."""
+    return int(factor) if float(factor).is_integer() else float(factor)
 
 
 def _check_factor(name: str, value: object) -> None:
@@ -118,6 +124,7 @@ class Skeleton:
             )
         for factor in self.stem_factors:
             _check_factor("a stem's factor", factor)
+        object.__setattr__(self, "stem_factors", tuple(map(_plain, self.stem_factors)))
         if len(self.stem_factors) != len(self.stem_strides):
             raise UserError(
                 f"{len(self.stem_factors)} stem factors for {len(self.stem_strides)} strides: "

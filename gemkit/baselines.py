@@ -43,7 +43,7 @@ from gemkit.resnet import ResNet
 from gemkit.widths import rounded
 
 if TYPE_CHECKING:
-    from gemkit.cost import Cost
+    pass
 
 InputShape = tuple[int, int, int]
 
@@ -109,34 +109,6 @@ def baseline(
     if name in DIFFERENTIABLE and not _fits(design, least, max_params, max_macs):
         design = _Searched(name, input_shape, classes, rounding, small=True)
     return design.build(_largest(name, design, max_params, max_macs))
-
-
-def nearest_baseline(
-    input_shape: InputShape, classes: int, cost: "Cost", any_width: bool = False
-) -> tuple[str, nn.Module]:
-    """The torchvision network that, within a cost, comes nearest to its MACs and parameters.
-
-    Returns:
-        Its name and what `baseline` builds for `max_macs` and `max_params` of the cost.
-    """
-    found: tuple[float, str, _Design, int] | None = None
-    for name in _TORCHVISION:
-        design = _design(name, input_shape, classes, _even if any_width else rounded)
-        try:
-            size = _largest(name, design, cost.params, cost.macs)
-        except UserError:
-            continue
-        macs, params = design.count(size)
-        distance = math.log(cost.macs / macs) + math.log(cost.params / params)
-        if found is None or distance < found[0]:
-            found = distance, name, design, size
-    if found is None:
-        raise UserError(
-            f"no torchvision network fits {format_count(cost.macs)} MACs and "
-            f"{format_count(cost.params)} params for these images"
-        )
-    _, name, design, size = found
-    return name, design.build(size)
 
 
 class _Design(Protocol):

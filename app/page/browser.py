@@ -123,8 +123,9 @@ def runtime_file(name: str) -> Path | None:
 
 
 def _chosen(shown: "Shown", count: int) -> list[Trial]:
-    """The first `count` candidates of a run that were trained."""
-    trials = [trial for trial in shown.trials() if trial.state == "done"]
+    """The first `count` candidates of a run that were trained, in its first skeleton."""
+    # What predicts latency is made for one skeleton.
+    trials = [one for one in shown.trials() if one.state == "done" and not one.skeleton]
     return trials[: max(_LEAST_CELLS, min(count, MOST_CELLS))]
 
 
@@ -136,14 +137,13 @@ def manifest(shown: "Shown", count: int) -> dict[str, Any]:
     """
     from gemkit.export import timing
 
-    skeleton = shown.content.skeleton
-    trials = _chosen(shown, count)
-    if skeleton is None or len(trials) < _LEAST_CELLS:
+    skeletons, trials = shown.content.skeletons, _chosen(shown, count)
+    if not skeletons or len(trials) < _LEAST_CELLS:
         raise UserError(
             f"to learn a device's latency takes at least {_LEAST_CELLS} cells: this run has "
             f"{formatting.number(len(trials), 'trained candidate')}"
         )
-    entries = []
+    skeleton, entries = skeletons[0], []
     for trial in trials:
         content = _draft(Architecture((trial.cell,), skeleton, trial.width), int(trial.key[:8], 16))
         entries.append(
@@ -167,10 +167,11 @@ def manifest(shown: "Shown", count: int) -> dict[str, Any]:
 def draft_named(shown: "Shown", name: str) -> bytes | None:
     """The file of a manifest's entry."""
     trial = shown.trial(name.removesuffix(".onnx")) if name.endswith(".onnx") else None
-    skeleton = shown.content.skeleton
-    if trial is None or skeleton is None:
+    skeletons = shown.content.skeletons
+    if trial is None or not skeletons or trial.skeleton:
         return None
-    return _draft(Architecture((trial.cell,), skeleton, trial.width), int(trial.key[:8], 16))
+    network = Architecture((trial.cell,), skeletons[0], trial.width)
+    return _draft(network, int(trial.key[:8], 16))
 
 
 @functools.lru_cache(maxsize=MOST_CELLS)

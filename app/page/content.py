@@ -26,7 +26,7 @@ from gemkit.store import Run
 
 from .. import formatting
 from ..hints import command
-from ..runs import is_elsewhere, target_name
+from ..runs import is_elsewhere, skeletons_of, target_name
 from . import cell_svg, downloads
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
@@ -45,6 +45,8 @@ class Content:
     Attributes:
         models: networks that were trained fully (their accuracy is known).
         baselines: likewise.
+        skeletons: that the run's networks can have, the first in front; none in runs that do not
+            say what their networks are made of.
         device: the device that latencies are predicted for; None where they are of the machine
             that measured the networks.
         writing: whether a process is writing to the run.
@@ -55,7 +57,7 @@ class Content:
     models: tuple[Model, ...]
     baselines: tuple[Baseline, ...]
     data: DataInfo | None
-    skeleton: Skeleton | None
+    skeletons: tuple[Skeleton, ...]
     device: str | None
     writing: bool
     version: int
@@ -222,7 +224,7 @@ class Shown:
             tuple(one for one in self._run.models() if one.accuracy is not None),
             tuple(one for one in self._run.baselines() if one.accuracy is not None),
             self._run.setting("data", DataInfo),
-            self._run.setting("skeleton", Skeleton),
+            skeletons_of(self._run),
             target_name(self._run) if is_elsewhere(self._run) else None,
             writing,
             1 if self._content is None else self._content.version + 1,
@@ -294,15 +296,15 @@ class Shown:
         if isinstance(model, Baseline):
             return None
         if model is not None:
-            cell, width = model.cell, model.width
+            cell, width, number = model.cell, model.width, model.skeleton
         else:
             trial = self.trial(id)
             if trial is None:
                 return None
-            cell, width = trial.cell, trial.width
-        if content.skeleton is None or width is None:
+            cell, width, number = trial.cell, trial.width, trial.skeleton
+        if number >= len(content.skeletons) or width is None:
             return Place(cell, None)
-        return Place(cell, Architecture((cell,), content.skeleton, width))
+        return Place(cell, Architecture((cell,), content.skeletons[number], width))
 
     def onnx(self, id: str) -> Path | None:
         """A network's fp32 ONNX file, where it is there."""

@@ -255,7 +255,7 @@ def _in_the_browser(shown: Shown) -> None:
         "version": browser.VERSION,
         "most": browser.MOST_CELLS,
         "seconds": 0.15,
-        "shape": [1, *content.skeleton.input_shape] if content.skeleton else [],
+        "shape": [1, *content.skeletons[0].input_shape] if content.skeletons else [],
         "networks": [
             {
                 "id": id,

@@ -28,10 +28,10 @@ from gemkit.store import Run, is_run
 from .. import formatting, run_data
 from ..comparison import FOUND, NARROW, Comparison, kind, names
 from ..report import comparison
-from ..runs import ranked_trials, short_name
+from ..runs import network_of, ranked_trials, short_name
 from ..terminal.progress import default_console
 from . import estimate
-from .compare_entrants import Entrant, check_same, found_in, gather, network_of, of_run
+from .compare_entrants import Entrant, check_same, found_in, gather, of_run
 from .compare_latency import measure
 from .compare_result import result
 from .final_training import Outcome, Settings, train_side_by_side
@@ -193,7 +193,7 @@ def _searched(
         resume=True,
         console=console,
     ) as found:
-        return network_of(ranked_trials(found)[0], dataset)
+        return network_of(found, ranked_trials(found)[0])
 
 
 def _take_over(

@@ -13,13 +13,13 @@ from gemkit.cell import CellArrays
 from gemkit.cost import cost, count_with_fvcore, largest_widths
 from gemkit.data import Dataset
 from gemkit.errors import UserError
-from gemkit.records import Limits, Trial
+from gemkit.records import Limits
 from gemkit.search.cell_space import CellSpace
 from gemkit.search.sampling import random_cells
 from gemkit.store import Run
 
 from ..comparison import FOUND, NARROW, RANDOM, Comparison, kind
-from ..runs import check_suits, ranked_trials
+from ..runs import check_suits, network_of, ranked_trials
 from .networks import Job
 
 _SPENT = 0.95
@@ -67,12 +67,13 @@ def of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architectu
     with Run.open(path) as run:
         check_suits(run, dataset, data)
         best = ranked_trials(run)[0]
+        network = network_of(run, best)
     if best.macs > max_macs:
         raise UserError(
             f"--run {path}: its best network takes {format_count(best.macs)} MACs, more than "
             f"--max-macs {format_count(max_macs)}"
         )
-    return network_of(best, dataset)
+    return network
 
 
 def found_in(earlier: Comparison) -> Architecture | None:
@@ -81,12 +82,6 @@ def found_in(earlier: Comparison) -> Architecture | None:
         if entry.id == FOUND:
             return Architecture.from_json(entry.cells[0], "an earlier comparison")
     return None
-
-
-def network_of(trial: Trial, dataset: Dataset) -> Architecture:
-    """The architecture of a trial for images of a data set."""
-    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
-    return Architecture((trial.cell,), skeleton, trial.width)
 
 
 def gather(

@@ -1,5 +1,6 @@
 """`gemkit search`: from data and a budget to a run full of trials."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from gemkit.architecture import Skeleton, skeleton_for, smallest
+from gemkit.architecture import Skeleton, smallest
 from gemkit.budget import Budget, format_latency
 from gemkit.cost import check_feasible
 from gemkit.data import Dataset, load, proxy_split
@@ -26,16 +27,19 @@ from gemkit.search.cell_space import CellSpace, Latency
 from gemkit.search.loop import Plan
 from gemkit.search.sampling import random_cells
 from gemkit.search.trials import ProxyTask, run_trial
+from gemkit.skeletons import skeletons_for
 from gemkit.store import Run, is_run
 from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting, run_data
-from ..runs import LATENCY_FILE, default_budget, default_out
+from ..runs import LATENCY_FILE, default_budget, default_out, skeletons_of
 from ..terminal.progress import bar, default_console
 from ..terminal.watching import watched
 from . import estimate
 
 DEFAULT_TRIALS = 16
+_HAND_MADE = 4
+"""One trial of so many is a cell that a person would write down, as far as there are such."""
 _WORK_PER_CANDIDATE = {"cpu": 1.5e7, "gpu": 5e8}
 """MACs of a trial's training (forward, all images) for every candidate of a round."""
 _CANDIDATES = (2_000, 1_000_000)
@@ -69,6 +73,7 @@ def search(
     promote: int = 0,
     promote_epochs: int | None = None,
     in_rounds: bool = False,
+    any_width: bool = False,
 ) -> Run:
     """Search for cells that fit a budget; everything found is in the run's folder.
 
@@ -91,6 +96,7 @@ def search(
         promote: how many of the best are trained again, longer, before the final ranking.
         promote_epochs: how long; by default three times `epochs`.
         in_rounds: with several workers, wait for a round's end before the next one is proposed.
+        any_width: channels need not be multiples that processors like.
 
     Returns:
         the run, open for writing: hand it to the next steps, then close it.
@@ -106,9 +112,11 @@ def search(
         )
     dataset = dataset or load(data)
     of_data = run_data.configuration(path, data, dataset)
-    skeleton = skeleton_for(dataset.input_shape, dataset.classes)
     device_known = None if target is None else targets.target(target)
+    skeleton, *others = _skeletons(path, dataset, device_known, any_width)
     budget, aimed = _limits(budget or Budget(), device_known, skeleton)
+    if budget.latency_ms is not None:
+        others = []  # what predicts latency knows one
     predictor = _check_feasible(budget, skeleton, device_known)
     check_device(device)
     chosen_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
@@ -134,11 +142,16 @@ def search(
         "promote": promote or None,
         "promote_epochs": (promote_epochs or _LONGER * epochs) if promote else None,
         "in_rounds": in_rounds or None,
+        "any_width": any_width or None,
     }
     opened = Run.start(path, config, resume, changeable=_CHANGEABLE)
     try:
         _describe(dataset, budget, aimed, console)
+        if opened.setting("skeleton", Skeleton) is None:  # older runs did not begin with these
+            opened.set_setting("hand_made", config["trials"] // _HAND_MADE)
         opened.set_setting("skeleton", skeleton)
+        opened.set_setting("alternatives", others)
+        _say_skeletons(budget, others, console)
         if run_data.is_same(opened, dataset, data):  # networks may be trained on other data
             run_data.remember(opened, data, dataset)
         _note_command(opened, command)
@@ -151,8 +164,9 @@ def search(
             nodes,
             aggregation,
             latency=_latency_model(opened, skeleton, aggregation, console),
+            alternatives=tuple(others),
         )
-        plan = _plan(config)
+        plan = replace(_plan(config), hand_made=opened.setting("hand_made", int, 0))
         split = proxy_split(dataset, seed)
         propose = strategies.strategy(
             strategy,
@@ -179,6 +193,29 @@ def search(
         opened.close()
         raise
     return opened
+
+
+def _skeletons(
+    path: Path, dataset: Dataset, target: Target | None, any_width: bool
+) -> tuple[Skeleton, ...]:
+    """What may stand around the cells, the first in front: that of a run that goes on, the one
+    that a target was measured for, or the table's."""
+    if is_run(path):
+        with Run.open(path) as begun:
+            if known := skeletons_of(begun):
+                return known
+    if target is not None and target.latency is not None:
+        measured = target.latency.skeleton
+        if (measured.input_shape, measured.classes) == (dataset.input_shape, dataset.classes):
+            return (measured,)
+    return skeletons_for(dataset.input_shape, dataset.classes, any_width)
+
+
+def _say_skeletons(budget: Budget, others: Sequence[Skeleton], console: Console) -> None:
+    if others:
+        console.print(f"skeletons: each cell stands in one of {1 + len(others)}")
+    elif budget.latency_ms is not None:
+        console.print("skeletons: one, since what predicts latency knows one")
 
 
 def _limits(asked: Budget, target: Target | None, skeleton: Skeleton) -> tuple[Budget, bool]:

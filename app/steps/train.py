@@ -1,4 +1,4 @@
-"""`gemkit train`: the best of a search and a known network of their size, trained in full."""
+"""`gemkit train`: the best of a search and the strongest known network, trained in full."""
 
 import io
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from PIL import Image
 from rich.console import Console
 
 from gemkit.architecture import MIN_WIDTH, Architecture
-from gemkit.baselines import nearest_baseline
+from gemkit.baselines import baseline
 from gemkit.budget import format_count, format_latency
 from gemkit.cell import CellArrays, write_cell
 from gemkit.cost import cost, count_with_fvcore
@@ -21,7 +21,7 @@ from gemkit.files import write_bytes
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES
-from gemkit.records import Baseline, Latency, Limits, Model, OnTarget, Scalar, Trial
+from gemkit.records import Baseline, Latency, Limits, Model, OnTarget, Scalar, Trial, plain
 from gemkit.store import Run
 from gemkit.widths import VECTOR
 
@@ -34,13 +34,13 @@ from ..runs import (
     data_of,
     find,
     is_elsewhere,
+    network_of,
     opened,
     ranked_trials,
-    skeleton_of,
     target_name,
 )
 from ..terminal.progress import default_console
-from . import estimate, torchrun
+from . import estimate, known, torchrun
 from .final_training import Outcome, Settings, check_tensorboard, train_side_by_side
 from .networks import Job, baseline_job, put
 
@@ -200,13 +200,13 @@ def _train_models(
 
 def _planned(run: Run, trial: Trial, known: Model | None, console: Console) -> Job | None:
     """A trial's network as a job, narrowed to the latency budget; None when it cannot fit."""
-    skeleton = skeleton_of(run)
-    architecture = Architecture((trial.cell,), skeleton, trial.width)
+    architecture = network_of(run, trial)
     model = Model(
         id=trial.id,
         cell=trial.cell,
         seed=trial.seed,
         trial=trial.index,
+        skeleton=trial.skeleton,
         validation_accuracy=trial.accuracy,
     )
     limit = run.budget.latency_ms
@@ -298,28 +298,35 @@ def _keep(run: Run, job: Job, outcome: Outcome) -> None:
         write_cell(job.folder / "cell.json", job.architecture.cells[0])
 
 
-def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:
-    """The torchvision network of about the size of the first model; None when it is trained."""
-    known = run.baselines()
-    if any(entry.state in ("done", "failed") for entry in known):
-        return None
-    if known:
-        return baseline_job(run, known[0])
+def _limits(run: Run) -> Limits | None:
+    """What a known network may cost: the run's own limits of MACs and params; where it has
+    neither, what the first found network costs. None before there is one."""
+    budget = run.budget
+    if budget.macs is not None or budget.params is not None:
+        return Limits(budget.macs, budget.params, any_width=False)
     models = [model for model in run.models() if model.macs is not None]
     if not models:
         return None
-    first = models[0]
-    price = cost(architecture_of(run, first), run.budget.precision)
-    try:
-        name, network = nearest_baseline(dataset.input_shape, dataset.classes, price)
-    except UserError:  # none of them can be made so small
+    price = cost(architecture_of(run, models[0]), budget.precision)
+    return Limits(price.macs, price.params, any_width=False)
+
+
+def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:
+    """The strongest known network within the run's limits; None when it is trained."""
+    planned = run.baselines()
+    if any(entry.state in ("done", "failed") for entry in planned):
         return None
+    if planned:
+        return baseline_job(run, planned[0])
+    limits = _limits(run)
+    name = None if limits is None else known.strongest(run, dataset, limits, console)
+    if name is None or limits is None:  # none of them can be made so small
+        return None
+    network = baseline(name, dataset.input_shape, dataset.classes, **plain(limits))
     macs, params = count_with_fvcore(network, dataset.input_shape)
-    limits = Limits(price.macs, price.params, any_width=False)
     console.print(
-        f"beside them {name}, as wide as the MACs and params of {first.id} allow: "
-        f"{format_count(macs)} of {format_count(price.macs)} MACs, {format_count(params)} of "
-        f"{format_count(price.params)} params"
+        f"beside them {name}, as wide as the limits allow: {format_count(macs)} MACs, "
+        f"{format_count(params)} params"
     )
     found = Baseline(id=name, macs=macs, params=params, seed=run.seed, limits=limits)
     run.put(found)

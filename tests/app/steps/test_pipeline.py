@@ -87,7 +87,7 @@ def test_the_onnx_file_classifies_as_its_model_says(run_folder: Path, data: str)
         assert float((predicted == images.y_test).mean()) == pytest.approx(model["accuracy"])
 
 
-def test_a_baseline_of_about_the_size_stands_beside(run_folder: Path) -> None:
+def test_the_strongest_known_network_within_the_limits_stands_beside(run_folder: Path) -> None:
     content = _content(run_folder)
     (baseline,) = content["baselines"]
     assert baseline["macs"] <= 200_000
@@ -111,7 +111,9 @@ def test_the_cell_file_is_the_stored_cell(run_folder: Path) -> None:
     for model in _content(run_folder)["models"]:
         written = json.loads((run_folder / "models" / model["id"] / "cell.json").read_text())
         assert written == {"format": 1, **model["cell"]}
-        assert Cell.from_json(written).id == model["id"]
+        # In the first of the skeletons a network has the id of its cell.
+        first = not model["extra"].get("skeleton")
+        assert (Cell.from_json(written).id == model["id"]) == first
 
 
 def test_all_links_and_pictures_of_the_report_exist(run_folder: Path) -> None:
