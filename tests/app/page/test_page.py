@@ -306,7 +306,7 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
 def test_the_page_and_predict_see_the_same_in_every_picture(
     shown: content.Shown, tmp_path: Path, seed: int
 ) -> None:
-    id = str(shown.content.models[0]["id"])
+    id = shown.content.models[0].id
     path = shown.onnx(id)
     assert path is not None
     files = write_all([tmp_path], np.random.default_rng(seed))
