@@ -85,13 +85,14 @@ def read_picture(
     Args:
         source: a file's path or its content.
         input_shape: (channels, height, width); channels 1 or 3.
-        what: what the picture is called in an error; the path if None.
+        what: what the picture is called in an error; the path, or `the picture`, if None.
 
     Raises:
         PictureError: it is missing, no picture, damaged or far too large.
         UserError: the network takes another number of channels.
     """
-    with _opened(source, what or str(source)) as image:
+    named = "the picture" if isinstance(source, bytes) else str(source)
+    with _opened(source, what or named) as image:
         return fit_image(image, input_shape)
 
 

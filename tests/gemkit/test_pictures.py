@@ -1,6 +1,9 @@
 """A picture becomes the same pixels on every way in, whatever its mode, depth and format."""
 
+import contextlib
+import gc
 import io
+import os
 import struct
 from pathlib import Path
 
@@ -162,6 +165,30 @@ def png(width: int, height: int, depth: int, kind: int, rows: bytes) -> bytes:
 
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, kind, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="open files are listed on Linux")
+def test_files_are_closed(tmp_path: Path) -> None:
+    """Pictures of several frames too, which Pillow leaves open for the next one."""
+    frames = [Image.new("P", (8, 8), value) for value in (0, 9)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    (tmp_path / "b.gif").write_bytes((tmp_path / "a.gif").read_bytes()[:-30])
+    kept = []
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            kept.append(read_picture(tmp_path / "a.gif", (3, 8, 8)))
+            with contextlib.suppress(PictureError):
+                kept.append(read_picture(tmp_path / "b.gif", (3, 8, 8)))
+        assert len(os.listdir("/proc/self/fd")) <= before
+    finally:
+        gc.enable()
+
+
+def test_content_without_a_name_is_not_printed() -> None:
+    with pytest.raises(PictureError, match=r"^the picture cannot be used: "):
+        read_picture(b"\x89PNG and nothing", (3, 8, 8))
 
 
 def test_grey_networks_see_grey(tmp_path: Path, seed: int) -> None:
