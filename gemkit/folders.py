@@ -161,7 +161,7 @@ def read_folder(root: Path) -> FolderPlan:
 
 def skip_from_now_on(root: Path, files: Iterable[Path]) -> None:
     """Add pictures below a folder to its list of those that are left out."""
-    names = [os.fsencode(path.relative_to(root).as_posix()) for path in files]
+    names = [_line(root, path) for path in files]
     write_bytes(root / SKIP_LIST, b"\n".join(dict.fromkeys([*_skip_list(root), *names])) + b"\n")
 
 
@@ -233,7 +233,7 @@ class _Scan:
                 self.skip("hidden or a tool's", [path])
             return False
         if suffix in SUFFIXES and (self._heif or suffix not in HEIF_SUFFIXES):
-            if self._listed and os.fsencode(path.relative_to(self.root).as_posix()) in self._listed:
+            if self._listed and _line(self.root, path) in self._listed:
                 self.skip(f"listed in {SKIP_LIST}", [path])
                 return False
             return True
@@ -314,9 +314,14 @@ def _skip_list(root: Path) -> Iterator[bytes]:
             content = path.read_bytes()
         except OSError as error:
             raise unreadable(error, path) from None
-        for line in content.removeprefix(b"\xef\xbb\xbf").splitlines():
-            if line.strip():
-                yield line.strip()
+        lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        yield from filter(None, (line.rstrip(b"\r") for line in lines))
+
+
+def _line(root: Path, path: Path) -> bytes:
+    """How a picture is listed; a line break in its name would be two lines."""
+    name = os.fsencode(path.relative_to(root).as_posix())
+    return name.replace(b"\n", b"?").replace(b"\r", b"?")
 
 
 # ------------------------------------------------------------------- parts and classes

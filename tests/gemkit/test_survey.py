@@ -1,5 +1,6 @@
 """What a look at a data set finds, beside what was put into it by hand."""
 
+import os
 import shutil
 from pathlib import Path
 
@@ -81,6 +82,15 @@ def test_unusable_pictures_are_left_out_for_good(awkward: Path) -> None:
     (awkward / "train" / "cat" / "5.png").write_bytes(b"")
     skip_unusable(survey(spec))
     assert len((awkward / SKIP_LIST).read_text().split()) == 3
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"new\nline.png", b" a.png", b"\xef\xbb\xbf.png"])
+def test_any_name_can_be_left_out(name: bytes, awkward: Path) -> None:
+    spec = f"imagefolder:{awkward}@8"
+    (awkward / "train" / "cat" / os.fsdecode(name)).write_bytes(b"no picture")
+    assert len(survey(spec).unusable) == 3
+    skip_unusable(survey(spec))
+    assert survey(spec).unusable == ()
 
 
 def test_what_is_seen_is_what_is_trained_on(awkward: Path) -> None:
