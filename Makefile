@@ -67,9 +67,9 @@ EXPERIMENTS := \
   "search_quality.py | 10 minutes: strategies on the pool" \
   "search_live.py | 30 minutes: a search beside random cells" \
   "promotion.py | 20 minutes: what short trials lose" \
-  "latency.py | 12 minutes, alone" \
+  "latency.py | 10 minutes: measured twice beside two neighbours, and predicted" \
   "latency_search.py | 20 minutes, alone" \
-  "deliveries.py | 8 minutes, alone" \
+  "deliveries.py | 10 minutes: limits kept beside two neighbours" \
   "optimize.py | 30 minutes, alone" \
   "ablation.py --workers 2 | searches on tables" \
   "ablation_report.py | a minute" \

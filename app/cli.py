@@ -684,12 +684,18 @@ def latency_kit(json_file: str | None, **options: Any) -> None:
 @click.argument("measurements", nargs=-1, required=True, type=FILE)
 @click.option("--name", required=True, help="Name of the target, e.g. my-pi.")
 @click.option("--description", default="", help="One line about it.  [default: what was measured]")
+@click.option(
+    "--prior",
+    metavar="TARGET",
+    help="A target measured before, for the same images: helps where few networks were measured.",
+)
 @limit_options
 @json_option
 def latency_fit(
     measurements: tuple[Path, ...],
     name: str,
     description: str,
+    prior: str | None,
     json_file: str | None,
     **options: Any,
 ) -> None:
@@ -701,7 +707,7 @@ def latency_fit(
     from .terminal.devices import print_fit
 
     _check_json(json_file)
-    value = fit(measurements, name, _budget(options, "fp32"), description)
+    value = fit(measurements, name, _budget(options, "fp32"), description, prior)
     print_fit(value, _console(json_file))
     _deliver_json(value, json_file)
 

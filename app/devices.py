@@ -86,9 +86,16 @@ def kit(
 
 
 def fit(
-    measurements: Sequence[Path], name: str, budget: Budget, description: str
+    measurements: Sequence[Path],
+    name: str,
+    budget: Budget,
+    description: str,
+    prior: str | None = None,
 ) -> dict[str, Any]:
     """Make a target of the user's own of what a kit measured.
+
+    Args:
+        prior: a target that was measured before, to start from.
 
     Returns:
         the target as `about` describes it, with its `file` and, in `cross_validation`, how
@@ -98,7 +105,10 @@ def fit(
         UserError: the measurements or the name are unusable; nothing was written.
     """
     check_name(name)
-    model = fit_measurements(*measurements)
+    known = None if prior is None else target(prior)
+    if known is not None and known.latency is None:
+        raise UserError(f"--prior: the latency on {known.name} is not known")
+    model = fit_measurements(*measurements, prior=None if known is None else known.latency)
     check_feasible(budget, model.skeleton, model.smallest_safe_ms())
     found = cross_validate(model)
     path = save_target(name, model, budget, description)

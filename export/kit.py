@@ -177,8 +177,11 @@ def _entries(manifest: Mapping[str, Any], path: Path | str) -> dict[str, Mapping
     return {str(entry["file"]): entry for entry in files}
 
 
-def fit_measurements(*paths: Path | str) -> LatencyModel:
+def fit_measurements(*paths: Path | str, prior: LatencyModel | None = None) -> LatencyModel:
     """Fit a latency predictor for the device that one or more kits were measured on.
+
+    Args:
+        prior: of another device; see `LatencyModel.fit`.
 
     Raises:
         UserError: see `read_measurements`; or the files are of several devices or skeletons.
@@ -194,4 +197,4 @@ def fit_measurements(*paths: Path | str) -> LatencyModel:
         if skeleton != parts[0][0]:
             raise UserError("the files are of different skeletons: fit a predictor for each")
     measured = [one for _, rows, _ in parts for one in rows]
-    return LatencyModel.fit(parts[0][0], measured, parts[0][2])
+    return LatencyModel.fit(parts[0][0], measured, parts[0][2], prior)

@@ -15,7 +15,7 @@ Weights do not matter for latency, so what is measured is the graph of `onnx_bui
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -46,7 +46,7 @@ MARGIN = 1.5
 """Standard deviations that a `safe` prediction lies above the mean."""
 WIDEST = 64
 """Largest width measured where no budget ends it before."""
-_KIND, _FORMAT = "gemkit latency model", 1
+_KIND, _FORMAT = "gemkit latency model", 2
 ROUNDS, SECONDS = 3, 0.03
 """Least number of rounds of a measurement, and how long each of their visits runs a network."""
 _RIDGE = 1e-2
@@ -107,6 +107,8 @@ class LatencyModel:
         device: what was measured on: `machine`, `versions`, `provider`, `threads`.
         rates: milliseconds per unit of each feature in `RATES`.
         correction: of the logarithm of the time, on top of the rates.
+        prior: the predictor of a device that was measured before, where one was given.
+        over_prior: of the logarithm of the time, on top of what that one predicts.
     """
 
     skeleton: Skeleton
@@ -114,15 +116,26 @@ class LatencyModel:
     device: dict[str, Any]
     rates: FloatArray
     correction: GaussianProcess
+    prior: "LatencyModel | None" = None
+    over_prior: GaussianProcess | None = None
 
     @classmethod
     def fit(
-        cls, skeleton: Skeleton, measured: Sequence[Measured], device: Mapping[str, Any]
+        cls,
+        skeleton: Skeleton,
+        measured: Sequence[Measured],
+        device: Mapping[str, Any],
+        prior: "LatencyModel | None" = None,
     ) -> "LatencyModel":
         """Fit to measurements of at least ten networks.
 
+        Args:
+            prior: predicts another device; then the prediction is the geometric mean of two: of
+                one learned from the measurements alone, and of the prior's as the measurements
+                correct it. It helps where few networks were measured.
+
         Raises:
-            UserError: they are too few or no positive numbers.
+            UserError: they are too few or no positive numbers, or the prior is for other networks.
         """
         from scipy.optimize import nnls
 
@@ -143,8 +156,14 @@ class LatencyModel:
         steps = nnls(rows, np.r_[np.ones(len(times)), np.zeros(len(scale))])[0] / scale
         rates = STEPS @ steps
         base = np.maximum(matrix @ rates, 1e-9)
-        correction = fit(_groups(found), np.log(times / base))
-        return cls(skeleton, tuple(measured), dict(device), rates, correction)
+        groups = _groups(found)
+        own = cls(skeleton, tuple(measured), dict(device), rates, fit(groups, np.log(times / base)))
+        if prior is None:
+            return own
+        if prior.skeleton != skeleton:
+            raise UserError("the prior was measured for other images or classes")
+        over_prior = fit(groups, np.log(times / prior._predict(found)[0]))
+        return replace(own, prior=prior, over_prior=over_prior)
 
     def predict(self, cells: CellArrays, widths: ArrayLike) -> tuple[FloatArray, FloatArray]:
         """Mean and standard deviation in milliseconds, (n,) each, of pruned cells at widths."""
@@ -160,8 +179,14 @@ class LatencyModel:
             (rate * found[name] for rate, name in zip(self.rates, RATES, strict=True) if rate),
             np.full(len(found["constant"]), 1e-9),
         )
-        log, deviation = self.correction.predict(_groups(found))
-        mean = base * np.exp(log)
+        groups = _groups(found)
+        log, deviation = self.correction.predict(groups)
+        log = log + np.log(base)
+        if self.prior is not None and self.over_prior is not None:
+            other, its_deviation = self.over_prior.predict(groups)
+            log = (log + other + np.log(self.prior._predict(found)[0])) / 2
+            deviation = (deviation + its_deviation) / 2
+        mean = np.exp(log)
         return mean, mean * np.expm1(deviation)
 
     def safe(self, cells: CellArrays, widths: ArrayLike) -> FloatArray:
@@ -188,13 +213,16 @@ class LatencyModel:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; what was measured, not what was fitted."""
-        return {
+        value = {
             "kind": _KIND,
-            "format": _FORMAT,
+            "format": 1,
             "skeleton": self.skeleton.to_json(),
             "device": self.device,
             "measured": [one.to_json() for one in self.measured],
         }
+        if self.prior is not None:  # which format 1 does not have
+            value |= {"format": _FORMAT, "prior": self.prior.to_json()}
+        return value
 
     @classmethod
     def from_json(cls, value: Any, where: str = "latency model") -> "LatencyModel":
@@ -213,8 +241,10 @@ class LatencyModel:
         measured = [
             Measured.from_json(row, f"{where}: measurement {i}") for i, row in enumerate(rows)
         ]
+        before = value.get("prior")
+        prior = None if before is None else cls.from_json(before, f"{where}: prior")
         try:
-            return cls.fit(skeleton, measured, device)
+            return cls.fit(skeleton, measured, device, prior)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
 
@@ -259,7 +289,7 @@ def cross_validate(model: LatencyModel) -> dict[str, float] | None:
     for part in np.array_split(order, 5 if 0.8 * count > LEAST else count):
         left_out = set(part.tolist())
         rest = [one for index, one in enumerate(model.measured) if index not in left_out]
-        fitted = LatencyModel.fit(model.skeleton, rest, model.device)
+        fitted = LatencyModel.fit(model.skeleton, rest, model.device, model.prior)
         for index in part:
             one = model.measured[index]
             truth[index] = one.latency_ms

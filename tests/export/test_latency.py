@@ -144,6 +144,40 @@ def test_learns_an_unknown_device(tmp_path: Path, seed: int) -> None:
     assert model.of(smallest(SKELETON))[0] == pytest.approx(device(smallest(SKELETON)), rel=0.15)
 
 
+def test_a_device_measured_before_helps_where_few_networks_were_measured(tmp_path: Path) -> None:
+    """The other device is a third as fast, and slower still for concatenations."""
+    rng = np.random.default_rng(5)
+
+    def other(architecture: Architecture) -> float:
+        joins = 1.2 if architecture.cells[0].aggregation == "concat" else 1.0
+        return 3 * joins * device(architecture)
+
+    prior = fit_latency(
+        SKELETON, pools(rng), samples=80, measure=lambda all: [other(one) for one in all]
+    )
+    few = plan(SKELETON, pools(rng), samples=12)
+    known = [Measured(one.cells[0], one.width, device(one)) for one in few]
+    unseen = [
+        Architecture((random_cell(rng, aggregation=kind),), SKELETON, int(rng.integers(4, 60)))
+        for kind in ("concat", "sum") * 20
+    ]
+
+    def error(model: LatencyModel) -> float:
+        return float(np.median([abs(model.of(one)[0] / device(one) - 1) for one in unseen]))
+
+    alone = LatencyModel.fit(SKELETON, known, {})
+    helped = LatencyModel.fit(SKELETON, known, {}, prior)
+    assert error(helped) < 0.8 * error(alone)
+    save_model(helped, tmp_path / "model.json")
+    again = load_model(tmp_path / "model.json")
+    assert again.of(unseen[0]) == pytest.approx(helped.of(unseen[0]), rel=1e-6)
+    value = json.loads((tmp_path / "model.json").read_text())
+    assert (value["format"], value["prior"]["format"]) == (2, 1)
+    assert alone.to_json()["format"] == 1  # as 0.1 reads it
+    with pytest.raises(UserError, match="the prior was measured for other images"):
+        LatencyModel.fit(DIGITS, known, {}, prior)
+
+
 def test_measurements_fed_back_move_the_prediction(seed: int) -> None:
     rng = np.random.default_rng(seed)
     model = fit_latency(
