@@ -150,6 +150,8 @@ BAD = [
     ("latency fit list.json --name x", "no measurements of a kit"),
     ("latency fit list.json --name UPPER", "no name for a target"),
     ("latency fit list.json --name rp2040", "comes with gemkit"),
+    ("latency fit list.json --name x --prior nowhere", "no target .nowhere."),
+    ("latency fit list.json --name x --prior rp2040", "--prior: the latency on rp2040"),
     ("latency fit list.json", "--name"),
     ("latency predict none.json --target rp2040", "none.json"),
     ("latency predict list.json --target rp2040", "list.json|cell"),
