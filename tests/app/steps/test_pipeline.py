@@ -2,6 +2,7 @@
 
 import json
 import re
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from PIL import Image
 
+from gemkit import pictures
 from gemkit.app import cli
 from gemkit.app.steps import pipeline, predict
 from gemkit.app.steps.search import search
+from gemkit.app.terminal.progress import console_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.cost import count_with_fvcore
@@ -52,7 +56,7 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
 
 def _content(path: Path) -> dict[str, Any]:
     with Run.open(path) as run:
-        return run.to_json()
+        return run.content().to_json()
 
 
 def test_every_model_fits_the_budget_by_independent_counts(run_folder: Path) -> None:
@@ -177,6 +181,26 @@ def test_pictures_can_be_classified(run_folder: Path, capsys: pytest.CaptureFixt
         probabilities, _ = classifier.classify(read_picture(path, classifier.info.input_shape))
         assert probabilities.sum() == pytest.approx(1)
         assert entry["classes"][0]["probability"] == pytest.approx(probabilities.max())
+
+
+def test_pictures_are_held_one_at_a_time(run_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (model,) = _content(run_folder)["models"]
+    alive: weakref.WeakSet[Image.Image] = weakref.WeakSet()
+    most = 0
+    opened = pictures.open_image
+
+    def counted(source: Path) -> Image.Image:
+        nonlocal most
+        image = opened(source)
+        alive.add(image)
+        most = max(most, len(alive))
+        return image
+
+    monkeypatch.setattr(pictures, "open_image", counted)
+    files = sorted((run_folder / "examples").glob("*.png"))[:1] * 12
+    found = predict.predict(run_folder / model["onnx"], files, 1, console_for(stderr=True))
+    assert len(found) == 12
+    assert most <= 2  # the one before may not have been collected yet
 
 
 def test_pictures_that_cannot_be_used_do_not_hide_the_others(
