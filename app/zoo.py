@@ -12,14 +12,17 @@ import hashlib
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gemkit import __version__
 from gemkit.architecture import Architecture
+from gemkit.budget import Budget
 from gemkit.cost import cost, verify
 from gemkit.errors import UserError
 from gemkit.files import read_json, write_bytes, write_json
+from gemkit.records import Latency, Machine, Measurement, plain, read
 
 from . import formatting
 
@@ -33,6 +36,62 @@ NAMES = ("gemnet-tiny", "gemnet-small", "gemnet-base")
 MOST_BYTES = 2_000_000
 """A network's weights are smaller than this, so that the package stays small."""
 
+
+@dataclass(frozen=True)
+class Weights:
+    """A network's file of weights, beside its card."""
+
+    file: str
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What is known of a ready-made network.
+
+    Attributes:
+        data, data_note: the images it was trained on, and what is to be known of them.
+        accuracy, accuracy_interval, test_images: on the test set, with its 95 % interval.
+        latency_ms, measurements: on the machine that made it.
+        search, training: how it was made; `text` says it for people.
+        mean, std: by which its input is normalised, one value a channel.
+        limits: what it cannot be used for, in sentences.
+        command: that makes it anew.
+        architecture: as `Architecture.to_json` gives it.
+    """
+
+    name: str
+    data: str
+    accuracy: float
+    macs: int
+    params: int
+    peak_memory_bytes: int
+    class_names: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    architecture: dict[str, Any]
+    weights: Weights
+    id: str
+    accuracy_interval: tuple[float, float]
+    search: dict[str, Any]
+    training: dict[str, Any]
+    budget: Budget
+    data_note: str = ""
+    test_images: int | None = None
+    latency_ms: Latency | None = None
+    measurements: tuple[Measurement, ...] = ()
+    limits: tuple[str, ...] = ()
+    command: str = ""
+    machine: Machine = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def network(self) -> Architecture:
+        """Its architecture."""
+        return Architecture.from_json(self.architecture, self.name)
+
+
 HEADS = ("network", "MACs", "params", "accuracy", "95 % interval", "data", "weights")
 
 
@@ -41,24 +100,25 @@ def is_zoo(name: object) -> bool:
     return str(name).startswith(PREFIX)
 
 
-def cards(folder: Path | None = None) -> list[dict[str, Any]]:
+def cards(folder: Path | None = None) -> list[Card]:
     """The cards of all networks shipped, the smallest first.
 
     Raises:
         UserError: a card cannot be read.
     """
-    found: list[dict[str, Any]] = [read_json(path) for path in (folder or FOLDER).glob("*.json")]
-    return sorted(found, key=lambda card: (card["macs"], card["name"]))
+    paths = (folder or FOLDER).glob("*.json")
+    found = [read(Card, read_json(path), str(path)) for path in paths]
+    return sorted(found, key=lambda card: (card.macs, card.name))
 
 
-def card(name: str, folder: Path | None = None) -> dict[str, Any]:
+def card(name: str, folder: Path | None = None) -> Card:
     """The card of a network; its name may begin with `zoo:`.
 
     Raises:
         UserError: no such network; the sentence lists those there are.
     """
     wanted = name.removeprefix(PREFIX)
-    there = {one["name"]: one for one in cards(folder)}
+    there = {one.name: one for one in cards(folder)}
     if wanted not in there:
         raise UserError(
             f"there is no network {wanted!r} in the zoo: "
@@ -73,17 +133,17 @@ def load(name: str, folder: Path | None = None) -> "GEMNet":
     Raises:
         UserError: no such network, or its file is damaged.
     """
-    from safetensors.torch import load as read
+    from safetensors.torch import load as tensors
 
     from gemkit.network import build
 
     known = card(name, folder)
-    path = (folder or FOLDER) / known["weights"]["file"]
+    path = (folder or FOLDER) / known.weights.file
     content = path.read_bytes() if path.is_file() else b""
-    if _digest(content) != known["weights"]["sha256"]:
+    if _digest(content) != known.weights.sha256:
         raise UserError(f"{path} is not the file that its card tells of: install gemkit again")
-    network = build(Architecture.from_json(known["architecture"], known["name"]))
-    network.load_state_dict(read(content))  # half precision becomes the network's own
+    network = build(known.network)
+    network.load_state_dict(tensors(content))  # half precision becomes the network's own
     network.eval()
     return network
 
@@ -101,12 +161,12 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None) -> dict[str, Any]:
+def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None) -> Card:
     """Put a network into the zoo.
 
     Args:
-        about: its card, but for what is read from the network and its file here: architecture,
-            costs and weights.
+        about: the fields of its card, but for what is read from the network and its file here:
+            architecture, costs and weights.
 
     Returns:
         the whole card.
@@ -143,29 +203,32 @@ def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None
     }
     folder = folder or FOLDER
     write_bytes(folder / file_name, content)
-    write_json(folder / f"{about['name']}.json", whole)  # last: a network is there with its card
-    return whole
+    found = read(Card, plain(whole), str(about["name"]))
+    write_json(
+        folder / f"{found.name}.json", plain(found)
+    )  # last: a network is there with its card
+    return found
 
 
-def write(known: Mapping[str, Any], path: Path, **form: Any) -> dict[str, Any]:
+def write(known: Card, path: Path, **form: Any) -> dict[str, Any]:
     """Write a network's fp32 file; nothing but its card and weights is needed for it."""
     from gemkit.export.exporter import export_onnx
 
-    network = load(known["name"])
+    network = load(known.name)
     exported = export_onnx(
         network,
         path,
         input_shape=network.architecture.skeleton.input_shape,
-        class_names=known["class_names"],
-        mean=known["mean"],
-        std=known["std"],
+        class_names=known.class_names,
+        mean=known.mean,
+        std=known.std,
         metadata={
-            "id": known["name"],
-            "accuracy": known["accuracy"],
-            "data": known["data"],
-            "macs": known["macs"],
-            "params": known["params"],
-            "peak_memory_bytes": known["peak_memory_bytes"],
+            "id": known.name,
+            "accuracy": known.accuracy,
+            "data": known.data,
+            "macs": known.macs,
+            "params": known.params,
+            "peak_memory_bytes": known.peak_memory_bytes,
             "version": __version__,
         },
         **form,
@@ -173,17 +236,17 @@ def write(known: Mapping[str, Any], path: Path, **form: Any) -> dict[str, Any]:
     return {**exported.to_json(), "onnx": str(path), "precision": "fp32"}
 
 
-def row(known: Mapping[str, Any]) -> tuple[str, ...]:
+def row(known: Card) -> tuple[str, ...]:
     """A network as a row under HEADS."""
-    low, high = known["accuracy_interval"]
+    low, high = known.accuracy_interval
     return (
-        known["name"],
-        formatting.count(known["macs"]),
-        formatting.count(known["params"]),
-        formatting.percent(known["accuracy"]),
+        known.name,
+        formatting.count(known.macs),
+        formatting.count(known.params),
+        formatting.percent(known.accuracy),
         f"{100 * low:.2f} to {100 * high:.2f}",
-        known["data"],
-        formatting.size(known["weights"]["bytes"]),
+        known.data,
+        formatting.size(known.weights.bytes),
     )
 
 
@@ -202,7 +265,7 @@ def files(names: Sequence[str]) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="gemkit-zoo-") as folder:
         paths = {}
         for name, one in known.items():
-            path = Path(folder) / f"{one['name']}.onnx"
+            path = Path(folder) / f"{one.name}.onnx"
             write(one, path)
             paths[name] = str(path)
         yield paths

@@ -98,10 +98,10 @@ def base(trained: Path | None) -> Architecture:
     """The network of zoo.py's `trained.json`, else gemnet-base, else gemnet-small's cell wider."""
     if trained is not None:
         return Architecture.from_json(read_json(trained)["architecture"], str(trained))
-    cards = {card["name"]: card for card in zoo.cards()}
+    cards = {card.name: card for card in zoo.cards()}
     if "gemnet-base" in cards:
-        return Architecture.from_json(cards["gemnet-base"]["architecture"], "gemnet-base")
-    small = Architecture.from_json(cards["gemnet-small"]["architecture"], "gemnet-small")
+        return cards["gemnet-base"].network
+    small = cards["gemnet-small"].network
     limit = Budget(macs=MAX_MACS, params=MAX_PARAMS)
     (width,) = largest_widths(CellArrays.from_cells(small.cells), small.skeleton, limit)
     return replace(small, width=int(width))

@@ -88,7 +88,7 @@ def page() -> str:
             "experiments-gpu`); nor was `gemkit bench --provider cpu,cuda`."
         ),
     ]
-    absent = [name for name in zoo.NAMES if name not in {card["name"] for card in cards}]
+    absent = [name for name in zoo.NAMES if name not in {card.name for card in cards}]
     if absent:
         blocks.append(
             report.Paragraph(
@@ -426,7 +426,7 @@ def _gpu(found: dict[str, Any]) -> list[report.Block]:
     ]
 
 
-def _zoo(cards: list[dict[str, Any]]) -> list[report.Block]:
+def _zoo(cards: Sequence[zoo.Card]) -> list[report.Block]:
     blocks: list[report.Block] = [
         report.Heading("Ready-made networks"),
         report.Paragraph(
@@ -436,8 +436,8 @@ def _zoo(cards: list[dict[str, Any]]) -> list[report.Block]:
         report.Table(zoo.HEADS, [zoo.row(card) for card in cards]),
     ]
     for card in cards:
-        text = f"{card['name']}: {card['search']['text']} Trained {card['training']['text']}."
-        blocks += [report.Paragraph(text), report.Code(card["command"])]
+        text = f"{card.name}: {card.search['text']} Trained {card.training['text']}."
+        blocks += [report.Paragraph(text), report.Code(card.command)]
     return blocks
 
 

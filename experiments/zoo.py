@@ -348,7 +348,7 @@ def packed(
     command: str,
     folder: Path,
     into: Path,
-) -> dict[str, Any]:
+) -> zoo.Card:
     """Judge and pack a trained network; its card."""
     size = SIZES[name.removeprefix("gemnet-")]
     model = zoo.rounded(model)
@@ -431,7 +431,7 @@ def main() -> int:
         print(f"skipped: there is no {compare.JPEG_COPY} (CIFAR-10 as JPEG files)")
         return 0
     wanted = given.only or [name for name, size in SIZES.items() if size.unasked]
-    there = {card["name"] for card in zoo.cards(given.into)}
+    there = {card.name for card in zoo.cards(given.into)}
     again = given.anew or given.train_only
     missing = [name for name in wanted if again or f"gemnet-{name}" not in there]
     if not missing:
@@ -471,8 +471,7 @@ def chosen(
     size = SIZES[short]
     if given.same:
         card = zoo.card(f"gemnet-{short}", given.into)
-        architecture = Architecture.from_json(card["architecture"], card["name"])
-        return architecture, card["search"]["text"]
+        return card.network, card.search["text"]
     if given.run is not None:
         networks, text = of_run(given.run, size)
         if short == "base":

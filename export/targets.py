@@ -10,10 +10,11 @@ bounds memory and size and delivers int8 files; it claims no latency there.
 
 import os
 import re
-import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from platformdirs import user_config_path
 
 from gemkit.architecture import Skeleton
 from gemkit.budget import Budget, is_number
@@ -117,13 +118,7 @@ def config_folder() -> Path:
     """Where the user's own targets lie; the variable GEMKIT_CONFIG moves it."""
     if chosen := os.environ.get("GEMKIT_CONFIG"):
         return Path(chosen)
-    if sys.platform == "win32":
-        base = os.environ.get("APPDATA") or Path.home() / "AppData" / "Roaming"
-    elif sys.platform == "darwin":
-        base = Path.home() / "Library" / "Application Support"
-    else:
-        base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "gemkit"
+    return user_config_path("gemkit", appauthor=False, roaming=True)
 
 
 def targets() -> list[Target]:

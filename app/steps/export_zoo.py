@@ -1,19 +1,18 @@
 """`gemkit export zoo:NAME`: a ready-made network as a checked ONNX file with its card."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from gemkit.budget import Budget
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export.card import write_card
 from gemkit.export.exporter import check_options
 from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.files import write_text
-from gemkit.records import Measurement, read
+from gemkit.records import plain
 
 from .. import formatting, zoo
 from .convert import convert, files_of
@@ -55,14 +54,14 @@ def export_zoo(
     if others and data is None:
         raise UserError(
             f"--precision {','.join(others)} is made and judged on images that are not shipped: "
-            f"give --data with images like those of {known['data']}, or export fp32"
+            f"give --data with images like those of {known.data}, or export fp32"
         )
     dataset = None
     if data is not None:
         dataset = _suiting(data, known)
-    path = Path(out) if out is not None else Path(f"{known['name']}.onnx")
+    path = Path(out) if out is not None else Path(f"{known.name}.onnx")
     if path.suffix != ".onnx":
-        path = path / f"{known['name']}.onnx"
+        path = path / f"{known.name}.onnx"
     exported = zoo.write(
         known,
         path,
@@ -74,7 +73,7 @@ def export_zoo(
     console.print(
         f"{path}: {formatting.size(exported['file_bytes'])}, parity "
         f"{exported['parity_max_abs']:.1e}; "
-        f"{formatting.percent(known['accuracy'])} on {known['data']} by its card",
+        f"{formatting.percent(known.accuracy)} on {known.data} by its card",
     )
     made = [exported]
     if optimize is not None or dataset is not None:
@@ -82,47 +81,47 @@ def export_zoo(
     about = path.with_suffix(".card.md")
     _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
     console.print(f"card: {about}")
-    return [{**known, "onnx": str(path), "files": made}]
+    return [{**plain(known), "onnx": str(path), "files": made}]
 
 
-def _suiting(data: str, known: Mapping[str, Any]) -> Dataset:
+def _suiting(data: str, known: zoo.Card) -> Dataset:
     dataset = load(data)
-    shape = known["architecture"]["skeleton"]["input_shape"]
-    if (list(dataset.input_shape), dataset.classes) != (list(shape), len(known["class_names"])):
+    shape = known.network.skeleton.input_shape
+    if (dataset.input_shape, dataset.classes) != (shape, len(known.class_names)):
         raise UserError(
             f"{data} has {dataset.classes} classes of {dataset.input_shape} images, but "
-            f"{known['name']} knows {len(known['class_names'])} classes of {tuple(shape)} images"
+            f"{known.name} knows {len(known.class_names)} classes of {shape} images"
         )
     return dataset
 
 
 def _write_card(
-    known: Mapping[str, Any], path: Path, about: Path, parity: float, files: Sequence[Path]
+    known: zoo.Card, path: Path, about: Path, parity: float, files: Sequence[Path]
 ) -> None:
     write_card(
         about,
         path,
-        data=known["data"],
-        accuracy=known["accuracy"],
-        test_images=known["test_images"],
-        training=known["training"]["text"],
-        budget=Budget.from_json(known["budget"]),
+        data=known.data,
+        accuracy=known.accuracy,
+        test_images=known.test_images,
+        training=known.training["text"],
+        budget=known.budget,
         parity_max_abs=parity,
-        measurements=read(list[Measurement], known["measurements"], f"the card of {path.stem}"),
+        measurements=known.measurements,
         files=files,
     )
     more = [
         "",
         "## Where it comes from",
         "",
-        known["search"]["text"],
+        known.search["text"],
         "",
-        known["data_note"],
+        known.data_note,
         "",
-        f"Made with `{known['command']}`.",
+        f"Made with `{known.command}`.",
         "",
         "## Limits",
         "",
-        *(f"- {limit}" for limit in known["limits"]),
+        *(f"- {limit}" for limit in known.limits),
     ]
     write_text(about, about.read_text(encoding="utf-8") + "\n".join(more) + "\n")

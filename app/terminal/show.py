@@ -162,7 +162,7 @@ def _ranges(nodes: tuple[int, ...]) -> list[str]:
     return [("in" if a == 0 else str(a)) if a == b else f"{a}-{b}" for a, b in found]
 
 
-def show_zoo(console: Console) -> list[dict[str, Any]]:
+def show_zoo(console: Console) -> list[zoo.Card]:
     """Print what is shipped.
 
     Returns:
@@ -173,13 +173,13 @@ def show_zoo(console: Console) -> list[dict[str, Any]]:
         console.print(
             table_of("Networks that come with gemkit", zoo.HEADS, [zoo.row(c) for c in found])
         )
-        console.print(f"next: gemkit export {zoo.PREFIX}{found[0]['name']} --out network.onnx")
+        console.print(f"next: gemkit export {zoo.PREFIX}{found[0].name} --out network.onnx")
     else:
         console.print("no networks come with this version of gemkit")
     return found
 
 
-def show_zoo_network(name: str, console: Console) -> dict[str, Any]:
+def show_zoo_network(name: str, console: Console) -> zoo.Card:
     """Print what the card of a network says.
 
     Returns:
@@ -189,14 +189,14 @@ def show_zoo_network(name: str, console: Console) -> dict[str, Any]:
         UserError: no such network.
     """
     known = zoo.card(name)
-    console.print(table_of(known["name"], zoo.HEADS, [zoo.row(known)]))
+    console.print(table_of(known.name, zoo.HEADS, [zoo.row(known)]))
     for text in (
-        known["search"]["text"],
-        f"Trained {known['training']['text']}.",
-        known["data_note"],
-        *known["limits"],
+        known.search["text"],
+        f"Trained {known.training['text']}.",
+        known.data_note,
+        *known.limits,
     ):
         console.print(text)
-    console.print(f"made with: {known['command']}")
-    console.print(f"next: gemkit export {zoo.PREFIX}{known['name']} --out network.onnx")
+    console.print(f"made with: {known.command}")
+    console.print(f"next: gemkit export {zoo.PREFIX}{known.name} --out network.onnx")
     return known

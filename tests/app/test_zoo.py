@@ -53,8 +53,8 @@ def packed(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_a_packed_network_comes_back(packed: Path) -> None:
     network = zoo.load("zoo:gemnet-mini")
     known = zoo.card("gemnet-mini")
-    assert known["params"] == sum(weight.numel() for weight in network.parameters())
-    assert known["weights"]["bytes"] == (packed / "gemnet-mini.safetensors").stat().st_size
+    assert known.params == sum(weight.numel() for weight in network.parameters())
+    assert known.weights.bytes == (packed / "gemnet-mini.safetensors").stat().st_size
 
 
 def test_a_changed_file_is_refused(packed: Path) -> None:
@@ -78,7 +78,7 @@ def test_too_large_a_network_is_not_packed(
 def test_the_zoo_is_listed(packed: Path, gemkit: Command) -> None:
     code, out, _ = gemkit("zoo", "--json")
     assert code == 0
-    assert [card["name"] for card in json.loads(out)] == ["gemnet-mini"]
+    assert [card.name for card in json.loads(out)] == ["gemnet-mini"]
     assert "gemnet-mini" in gemkit("zoo")[1]
 
 
@@ -153,19 +153,19 @@ def test_shipped_networks_reach_what_their_cards_say(shared_data: Path) -> None:
     if not shipped:
         pytest.skip("no networks are shipped")
     dataset = load(f"npz:{shared_data / 'cifar10_jpeg.npz'}")
-    names = [f"zoo:{card['name']}" for card in shipped]
+    names = [f"zoo:{card.name}" for card in shipped]
     with zoo.files(names) as paths:
         for card in shipped:
-            assert "JPEG q75 copy" in card["data"]
-            assert card["weights"]["bytes"] < 2_000_000
+            assert "JPEG q75 copy" in card.data
+            assert card.weights.bytes < 2_000_000
             session = ort.InferenceSession(
-                paths[f"zoo:{card['name']}"], providers=["CPUExecutionProvider"]
+                paths[f"zoo:{card.name}"], providers=["CPUExecutionProvider"]
             )
             right = 0
             for start in range(0, len(dataset.y_test), 250):
                 part = np.asarray(dataset.x_test[start : start + 250], np.float32) / 255
-                part = (part - np.float32(card["mean"])) / np.float32(card["std"])
+                part = (part - np.float32(card.mean)) / np.float32(card.std)
                 scores = session.run(None, {"image": part.transpose(0, 3, 1, 2)})[0]
                 right += int((scores.argmax(1) == dataset.y_test[start : start + 250]).sum())
             # Other processors round otherwise: an image in a thousand may change its class.
-            assert abs(right / len(dataset.y_test) - card["accuracy"]) <= 0.001
+            assert abs(right / len(dataset.y_test) - card.accuracy) <= 0.001
