@@ -1,7 +1,7 @@
 """Devices other than this machine: kits to measure them, and targets to search for."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gemkit.errors import UserError
 from gemkit.export.kit import fit_measurements, write_kit
 from gemkit.export.latency import cross_validate
 from gemkit.export.targets import Target, check_name, images_of, save_target, target
+from gemkit.records import Latency
 from gemkit.search.sampling import random_cells
 
 from .runs import default_budget
@@ -28,6 +29,49 @@ _ROOM = 2
 """A kit measures networks of up to so many times the MACs that gemkit aims for."""
 
 
+@dataclass(frozen=True)
+class Kit:
+    """A kit that was written, and what the networks in it are for."""
+
+    file: str
+    file_bytes: int
+    id: str
+    networks: int
+    input_shape: tuple[int, int, int]
+    classes: int
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A target made of measurements.
+
+    Attributes:
+        file: where it is kept.
+        cross_validation: how well measured networks are predicted from the others; None where
+            they are too few.
+    """
+
+    target: Target
+    file: Path
+    cross_validation: Mapping[str, float] | None
+
+    def to_json(self) -> dict[str, Any]:
+        """The target as `about` gives it, with the rest."""
+        found = {"file": str(self.file), "cross_validation": self.cross_validation}
+        return {**about(self.target), **found}
+
+
+@dataclass(frozen=True)
+class PredictedLatency:
+    """How fast a cell is on a target at one width; `id` is the cell's."""
+
+    id: str
+    target: str
+    width: int
+    latency_ms: Latency
+    measured: bool = False
+
+
 def kit(
     *,
     out: Path,
@@ -37,15 +81,12 @@ def kit(
     samples: int,
     seed: int,
     console: Console,
-) -> dict[str, Any]:
+) -> Kit:
     """Write a device kit for the networks that a search on `data` could find.
 
     Args:
         budget: bounds what is measured; without any limit, twice the MACs gemkit aims for.
         aggregation: "concat", "sum" or "both".
-
-    Returns:
-        what was written: `file`, `file_bytes`, `id`, `networks`, `input_shape`, `classes`.
 
     Raises:
         UserError: the data are unusable, no network fits, or the file cannot be written.
@@ -75,14 +116,14 @@ def kit(
             seed=seed,
             progress=lambda share: advance(completed=int(100 * share)),
         )
-    return {
-        "file": str(out),
-        "file_bytes": out.stat().st_size,
-        "id": manifest["id"],
-        "networks": len(manifest["files"]),
-        "input_shape": list(skeleton.input_shape),
-        "classes": skeleton.classes,
-    }
+    return Kit(
+        str(out),
+        out.stat().st_size,
+        manifest["id"],
+        len(manifest["files"]),
+        skeleton.input_shape,
+        skeleton.classes,
+    )
 
 
 def fit(
@@ -91,15 +132,11 @@ def fit(
     budget: Budget,
     description: str,
     prior: str | None = None,
-) -> dict[str, Any]:
+) -> Fitted:
     """Make a target of the user's own of what a kit measured.
 
     Args:
         prior: a target that was measured before, to start from.
-
-    Returns:
-        the target as `about` describes it, with its `file` and, in `cross_validation`, how
-        well measured networks are predicted from the others.
 
     Raises:
         UserError: the measurements or the name are unusable; nothing was written.
@@ -112,14 +149,11 @@ def fit(
     check_feasible(budget, model.skeleton, model.smallest_safe_ms())
     found = cross_validate(model)
     path = save_target(name, model, budget, description)
-    return {**about(target(name)), "file": str(path), "cross_validation": found}
+    return Fitted(target(name), path, found)
 
 
-def predict_latency(path: Path, name: str, widths: Sequence[int]) -> list[dict[str, Any]]:
-    """Predict how fast a cell is on a target, at several widths.
-
-    Returns:
-        for each width the `latency_ms`: `p50` and, with the safety margin, `at_most`.
+def predict_latency(path: Path, name: str, widths: Sequence[int]) -> list[PredictedLatency]:
+    """Predict how fast a cell is on a target, at each of some widths.
 
     Raises:
         UserError: no such cell or target, or its latency is not known.
@@ -133,13 +167,7 @@ def predict_latency(path: Path, name: str, widths: Sequence[int]) -> list[dict[s
             raise UserError(f"--width {width} is not possible: use {MIN_WIDTH} to {MAX_WIDTH}")
     rows = found.latency.quote(CellArrays.from_cells([cell] * len(widths)), widths)
     return [
-        {
-            "id": cell.id,
-            "target": found.name,
-            "width": width,
-            "latency_ms": {"p50": p50, "at_most": at_most},
-            "measured": False,
-        }
+        PredictedLatency(cell.id, found.name, width, Latency(p50, at_most=at_most))
         for width, (p50, at_most) in zip(widths, rows, strict=True)
     ]
 

@@ -1,7 +1,6 @@
 """What `gemkit latency` and `gemkit targets` print."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.console import Console
 
@@ -10,6 +9,7 @@ from gemkit.export.latency import LatencyModel
 from gemkit.export.targets import Target, images_of, target
 
 from .. import formatting
+from ..devices import Fitted, Kit, PredictedLatency
 from .tables import headed, table_of
 
 _WELL_PREDICTED = 0.8
@@ -17,19 +17,19 @@ _WELL_PREDICTED = 0.8
 time badly (ours: quiet machines reached 0.87 to 0.93)."""
 
 
-def print_kit(made: Mapping[str, Any], console: Console) -> None:
+def print_kit(made: Kit, console: Console) -> None:
     """Print what to do with a kit."""
     console.print(
-        f"{made['file']}: {format_bytes(made['file_bytes'])}; copy it to the device, unzip it and "
+        f"{made.file}: {format_bytes(made.file_bytes)}; copy it to the device, unzip it and "
         "there, in gemkit-kit:\n"
         "  pip install onnxruntime numpy && python measure.py\n"
         "then here: gemkit latency fit measurements.json --name NAME"
     )
 
 
-def print_fit(fitted: Mapping[str, Any], console: Console) -> None:
+def print_fit(fitted: Fitted, console: Console) -> None:
     """Print what was measured on a device and how well its networks are predicted."""
-    kept, found = target(fitted["name"]), fitted["cross_validation"]
+    kept, found = fitted.target, fitted.cross_validation
     assert kept.latency is not None
     console.print(
         f"{kept.name}: {kept.description}; "
@@ -48,22 +48,22 @@ def print_fit(fitted: Mapping[str, Any], console: Console) -> None:
                 f"less than {formatting.percent(_WELL_PREDICTED, 0)} is poor: measure again with "
                 "nothing else running there, or a kit of more --samples"
             )
-    console.print(f"kept in {fitted['file']}")
+    console.print(f"kept in {fitted.file}")
     console.print(f"next: gemkit run --data DATA --target {kept.name} --max-latency TIME")
 
 
-def print_predictions(values: Sequence[Mapping[str, Any]], name: str, console: Console) -> None:
+def print_predictions(values: Sequence[PredictedLatency], name: str, console: Console) -> None:
     """Print how fast a cell is on a target, by width; the target by name or by its file."""
     known = target(name)
     assert known.latency is not None
     console.print(
-        f"{values[0]['id']} on {known.name}, {images_of(known.latency.skeleton)}: predicted, "
+        f"{values[0].id} on {known.name}, {images_of(known.latency.skeleton)}: predicted, "
         "not measured"
     )
     for value in values:
         console.print(
-            f"  width {value['width']}: {format_latency(value['latency_ms']['p50'])}, with a "
-            f"margin for its uncertainty {format_latency(value['latency_ms']['at_most'])}"
+            f"  width {value.width}: {formatting.latency(value.latency_ms)}, with a "
+            f"margin for its uncertainty {formatting.latency(value.latency_ms, 'at_most')}"
         )
 
 
