@@ -10,12 +10,12 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.data import Dataset
 from gemkit.errors import UserError
-from gemkit.records import Baseline, DataInfo, Model, Trial
+from gemkit.records import DataInfo, Model, Network, Trial
 from gemkit.store import Run, is_run
 
 from .hints import command
 
-Entry = TypeVar("Entry", bound=Model | Trial | Baseline)
+Entry = TypeVar("Entry", bound=Trial | Network)
 
 LATENCY_FILE = "latency.json"
 """A run's latency predictor, where its budget limits latency."""

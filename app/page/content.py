@@ -21,7 +21,7 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.records import Baseline, DataInfo, Latency, Model, Trial, TrialSummary
+from gemkit.records import DataInfo, Latency, Model, Network, Trial, TrialSummary
 from gemkit.store import Run
 
 from .. import formatting
@@ -44,7 +44,7 @@ class Content:
 
     Attributes:
         models: networks that were trained fully (their accuracy is known).
-        baselines: likewise.
+        baselines: likewise, with the trainings of a comparison.
         skeletons: that the run's networks can have, the first in front; none in runs that do not
             say what their networks are made of.
         device: the device that latencies are predicted for; None where they are of the machine
@@ -55,7 +55,7 @@ class Content:
 
     trials: tuple[TrialSummary, ...]
     models: tuple[Model, ...]
-    baselines: tuple[Baseline, ...]
+    baselines: tuple[Network, ...]
     data: DataInfo | None
     skeletons: tuple[Skeleton, ...]
     device: str | None
@@ -63,7 +63,7 @@ class Content:
     version: int
 
     @property
-    def networks(self) -> tuple[Model | Baseline, ...]:
+    def networks(self) -> tuple[Network, ...]:
         """Models and baselines."""
         return (*self.models, *self.baselines)
 
@@ -77,7 +77,7 @@ class Content:
         """The trials by their id."""
         return {trial.id: trial for trial in self.trials}
 
-    def network(self, id: str) -> Model | Baseline | None:
+    def network(self, id: str) -> Network | None:
         """The trained network or baseline of that id."""
         return next((entry for entry in self.networks if entry.id == id), None)
 
@@ -85,7 +85,7 @@ class Content:
         """The folder of the run in which a network lies."""
         return "models" if any(model.id == id for model in self.models) else "baselines"
 
-    def latency(self, network: Model | Baseline) -> Latency | None:
+    def latency(self, network: Network) -> Latency | None:
         """The latency of a trained network: on the run's device, or as measured."""
         if self.device is None:
             return network.latency_ms
@@ -100,7 +100,7 @@ class Content:
 
         def add(
             kind: int,
-            entry: TrialSummary | Model | Baseline,
+            entry: TrialSummary | Network,
             latency: Latency | None,
             **more: Any,
         ) -> None:
@@ -219,10 +219,11 @@ class Shown:
             return self._content
 
     def _read(self, writing: bool) -> Content:
+        others: list[Network] = [*self._run.baselines(), *self._run.compared()]
         return Content(
             tuple(self._run.trial_summaries()),
             tuple(one for one in self._run.models() if one.accuracy is not None),
-            tuple(one for one in self._run.baselines() if one.accuracy is not None),
+            tuple(one for one in others if one.accuracy is not None),
             self._run.setting("data", DataInfo),
             skeletons_of(self._run),
             target_name(self._run) if is_elsewhere(self._run) else None,
@@ -293,10 +294,10 @@ class Shown:
     def _find_place(self, id: str, version: int) -> "Place | None":
         content = self.content
         model = content.network(id)
-        if isinstance(model, Baseline):
-            return None
-        if model is not None:
+        if isinstance(model, Model):
             cell, width, number = model.cell, model.width, model.skeleton
+        elif model is not None:
+            return None
         else:
             trial = self.trial(id)
             if trial is None:

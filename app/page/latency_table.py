@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from html import escape
 from typing import TYPE_CHECKING
 
-from gemkit.records import Baseline, Latency, Measurement, Model
+from gemkit.records import Latency, Measurement, Model, Network
 
 from .. import formatting
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _TIMEOUT = 900
 
 
-Entry = tuple[Model | Baseline, Measurement]
+Entry = tuple[Network, Measurement]
 """A network and one of its measurements."""
 
 
@@ -65,9 +65,9 @@ def _tail(latency: Latency) -> float:
     return latency.p50 if latency.p99 is None else latency.p99
 
 
-def _row(network: Model | Baseline, one: Measurement, most: float) -> str:
+def _row(network: Network, one: Measurement, most: float) -> str:
     latency = one.latency_ms
-    kind = " gk-base" if isinstance(network, Baseline) else ""
+    kind = "" if isinstance(network, Model) else " gk-base"
     bars = "".join(
         f'<i class="{name}{kind}" style="width:{100 * value / most:.1f}%"></i>'
         for value, name in ((_tail(latency), "gk-tail"), (latency.p50, ""))

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
 from gemkit.pictures import MAX_PIXELS, read_picture
-from gemkit.records import Baseline, Model
+from gemkit.records import Network
 
 from . import browser, guard, server, uploads
 from .content import Shown
@@ -270,7 +270,7 @@ def _in_the_browser(shown: Shown) -> None:
     _custom("gk-browser", call, elem_id="browser")
 
 
-def _median(network: Model | Baseline | None) -> float | None:
+def _median(network: Network | None) -> float | None:
     return None if network is None or network.latency_ms is None else network.latency_ms.p50
 
 

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.records import Baseline, DataInfo, Model, Network, RunContent, Trial
+from gemkit.records import Compared, DataInfo, Model, Network, RunContent, Trial
 from gemkit.store import Run
 
 from .. import formatting, zoo
@@ -87,27 +87,29 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
     return content
 
 
-def show_cell(
-    folder: Path, id: str, console: Console, out: Path | None = None
-) -> Model | Trial | Baseline:
+def show_cell(folder: Path, id: str, console: Console, out: Path | None = None) -> Trial | Network:
     """Print a cell's nodes and what it costs, and write its picture; of a baseline its cost alone.
 
     Args:
         out: the picture's place; by default `figures/ID.png` in the run.
 
     Returns:
-        the model, trial or baseline.
+        the trial or network.
 
     Raises:
         UserError: no such run or id, or there is no picture or it cannot be written.
     """
     with Run.open(folder) as run:
         content = run.content()
-    entry = find(id, folder, content.models, content.trials, content.baselines)
-    if isinstance(entry, Baseline):
+    others = (*content.baselines, *content.compared)
+    entry = find(id, folder, content.models, content.trials, others)
+    if not isinstance(entry, (Model, Trial)):
         if out is not None:
             raise UserError(f"--out: {entry.id} is a known network without a cell to draw")
-        console.print(*headed(entry.id), "a known network, to compare with; no one cell")
+        what = "a known network, to compare with; no one cell"
+        if isinstance(entry, Compared):
+            what = f"a training of {entry.network}, to compare with"
+        console.print(*headed(entry.id), what)
         console.print(table_of("cost", ("", "value"), cost_rows(entry)))
         return entry
     path = out or Path(folder) / "figures" / f"{entry.id}.png"
@@ -122,7 +124,7 @@ def show_cell(
     return entry
 
 
-def cost_rows(entry: Model | Trial | Baseline) -> list[tuple[str, str]]:
+def cost_rows(entry: Trial | Network) -> list[tuple[str, str]]:
     """What a network costs, as pairs of name and text."""
     counts = (("MACs", entry.macs), ("params", entry.params))
     latency = entry.latency_ms

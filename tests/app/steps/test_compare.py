@@ -87,6 +87,10 @@ def test_networks_are_compared_and_kept(
         assert f"figures/{picture}.png" in report
         assert (folder / "figures" / f"{picture}.png").is_file()
 
+    code, out, _ = gemkit("show", str(folder), "found@0")
+    assert code == 0
+    assert "a training of found" in out
+
     # The same command does nothing again; one more seed trains only that.
     code, out, _ = gemkit(*words)
     assert "everything is trained already" in out
