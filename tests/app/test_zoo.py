@@ -78,7 +78,7 @@ def test_too_large_a_network_is_not_packed(
 def test_the_zoo_is_listed(packed: Path, gemkit: Command) -> None:
     code, out, _ = gemkit("zoo", "--json")
     assert code == 0
-    assert [card.name for card in json.loads(out)] == ["gemnet-mini"]
+    assert [card["name"] for card in json.loads(out)] == ["gemnet-mini"]
     assert "gemnet-mini" in gemkit("zoo")[1]
 
 

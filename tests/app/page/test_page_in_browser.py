@@ -106,17 +106,17 @@ def _networks(folder: Path) -> list[Model]:
 def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path) -> None:
     _go(tab, "Explore")
     small, large = _networks(folder)
-    tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first.click()
-    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    tab.locator(f'.gk-list tr[data-id="{large.id}"]').first.click()
+    tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
     assert tab.locator("#cell .gk-across .gk-node").count() == 32
     tab.locator("#points canvas").scroll_into_view_if_needed()
-    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", small["id"])
+    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", small.id)
     box = tab.locator("#points canvas").bounding_box()
     tab.mouse.click(box["x"] + place["x"], box["y"] + place["y"])
-    tab.wait_for_selector(f'#facts h3:has-text("{small["id"]}")')
-    assert tab.url.endswith("#" + small["id"])
+    tab.wait_for_selector(f'#facts h3:has-text("{small.id}")')
+    assert tab.url.endswith("#" + small.id)
     chosen = tab.locator(".gk-list tr.gk-chosen")
-    assert {small["id"]} == {row.get_attribute("data-id") for row in chosen.all()}
+    assert {small.id} == {row.get_attribute("data-id") for row in chosen.all()}
 
     def first_macs() -> str:
         return str(tab.locator(".gk-list tbody tr td:nth-child(4)").first.inner_text())
@@ -149,8 +149,8 @@ def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path)
 def test_a_node_tells_what_it_is_and_what_it_costs(tab: Any, folder: Path) -> None:
     _go(tab, "Explore")
     large = _networks(folder)[1]
-    tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first.click()
-    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    tab.locator(f'.gk-list tr[data-id="{large.id}"]').first.click()
+    tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
     tab.locator('.gk-across .gk-node[data-node="5"]').hover()
     hint = tab.locator(".gk-tip-box.gk-fixed")
     text = hint.inner_text()
@@ -178,8 +178,8 @@ def _overlaps(tab: Any, kind: str) -> int:
 def test_three_clicks_lead_to_a_file_that_runs(tab: Any, folder: Path) -> None:
     _go(tab, "Explore")
     small = _networks(folder)[0]
-    tab.locator(f'.gk-list tr[data-id="{small["id"]}"]').first.click()
-    tab.wait_for_selector(f'#facts h3:has-text("{small["id"]}")')
+    tab.locator(f'.gk-list tr[data-id="{small.id}"]').first.click()
+    tab.wait_for_selector(f'#facts h3:has-text("{small.id}")')
     with tab.expect_download() as waiting:
         tab.locator("#facts a.gk-primary").click()
     content = Path(waiting.value.path()).read_bytes()
@@ -291,10 +291,10 @@ def test_the_map_compares_two_cells(tab: Any, folder: Path) -> None:
         box = canvas.bounding_box()
         return box["x"] + place["x"], box["y"] + place["y"]
 
-    tab.mouse.click(*at(small["id"]))
-    tab.mouse.move(*at(large["id"]))
+    tab.mouse.click(*at(small.id))
+    tab.mouse.move(*at(large.id))
     tab.wait_for_selector('#map .gk-pair:has-text("Weisfeiler-Lehman similarity")')
-    tab.wait_for_selector(f'#facts h3:has-text("{small["id"]}")', state="attached")
+    tab.wait_for_selector(f'#facts h3:has-text("{small.id}")', state="attached")
 
 
 @pytest.mark.skipif(
@@ -378,10 +378,10 @@ def test_on_a_phone_in_the_dark_by_keyboard(chromium: Any, address: str, folder:
     tab = _open(chromium, address, viewport=size, color_scheme="dark", has_touch=True)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     large = _networks(folder)[1]
-    row = tab.locator(f'.gk-list tr[data-id="{large["id"]}"]').first
+    row = tab.locator(f'.gk-list tr[data-id="{large.id}"]').first
     row.focus()
     tab.keyboard.press("Enter")
-    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
     assert tab.locator("#cell .gk-down").is_visible()
     assert not tab.locator("#cell .gk-across").is_visible()
     assert _overlaps(tab, ".gk-down") == 0
@@ -393,8 +393,8 @@ def test_on_a_phone_in_the_dark_by_keyboard(chromium: Any, address: str, folder:
     tab.keyboard.press("ArrowLeft")
     tab.wait_for_function("(before) => location.href !== before", arg=before)
     tab.set_viewport_size({"width": 1280, "height": 900})
-    tab.evaluate("(id) => gemkit.select(id)", large["id"])
-    tab.wait_for_selector(f'#facts h3:has-text("{large["id"]}")')
+    tab.evaluate("(id) => gemkit.select(id)", large.id)
+    tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
     assert tab.locator("#cell .gk-across").is_visible()
     assert _overlaps(tab, ".gk-across") == 0
     assert tab.faults == []
