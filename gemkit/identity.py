@@ -115,7 +115,7 @@ def absolute(spec: str) -> str:
     kind, colon, place = spec.partition(":")
     if not colon or kind not in _PATH_KINDS or not place:
         return spec
-    return f"{kind}:{Path(os.path.expanduser(place)).absolute()}"
+    return f"{kind}:{os.path.abspath(os.path.expanduser(place))}"
 
 
 def of_files(

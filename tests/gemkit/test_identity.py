@@ -92,6 +92,8 @@ def test_names_without_a_path_stay_as_they_are() -> None:
     assert absolute("digits") == "digits"
     assert absolute("imagefolder:/a/b@32") == "imagefolder:/a/b@32"
     assert Path(absolute("npz:here.npz").removeprefix("npz:")).is_absolute()
+    assert absolute("npz:there/../here.npz") == absolute("npz:here.npz")
+    assert absolute("imagefolder:photos/") == absolute("imagefolder:./photos")
 
 
 @pytest.mark.parametrize("spoil", [{"images": {}}, {"class_names": ["a"]}, {"digest": None}])
