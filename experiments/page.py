@@ -131,7 +131,7 @@ def one_visitor(address: str, selections: int = 50, openings: int = 5) -> dict[s
 async def _visitor(
     address: str, number: int, ids: list[str], calls: dict[str, int], end: float, found: Any
 ) -> None:
-    """One visitor: opens, then selects and (one of five) classifies, through Gradio's own API."""
+    """One visitor: opens, then selects and (one of five) classifies as the page does."""
     import httpx
 
     rng = np.random.default_rng(number)
@@ -142,12 +142,8 @@ async def _visitor(
                 found["errors"].append(f"{path} failed")
         while time.monotonic() < end:
             id = str(rng.choice(ids))
-            body = {
-                "data": [], "event_data": {"id": id}, "fn_index": calls["selected"],
-                "session_hash": session, "trigger_id": calls["points"],
-            }  # fmt: skip
             start = time.perf_counter()
-            answer = await client.post("/gradio_api/run/predict", json=body)
+            answer = await client.get(f"/run/told/{id}")
             found["selections"].append(time.perf_counter() - start)
             if answer.status_code != 200 or id not in answer.text:
                 found["errors"].append(f"selection: {answer.status_code} {answer.text[:80]}")
@@ -201,11 +197,8 @@ async def _many(address: str, process: Any, visitors: int, seconds: float) -> di
     calls: dict[str, Any] = {
         one["api_name"]: one["id"]
         for one in config["dependencies"]
-        if one.get("api_name") in ("selected", "try_it")
+        if one.get("api_name") == "try_it"
     }
-    calls["points"] = next(
-        one["id"] for one in config["components"] if one["props"].get("elem_id") == "points"
-    )
     calls["network"] = table["id"][0]
     found: dict[str, Any] = {"selections": [], "predictions": [], "errors": [], "turned_away": 0}
     memory = [memory_of(process)]

@@ -21,7 +21,7 @@ import numpy as np
 from gemkit.architecture import Architecture
 from gemkit.errors import UserError
 from gemkit.files import data_folder, write_bytes
-from gemkit.records import Trial
+from gemkit.records import Network, Trial
 
 from .. import formatting
 
@@ -122,11 +122,36 @@ def runtime_file(name: str) -> Path | None:
 # ---- networks to be measured
 
 
+def _median(network: Network | None) -> float | None:
+    return None if network is None or network.latency_ms is None else network.latency_ms.p50
+
+
+def settings(shown: "Shown") -> dict[str, Any]:
+    """What the page's script needs to know to run the networks of a run."""
+    content = shown.content
+    return {
+        "runtime": has_runtime(),
+        "version": VERSION,
+        "most": MOST_CELLS,
+        "seconds": 0.15,
+        "shape": [1, *content.skeletons[0].input_shape] if content.skeletons else [],
+        "networks": [
+            {
+                "id": id,
+                "label": label,
+                "baseline": content.kind(id) == "baselines",
+                "p50": _median(content.network(id)),
+            }
+            for label, id in shown.runnable()
+        ],
+    }
+
+
 def _chosen(shown: "Shown", count: int) -> list[Trial]:
     """The first `count` candidates of a run that were trained, in its first skeleton."""
     # What predicts latency is made for one skeleton.
     trials = [one for one in shown.trials() if one.state == "done" and not one.skeleton]
-    return trials[: max(_LEAST_CELLS, min(count, MOST_CELLS))]
+    return trials[:count]
 
 
 def manifest(shown: "Shown", count: int) -> dict[str, Any]:
@@ -137,6 +162,8 @@ def manifest(shown: "Shown", count: int) -> dict[str, Any]:
     """
     from gemkit.export import timing
 
+    if not _LEAST_CELLS <= count <= MOST_CELLS:
+        raise UserError(f"from {_LEAST_CELLS} to {MOST_CELLS} cells can be measured, not {count}")
     skeletons, trials = shown.content.skeletons, _chosen(shown, count)
     if not skeletons or len(trials) < _LEAST_CELLS:
         raise UserError(

@@ -102,6 +102,7 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
 
     output = len(placed.positions) - 1
     leaves = set(cell.leaves)
+    arrowhead = f"gk-tip-{'down' if down else 'across'}"  # what is hidden lends no arrowhead
     parts = []
     for segment in placed.segments:
         start, end = point(*segment.start), point(*segment.end)
@@ -117,7 +118,7 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
         rest = segment.owner == RESIDUAL
         kind = " gk-rest" if rest else ""
         own = "" if rest else _OWN[cell.operations[segment.owner]]
-        arrow = ' marker-end="url(#gk-tip)"' if segment.to_node >= 0 else ""
+        arrow = f' marker-end="url(#{arrowhead})"' if segment.to_node >= 0 else ""
         target = "" if segment.to_node < 0 else f' data-to="{_name(segment.to_node, output)}"'
         parts.append(
             f'<path class="gk-line{kind}"{own} data-from="{segment.owner}"{target}{arrow} '
@@ -129,10 +130,10 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
     label = f"a cell of {formatting.number(cell.nodes, 'node')}"
     return (
         f'<div class="gk-scroll {"gk-down" if down else "gk-across"}">'
-        f'<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="{label}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" role="group" aria-label="{label}" '
         f'width="{width:.0f}" height="{height:.0f}" style="min-width:{_LEAST * width:.0f}px" '
         f'viewBox="0 0 {width:.0f} {height:.0f}">'
-        '<defs><marker id="gk-tip" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" '
+        f'<defs><marker id="{arrowhead}" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" '
         'markerHeight="6" markerUnits="userSpaceOnUse" orient="auto">'
         '<path d="M0 0L6 3L0 6z" class="gk-tip"/></marker></defs>'
         f"{''.join(parts)}</svg></div>"
@@ -152,11 +153,13 @@ def _node(cell: Cell, index: int, output: int, place: tuple[float, float]) -> st
     name = _name(index, output)
     if index in (0, output):
         text = "in" if index == 0 else "out"
+        spoken = "cell input" if index == 0 else "output"
         kind, own = " gk-end", ""
         shape = f'<rect x="{x - 17:.1f}" y="{y - 11:.1f}" width="34" height="22" rx="6"/>'
     else:
         text = str(index)
         operation = BY_NAME[cell.operations[index]]
+        spoken = f"node {index}: {operation.label}, reads {_reads(cell.predecessors[index])}"
         kind, own = "", _OWN[operation.name]
         ring = ""
         if index in cell.leaves:
@@ -171,6 +174,7 @@ def _node(cell: Cell, index: int, output: int, place: tuple[float, float]) -> st
             shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}"/>'
         shape = ring + shape
     return (
-        f'<g class="gk-node{kind}"{own} tabindex="0" data-node="{name}">{shape}'
+        f'<g class="gk-node{kind}"{own} tabindex="0" role="img" aria-label="{escape(spoken)}" '
+        f'data-node="{name}">{shape}'
         f'<text x="{x:.1f}" y="{y + 4:.1f}">{text}</text></g>'
     )

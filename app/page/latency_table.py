@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gemkit.records import Latency, Measurement, Model, Network
 
 from .. import formatting
+from .parts import Part
 
 if TYPE_CHECKING:
     from .content import Shown
@@ -76,9 +77,9 @@ def _row(network: Network, one: Measurement, most: float) -> str:
     percentiles = "".join(
         f"<td>{formatting.latency(latency, part)}</td>" for part in ("p90", "p95", "p99")
     )
-    note = "; ".join(one.notes or ())
+    notes = "".join(f"<small>{escape(note)}</small>" for note in one.notes or ())
     return (
-        f'<tr title="{escape(note, quote=True)}"><td>{escape(network.id)}</td>'
+        f"<tr><td>{escape(network.id)}{notes}</td>"
         f"<td>{formatting.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one.precision)}</td>"
         f'<td><div class="gk-bar">{bars}</div></td>{percentiles}'
         f"<td>{one.throughput:,.0f}</td>"
@@ -122,38 +123,50 @@ def measure_again(shown: "Shown") -> str:
     return f"measured just now on {shown.computer}"
 
 
-def tab(shown: "Shown", measuring: bool) -> None:
-    """The tab's layout."""
+_CONDITIONS = {"provider": "all", "precision": "all", "threads": "1", "batch": "1"}
+"""What a measurement was made under, and what is shown at first."""
+
+
+def _box_choices(found: Sequence[Entry], name: str) -> list[str]:
+    return ["all", *choices(found, name)]
+
+
+def tab(shown: "Shown", measuring: bool) -> Part:
+    """The tab's layout; gives what of it follows the run."""
     import gradio as gr
 
+    def read(*values: str | None) -> tuple[Any, ...]:
+        found = measurements(shown)
+        updates, kept = [], []
+        for name, value in zip(_CONDITIONS, values, strict=True):
+            possible = _box_choices(found, name)
+            kept.append(value if value in possible else "all")
+            updates.append(gr.update(choices=possible, value=kept[-1]))
+        return (*updates, _told(shown, found, kept), when(found))
+
     found = measurements(shown)
-    if not found:
-        gr.HTML(
-            '<p class="gk-empty">Nothing has been measured yet. The command is: gemkit bench '
-            f"{escape(shown.asked)}</p>"
-        )
-    names = ("provider", "precision", "threads", "batch")
-    start = {"provider": "all", "precision": "all", "threads": "1", "batch": "1"}
     with gr.Row():
-        boxes = [
-            gr.Dropdown(
-                ["all", *choices(found, name)],
-                value=start[name] if start[name] in ["all", *choices(found, name)] else "all",
-                label=name,
-                min_width=120,
-                elem_id=f"latency-{name}",
+        boxes = []
+        for name, start in _CONDITIONS.items():
+            possible = _box_choices(found, name)
+            boxes.append(
+                gr.Dropdown(
+                    possible,
+                    value=start if start in possible else "all",
+                    label=name,
+                    min_width=120,
+                    elem_id=f"latency-{name}",
+                )
             )
-            for name in names
-        ]
     shown_table = gr.HTML(
-        table(found, *(str(box.value) for box in boxes)) if found else "",
+        _told(shown, found, [str(box.value) for box in boxes]),
         apply_default_css=False,
         elem_id="latency-table",
     )
     told = gr.Markdown(when(found), elem_id="latency-when")
 
     def changed(*values: str) -> str:
-        return table(measurements(shown), *values)
+        return _told(shown, measurements(shown), values)
 
     for box in boxes:
         box.change(
@@ -164,9 +177,21 @@ def tab(shown: "Shown", measuring: bool) -> None:
 
         def again(*values: str) -> tuple[str, str]:
             told_ = measure_again(shown)
-            return told_, table(measurements(shown), *values)
+            return told_, _told(shown, measurements(shown), values)
 
         button = gr.Button(f"Measure again on {shown.computer}", elem_id="measure-again", size="sm")
+        outcome = gr.Markdown(elem_id="latency-outcome")
         button.click(
-            again, boxes, [told, shown_table], concurrency_limit=1, api_visibility="private"
-        )
+            again, boxes, [outcome, shown_table], concurrency_limit=1, api_visibility="private"
+        ).then(None, js="() => { gemkit.look(); }")
+    return Part(boxes, [*boxes, shown_table, told], read)
+
+
+def _told(shown: "Shown", found: Sequence[Entry], values: Sequence[str]) -> str:
+    """The table under these conditions, or how to get one."""
+    if found:
+        return table(found, *values)
+    return (
+        '<p class="gk-empty">Nothing has been measured yet. The command is: gemkit bench '
+        f"{escape(shown.asked)}</p>"
+    )

@@ -6,7 +6,9 @@ can be resumed.
 """
 
 import contextlib
+import hashlib
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -23,6 +25,7 @@ from gemkit.store import is_run
 
 from .. import formatting
 from ..hints import command
+from . import downloads
 from .content import Shown
 from .embedding_map import EmbeddingMap
 
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
 MOST_TRIALS = 40
 MOST_NODES = 30
 _MINUTES = 10
+_TOLD = 3
+"""So many of the best candidates are shown with their cells."""
 _STRATEGIES = ("nasgem", "random", "evolution", "bo+embedding")
 
 
@@ -78,7 +83,7 @@ class LiveSearch:
     """The one search that a page may run; safe to be used by many threads.
 
     Attributes:
-        state: idle, running, cancelled, finished or failed.
+        state: idle, running, cancelling, cancelled, finished or failed.
     """
 
     strategies: Sequence[str] = _STRATEGIES
@@ -90,6 +95,7 @@ class LiveSearch:
         self._folder: Path | None = None
         self._wish: Wish | None = None
         self._cancelled = False
+        self._owner = ""
         self._shown: Shown | None = None
         self._map: EmbeddingMap | None = None
 
@@ -105,26 +111,30 @@ class LiveSearch:
                 return "idle"
             code = self._process.poll()
             if code is None:
-                return "running"
+                return "cancelling" if self._cancelled else "running"
             if self._cancelled:
                 return "cancelled"
             return "finished" if code == 0 else "failed"
 
-    def start(self, wish: Wish) -> None:
-        """Begin a search.
+    def belongs_to(self, visitor: str) -> bool:
+        """Whether a visitor started the latest search."""
+        return self._owner == visitor
+
+    def start(self, wish: Wish, visitor: str = "") -> None:
+        """Begin a search that belongs to a visitor.
 
         Raises:
             UserError: one is running, or its run cannot be written.
         """
         with self._lock:
-            if self.state == "running":
-                raise UserError("a search is running already: wait for it, or cancel it")
+            if self.state in ("running", "cancelling"):
+                raise UserError("a search is running already: wait until it has ended")
             self._forget()
             number, folder = 1, self._stem
             while folder.exists():
                 number += 1
                 folder = self._stem.with_name(f"{self._stem.name}-{number}")
-            self._folder, self._wish = folder, wish
+            self._folder, self._wish, self._owner = folder, wish, visitor
             self._launch(wish.command(folder))
 
     def resume(self) -> None:
@@ -134,7 +144,8 @@ class LiveSearch:
             UserError: there is none.
         """
         with self._lock:
-            if self._wish is None or self._folder is None or self.state == "running":
+            running = self.state in ("running", "cancelling")
+            if self._wish is None or self._folder is None or running:
                 raise UserError("there is no search to resume")
             self._launch([*self._wish.command(self._folder), "--resume"])
 
@@ -162,24 +173,21 @@ class LiveSearch:
         return self._folder.with_name(f".{self._folder.name}.log")
 
     def cancel(self) -> None:
-        """Interrupt the search; what is finished is kept."""
+        """Interrupt the search; what is finished is kept. It ends in the background."""
         with self._lock:
             process = self._process
-            if process is None or process.poll() is not None:
+            if process is None or process.poll() is not None or self._cancelled:
                 return
             self._cancelled = True
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait(10)
+        threading.Thread(target=_end, args=(process,), daemon=True).start()
 
     def close(self) -> None:
         """End what is running."""
         self.cancel()
+        if self._process is not None:
+            _end(self._process)
         with self._lock:
             self._forget()
 
@@ -201,8 +209,8 @@ class LiveSearch:
 
     # -- as HTML
 
-    def html(self) -> str:
-        """How the search stands: text, its course and the map of its cells."""
+    def html(self, visitor: str = "") -> str:
+        """How the search stands, told to a visitor: text, its course, its cells, its best ones."""
         with self._lock:
             state, shown, wish = self.state, self.shown(), self._wish
         if wish is None:
@@ -216,8 +224,10 @@ class LiveSearch:
             log = "\n".join(line for line in lines if line.strip())[-1500:]
         if shown is None:
             text = "preparing: reading the data and sampling cells"
-            if state == "failed":
+            if state in ("failed", "cancelled"):
                 text = "the search ended early"
+            if state == "cancelling":
+                text = "cancelling"
             return (
                 f'<p class="gk-note" id="live-state" data-state="{state}">{text}…</p>'
                 f'<div class="gk-log">{escape(log)}</div>'
@@ -227,11 +237,14 @@ class LiveSearch:
         best = max((trial.accuracy or 0.0 for trial in done), default=None)
         told = {
             "running": "searching",
+            "cancelling": "cancelling: what is finished is kept",
             "cancelled": "cancelled; it can be resumed",
             "finished": f"finished: the run is {shown.name}; next: "
             f"{command('train', Path(self._beside).with_name(shown.name))}",
             "failed": "it ended early",
         }[state]
+        if not self.belongs_to(visitor):
+            told += " (another visitor started it)"
         head = (
             f'<p class="gk-note" id="live-state" data-state="{state}" data-done="{len(done)}">'
             f"<b>{len(done)} of {wish.trials}</b> candidates trained, best "
@@ -243,11 +256,46 @@ class LiveSearch:
         return (
             f'{head}<div class="gk-two"><div><h4>Accuracy, candidate by candidate</h4>'
             f"{_course(content.trials, wish.trials)}</div><div><h4>Where their cells lie</h4>"
-            f"{_places(places, content.trials)}</div></div>{log_box}"
+            f"{_places(places, content.trials)}</div></div>{_best(shown)}{log_box}"
         )
+
+    def cell_file(self, id: str) -> bytes | None:
+        """One of its cells as a file to download."""
+        shown = self.shown()
+        place = None if shown is None else shown.place(id)
+        return None if place is None else downloads.cell_file(place.cell)
+
+
+def _end(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for an interrupted search, but not for long."""
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait(10)
 
 
 _WIDTH, _HEIGHT = 460, 260
+
+
+def _best(shown: Shown) -> str:
+    """The best candidates so far, each to be opened: figures, drawing, download."""
+    done = [trial for trial in shown.content.trials if trial.accuracy is not None]
+    boxes = []
+    for trial in formatting.best_trials(done)[:_TOLD]:
+        id = escape(trial.id)
+        told = (
+            f"{formatting.percent(trial.accuracy)} of the validation images, "
+            f"{formatting.count(trial.macs)} MACs"
+        )
+        boxes.append(
+            f'<details class="gk-result" data-id="{id}"><summary><b>{id}</b> {told}</summary>'
+            f'<p class="gk-take"><a class="gk-button" download href="run/live/{id}.json">'
+            f"Download the cell</a></p>{shown.cell(trial.id)}</details>"
+        )
+    head = "<h4>The best so far: open one to see its cell</h4>" if boxes else ""
+    return head + "".join(boxes)
 
 
 def _course(trials: Sequence[TrialSummary], planned: int) -> str:
@@ -355,45 +403,59 @@ def tab(live: LiveSearch, computer: str) -> None:
         cancel = gr.Button("Cancel", elem_id="live-cancel", interactive=False)
         resume = gr.Button("Resume", elem_id="live-resume", interactive=False)
     view = gr.HTML(live.html(), apply_default_css=False, elem_id="live-view")
-    timer = gr.Timer(1.5, active=False)
-    shown = [view, start, cancel, resume, timer]
+    timer = gr.Timer(2)
+    # Whoever started a search may end it, after a reload too; others see it.
+    visitor = gr.BrowserState("", storage_key="gemkit-visitor")
+    seen = gr.State("")
+    outputs = [view, start, cancel, resume, seen]
 
-    def look() -> tuple[object, ...]:
+    def look(visitor: str, before: str = "") -> tuple[object, ...]:
         state = live.state
-        running = state == "running"
+        running = state in ("running", "cancelling")
+        own = live.belongs_to(visitor)
+        html = live.html(visitor)
+        now = hashlib.sha256(f"{state} {own} {html}".encode()).hexdigest()
+        if now == before:  # what is open or selected stays so
+            return (gr.skip(),) * len(outputs)
         return (
-            live.html(),
+            html,
             gr.update(interactive=not running),
-            gr.update(interactive=running),
-            gr.update(interactive=state in ("cancelled", "failed")),
-            gr.Timer(active=running),
+            gr.update(interactive=own and state == "running"),
+            gr.update(interactive=own and state in ("cancelled", "failed")),
+            now,
         )
 
-    def started(*values: object) -> tuple[object, ...]:
+    def started(visitor: str, *values: object) -> tuple[object, ...]:
         names = ("trials", "nodes", "kilo_macs", "epochs", "strategy", "seed")
         try:
-            live.start(Wish(**dict(zip(names, values, strict=True))))  # type: ignore[arg-type]
+            wish = Wish(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
+            live.start(wish, visitor)
         except UserError as error:
             gr.Warning(str(error))
-        return look()
+        return look(visitor)
 
-    def resumed() -> tuple[object, ...]:
-        try:
-            live.resume()
-        except UserError as error:
-            gr.Warning(str(error))
-        return look()
+    def resumed(visitor: str) -> tuple[object, ...]:
+        if live.belongs_to(visitor):
+            try:
+                live.resume()
+            except UserError as error:
+                gr.Warning(str(error))
+        return look(visitor)
 
-    def cancelled() -> tuple[object, ...]:
-        live.cancel()
-        return look()
+    def cancelled(visitor: str) -> tuple[object, ...]:
+        if live.belongs_to(visitor):
+            live.cancel()
+        return look(visitor)
 
-    wishes = [trials, nodes, macs, epochs, strategy, seed]
-    private = {"api_visibility": "private", "show_progress": "hidden", "concurrency_limit": 4}
-    start.click(started, wishes, shown, **private)
-    cancel.click(cancelled, None, shown, **private)
-    resume.click(resumed, None, shown, **private)
-    timer.tick(look, None, shown, **private)
+    wishes = [visitor, trials, nodes, macs, epochs, strategy, seed]
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    start.click(started, wishes, outputs, **private)
+    cancel.click(cancelled, visitor, outputs, **private)
+    resume.click(resumed, visitor, outputs, **private)
+    timer.tick(look, [visitor, seen], outputs, queue=False, **private)
     root = gr.context.Context.root_block
-    if root is not None:  # whoever comes while a search runs sees it
-        root.load(look, None, shown, **private)
+    if root is not None:
+        known = root.load(
+            lambda visitor: visitor or secrets.token_hex(16), visitor, visitor, **private
+        )
+        known.then(look, visitor, outputs, **private)

@@ -1,91 +1,30 @@
 """`gemkit app`: the page of a run. Here is the layout; what it shows comes from other modules.
 
-`content` reads the run, `cell_svg` draws cells, `latency_table` shows measurements, `embedding_map`
-places cells, `browser` serves what a visitor's own browser runs, `live_search` runs a search,
-`server` answers, and `guard` and `uploads` decide what may be asked and named.
+`content` reads the run; `explore`, `try_it`, `latency_table` and `live_search` are tabs of it,
+`browser` serves what a visitor's own browser runs, `cell_svg` draws cells, `embedding_map` places
+them. `server` answers, and `guard` and `uploads` decide what may be asked and named.
 """
 
-import functools
-import json
 import signal
 import threading
-from html import escape
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gemkit.errors import UserError
-from gemkit.pictures import MAX_PIXELS, read_picture
-from gemkit.records import Network
+from gemkit.pictures import MAX_PIXELS
 
 from . import browser, guard, server, uploads
 from .content import Shown
 from .embedding_map import EmbeddingMap
+from .parts import Part, read_together, scripted
 
 if TYPE_CHECKING:
     import gradio
     from rich.console import Console
 
-    from ..steps import predict
     from .live_search import LiveSearch
 
 _QUEUE = 32
-_PREDICTIONS_AT_ONCE = 2
-
-
-# ---- Try it
-
-
-@functools.lru_cache(maxsize=8)
-def _classifier(path: Path, changed: int) -> "predict.Classifier":
-    import numpy as np
-
-    from ..steps import predict
-
-    opened = predict.Classifier.open(path)
-    channels, height, width = opened.info.input_shape
-    # The first call prepares, and would tell no time.
-    opened.classify(np.zeros((height, width, channels), dtype=np.uint8))
-    return opened
-
-
-def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str, float], str]:
-    """Class probabilities of a picture file by a network's ONNX file, and a line about it.
-
-    Raises:
-        UserError: no picture or an unusable one, or the network's file is missing or damaged.
-    """
-    if not image:
-        raise UserError("choose an image first: upload one, use the camera or take an example")
-    if not id:
-        raise UserError("this run has no network that can be run yet")
-    path = shown.onnx(id)
-    if path is None:
-        raise UserError(shown.missing(id) or f"there is nothing called {id}")
-    classifier = _classifier(path, path.stat().st_mtime_ns)
-    # The visitor knows no path of this machine.
-    picture = read_picture(Path(image), classifier.info.input_shape, "the upload")
-    probabilities, milliseconds = classifier.classify(picture)
-    size = " x ".join(map(str, classifier.info.input_shape[1:]))
-    note = f"**{milliseconds:.2f} ms** in onnxruntime on {shown.computer}; brought to {size} pixels"
-    return dict(zip(classifier.info.class_names, probabilities.tolist(), strict=True)), note
-
-
-# ---- the page
-
-
-def _path(upload: Any) -> str | None:
-    return None if upload is None else upload.path
-
-
-def _custom(holder: str, call: str, **more: Any) -> "gradio.HTML":
-    """A part of the page that one of our own scripts fills."""
-    import gradio as gr
-
-    return gr.HTML(
-        "", html_template=f'<div class="{holder}"><p class="gk-empty">loading…</p></div>',
-        js_on_load=call, apply_default_css=False, **more,
-    )  # fmt: skip
 
 
 def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "gradio.Blocks":
@@ -97,190 +36,58 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
     """
     import gradio as gr
 
-    from . import latency_table
-    from . import live_search as live_search
+    from . import explore, latency_table, live_search, try_it
 
+    quiet: dict[str, Any] = {
+        "queue": False,
+        "show_progress": "hidden",
+        "api_visibility": "private",
+    }
     with gr.Blocks(
         title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
         introduction = gr.Markdown(shown.introduction(), elem_id="introduction")
-        blocks.load(  # of a search that goes on there is more to say than when the server started
-            shown.introduction, None, introduction, queue=False, show_progress="hidden",
-            api_visibility="private",
-        )  # fmt: skip
         with gr.Tabs():
-            with gr.Tab("Explore", id="explore"):
-                points, facts, cell = _explore(shown)
-            with gr.Tab("Try it", id="try"):
-                network = _try_it(shown)
-            with gr.Tab("Latency", id="latency"):
-                latency_table.tab(shown, measuring)
-            with gr.Tab("In your browser", id="browser"):
-                _in_the_browser(shown)
-            with gr.Tab("Map of cells", id="map"):
+            with gr.Tab("Explore", elem_id="tab-explore"):
+                points = explore.tab(shown)
+            with gr.Tab("Try it", elem_id="tab-try"):
+                tried, network = try_it.tab(shown)
+            with gr.Tab("Latency", elem_id="tab-latency"):
+                measured = latency_table.tab(shown, measuring)
+            with gr.Tab("In your browser", elem_id="tab-browser"):
+                gr.Markdown(
+                    "How fast are these networks **on your own device**? They are downloaded and "
+                    "run here, in your browser."
+                )
+                scripted("browser", "gk-browser", elem_id="browser")
+            with gr.Tab("Map of cells", elem_id="tab-map"):
                 gr.Markdown(
                     "Each point is a cell that was tried; the graph encoder puts cells that are "
                     "built alike close to one another. The search chose what to train by where "
                     "it lies."
                 )
-                _custom("gk-map", "gemkit.map(element)", elem_id="map")
+                scripted("map", "gk-map", elem_id="map")
             if live is not None:
-                with gr.Tab("Search live", id="live"):
+                with gr.Tab("Search live", elem_id="tab-live"):
                     live_search.tab(live, shown.computer)
 
-        def selected(event: gr.EventData) -> tuple[Any, ...]:
+        def selected(event: gr.EventData) -> Any:
             id = str(getattr(event, "id", ""))[:64]
-            keep = gr.skip()
-            if shown.content.network(id) is not None:
-                own = shown.runnable()
-                if id in [one for _, one in own]:
-                    keep = gr.update(choices=own, value=id)
-            return shown.facts(id), shown.cell(id), keep
+            runnable = shown.runnable()
+            return (
+                gr.update(choices=runnable, value=id)
+                if id in dict(runnable).values()
+                else gr.skip()
+            )
 
-        points.picked(
-            selected, None, [facts, cell, network], queue=False, show_progress="hidden",
-            api_visibility="private", trigger_mode="multiple",
-        )  # fmt: skip
+        points.picked(selected, None, network, trigger_mode="always_last", **quiet)
+        # The run may have changed since this was laid out, and may change under an open page.
+        top = Part([], [introduction], lambda: (shown.introduction(),))
+        whole = read_together([top, tried, measured])
+        for changed in (blocks.load, points.grown):
+            changed(whole.read, [*whole.inputs], [*whole.outputs], **quiet)
     blocks.queue(max_size=_QUEUE)
     return blocks
-
-
-def _explore(shown: Shown) -> tuple["gradio.HTML", "gradio.HTML", "gradio.HTML"]:
-    """The points to choose from; beside them what is known of the chosen one, and its cell."""
-    import gradio as gr
-
-    first = shown.first
-    call = (
-        "gemkit.explore(element, "
-        + json.dumps({"budget": shown.budget.to_json(), "first": first})
-        + ", (id) => trigger('picked', {id}))"
-    )
-    with gr.Row():
-        with gr.Column(scale=6, min_width=320):
-            points = _custom("gk-explore", call, elem_id="points")
-        with gr.Column(scale=5, min_width=320):
-            facts = gr.HTML(
-                shown.facts(first) if first else _NOTHING, apply_default_css=False, elem_id="facts"
-            )
-    cell = gr.HTML(shown.cell(first) if first else "", apply_default_css=False, elem_id="cell")
-    _custom("gk-listing", "", elem_id="listing")
-    return points, facts, cell
-
-
-def _try_it(shown: Shown) -> "gradio.Dropdown":
-    """An image, and what two networks say it is; gives the choice of the first one."""
-    import gradio as gr
-
-    runnable = shown.runnable()
-    ids = [id for _, id in runnable]
-    first = shown.first if shown.first in ids else None
-    others = (id for id in ids if id != shown.first and shown.content.kind(id) == "baselines")
-    if not runnable:
-        gr.HTML(f'<p class="gk-empty">{_NOT_RUNNABLE.format(run=escape(shown.asked))}</p>')
-    with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            image = _image(shown)
-            button = gr.Button(
-                "Classify", variant="primary", elem_id="classify", interactive=bool(runnable)
-            )
-        with gr.Column(scale=2, min_width=250):
-            left = gr.Dropdown(runnable, value=first, label="network", elem_id="left")
-            left_answer = gr.Label(num_top_classes=5, label="answer", elem_id="left-answer")
-            left_note = gr.Markdown(elem_id="left-note")
-        with gr.Column(scale=2, min_width=250):
-            right = gr.Dropdown(
-                [("none", ""), *runnable],
-                value=next(others, ""),
-                label="beside it",
-                elem_id="right",
-            )
-            right_answer = gr.Label(num_top_classes=5, label="answer", elem_id="right-answer")
-            right_note = gr.Markdown(elem_id="right-note")
-
-    def try_it(image: Any, one: str | None, other: str | None) -> tuple[Any, ...]:
-        try:
-            left = classify(shown, one, image)
-            right = classify(shown, other, image) if other else (None, "")
-        except UserError as error:
-            return None, f'<span class="gk-warn">{error}</span>', None, ""
-        return (*left, *right)
-
-    button.click(
-        try_it,
-        [image, left, right],
-        [left_answer, left_note, right_answer, right_note],
-        concurrency_limit=_PREDICTIONS_AT_ONCE,
-        api_visibility="private",
-    )
-    return left
-
-
-def _image(shown: Shown) -> "gradio.Image":
-    """The image to classify, with examples where the run has any."""
-    import gradio as gr
-
-    image = gr.Image(
-        type="filepath",
-        label="an image",
-        sources=["upload", "webcam", "clipboard"],
-        height=250,
-        elem_id="image",
-    )
-    # What is sent stays a file until `read_picture` has looked at it.
-    image.preprocess = _path
-    examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
-    if examples:
-        # Labels of Gradio's own would stand in the place of the pictures. A file's name ends with
-        # the class; see `training`.
-        shows = ", ".join(path.stem.partition("-")[2] for path in examples)
-        gr.Examples(
-            [[str(path)] for path in examples],
-            [image],
-            label=f"images that the networks were not trained on, in their order: {shows}",
-            elem_id="examples",
-        )
-    return image
-
-
-def _in_the_browser(shown: Shown) -> None:
-    import gradio as gr
-
-    content = shown.content
-    gr.Markdown(
-        "How fast are these networks **on your own device**? They are downloaded and "
-        "run here, in your browser."
-    )
-    settings = {
-        "runtime": browser.has_runtime(),
-        "version": browser.VERSION,
-        "most": browser.MOST_CELLS,
-        "seconds": 0.15,
-        "shape": [1, *content.skeletons[0].input_shape] if content.skeletons else [],
-        "networks": [
-            {
-                "id": id,
-                "label": label,
-                "baseline": content.kind(id) == "baselines",
-                "p50": _median(content.network(id)),
-            }
-            for label, id in shown.runnable()
-        ],
-    }
-    call = f"gemkit.browser(element, {json.dumps(settings)})"
-    _custom("gk-browser", call, elem_id="browser")
-
-
-def _median(network: Network | None) -> float | None:
-    return None if network is None or network.latency_ms is None else network.latency_ms.p50
-
-
-_NOTHING = (
-    '<p class="gk-empty">Nothing has been found yet. Candidates appear as they are trained.</p>'
-)
-_NOT_RUNNABLE = (
-    "No network of this run has an ONNX file yet, so there is nothing to run. "
-    "The steps to one are: gemkit train {run}, then gemkit export {run}."
-)
 
 
 def launch(
@@ -344,7 +151,7 @@ def launch(
 
     started = server.Server(
         blocks,
-        server.routes(shown, places),
+        server.routes(shown, places, live),
         port,
         guard.Access(host, login, allow_host, framed_by),
         root_path=root_path,
@@ -357,7 +164,7 @@ def launch(
         theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]),
         head=(
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            '<script src="page/page.js"></script><script src="page/browser.js"></script>'
+            + "".join(f'<script src="page/{name}"></script>' for name in server.SCRIPTS)
         ),
     )
     preparing.start()

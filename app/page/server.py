@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 
     from .content import Shown
     from .embedding_map import EmbeddingMap
+    from .live_search import LiveSearch
 
-_STATIC = {"page.js": "text/javascript", "browser.js": "text/javascript"}
+SCRIPTS = ("address.js", "page.js", "browser.js")
+"""The page's own scripts, in their order."""
 
 
-def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
+def routes(
+    shown: "Shown", places: "EmbeddingMap", live: "LiveSearch | None" = None
+) -> "fastapi.FastAPI":
     """The page's own addresses: the table of points, downloads, the map, onnxruntime-web."""
     from importlib import resources
 
@@ -49,10 +53,10 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
 
     @app.get("/page/{name}")
     def static(name: str) -> Response:
-        if name not in _STATIC:
+        if name not in SCRIPTS:
             raise nothing
         text = resources.files("gemkit.app.page").joinpath("static", name).read_bytes()
-        return Response(text, media_type=_STATIC[name], headers={"cache-control": "no-cache"})
+        return Response(text, media_type="text/javascript", headers={"cache-control": "no-cache"})
 
     @app.get("/run/table.json")
     def table() -> Response:
@@ -61,6 +65,10 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
     @app.get("/run/version.json")
     def version() -> int:
         return shown.content.version
+
+    @app.get("/run/told/{id}")
+    def told(id: str) -> Response:
+        return JSONResponse({"facts": shown.facts(id), "cell": shown.cell(id)})
 
     @app.get("/run/map.json")
     def positions() -> Response:
@@ -92,6 +100,17 @@ def routes(shown: "Shown", places: "EmbeddingMap") -> "fastapi.FastAPI":
             raise nothing
         content = downloads.cell_file(place.cell)
         return Response(content, 200, attached(f"cell-{name}"), "application/json")
+
+    @app.get("/run/live/{name}")
+    def found_live(name: str) -> Response:
+        content = live.cell_file(name.removesuffix(".json")) if live is not None else None
+        if content is None or not name.endswith(".json"):
+            raise nothing
+        return Response(content, 200, attached(f"cell-{name}"), "application/json")
+
+    @app.get("/run/browser.json")
+    def in_the_browser() -> Response:
+        return JSONResponse(browser.settings(shown))
 
     @app.get("/run/kit.json")
     def kit(count: int = 30) -> Response:

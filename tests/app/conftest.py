@@ -1,11 +1,13 @@
 """The command line in this process, and a run made by hand, without training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+import visitor
 from gemkit.app import cli
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
@@ -105,3 +107,22 @@ def gemkit(
         return int(ended.value.code or 0), out, errors
 
     return run
+
+
+@pytest.fixture(scope="module")
+def start_chromium() -> Iterator[Callable[..., Any]]:
+    """Start a browser with more arguments."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
+    )
+    with playwright.sync_playwright() as started:
+        yield lambda *more: started.chromium.launch(
+            executable_path=visitor.CHROMIUM, args=["--no-sandbox", *more]
+        )
+
+
+@pytest.fixture(scope="module")
+def chromium(start_chromium: Callable[..., Any]) -> Iterator[Any]:
+    opened = start_chromium()
+    yield opened
+    opened.close()

@@ -84,10 +84,24 @@
     return found;
   }
 
-  function start(element, settings) {
+  async function start(element) {
     const root = element.querySelector(".gk-browser");
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "yes";
+    let known = "";
+    async function look() {
+      // A measurement that goes on is not disturbed; the next change is seen again.
+      if (!root.isConnected || root.dataset.state === "running") return;
+      const text = await (await fetch("run/browser.json", { cache: "no-store" })).text();
+      if (text !== known) { known = text; build(root, JSON.parse(text)); }
+    }
+    window.gemkit.shared.tables.add(() => { look().catch(() => {}); });
+    for (;;) {
+      try { return await look(); }
+      catch { await new Promise((done) => setTimeout(done, 2000)); }
+    }
+  }
+  function build(root, settings) {
     if (!settings.runtime) {
       root.replaceChildren(make("p", { class: "gk-empty" }, "onnxruntime-web is not here yet, so nothing can be measured in your browser. Whoever runs the page can fetch it once (about 50 MB, from npm's registry) with: ", make("code", {}, "gemkit app RUN --fetch-runtime")));
       return;
@@ -154,7 +168,7 @@
     }
     async function kit(ort, provider) {
       status.textContent = "preparing cells…";
-      const answer = await fetch(`run/kit.json?count=${+amount.value || 30}`), manifest = await answer.json();
+      const answer = await fetch(`run/kit.json?count=${Math.trunc(+amount.value) || 0}`), manifest = await answer.json();
       if (manifest.error) { status.textContent = manifest.error; return; }
       const device = {
         machine: { processor: `${navigator.platform || "unknown"} in a browser`, cores: navigator.hardwareConcurrency || null, system: navigator.userAgent },
@@ -176,4 +190,5 @@
     }
   }
   window.gemkit.browser = start;
+  dispatchEvent(new Event("gemkit-browser"));
 })();

@@ -51,13 +51,33 @@
     getComputedStyle(element).getPropertyValue(name).trim() || other;
 
   // ---- what is selected, and the table, both shared by everything on the page
-  const shared = { id: null, table: null, listeners: new Set(), tables: new Set(), pick: null };
-  function select(id) {
+  const address = window.gemkitAddress;
+  const shared = { id: null, table: null, listeners: new Set(), tables: new Set(), tell: null };
+  function select(id, step = true) {
     if (!id || id === shared.id) return;
     shared.id = id;
-    history.replaceState(null, "", "#" + encodeURIComponent(id));
+    if (step) address.write({ id }, true);
     for (const listener of shared.listeners) listener(id);
-    if (shared.pick) shared.pick(id);
+    for (const one of hints) one(); // a hint of what is replaced would stay
+    tellChosen();
+    shared.tell?.picked({ id });
+  }
+  let asked = 0;
+  async function tellChosen() {
+    // What the server knows of the chosen one; the answer to an earlier question is left.
+    const mine = ++asked, id = shared.id, box = (name) => document.querySelector(`#${name} .gk-told`);
+    while (id) {
+      try {
+        const answer = await fetch(`run/told/${encodeURIComponent(id)}`, { cache: "no-store" });
+        const value = await answer.json();
+        if (mine !== asked) return;
+        for (const name of ["facts", "cell"]) if (box(name)) box(name).innerHTML = value[name];
+        return;
+      } catch {
+        if (mine !== asked) return;
+        await pause(2000);
+      }
+    }
   }
   const fetched = () => fetch("run/table.json", { cache: "no-store" });
   let early = fetched(); // comes while Gradio builds the page
@@ -75,17 +95,57 @@
     for (const listener of shared.tables) listener(table);
     return table;
   }
-  async function watch() {
-    // A run that is being written grows under the visitor's eyes; one that is finished is left.
+  const pause = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
+  async function loadInTime(away) {
+    // Whoever serves the page may be starting it again: that takes seconds, not forever.
     for (;;) {
-      await new Promise((done) => setTimeout(done, shared.table?.writing ? 2000 : 10000));
-      if (document.hidden) continue;
-      try {
-        const version = await (await fetch("run/version.json", { cache: "no-store" })).json();
-        if (shared.table && version !== shared.table.version) await load();
-      } catch { /* the page is away for a moment; the next round asks again */ }
+      try { return await load(); }
+      catch (error) { early = null; away(error); await pause(2000); }
     }
   }
+  async function look() {
+    // What the server wrote into the page is read again with the table, so that all agree.
+    const version = await (await fetch("run/version.json", { cache: "no-store" })).json();
+    if (!shared.table || version === shared.table.version) return;
+    await load();
+    shared.tell?.grown();
+    tellChosen();
+  }
+  let watching = false;
+  async function watch() {
+    // A run that is being written grows under the visitor's eyes; one that is finished is left.
+    if (watching) return;
+    watching = true;
+    for (;;) {
+      await pause(shared.table?.writing ? 2000 : 10000);
+      if (document.hidden) continue;
+      try { await look(); } catch { /* away for a moment; the next round asks again */ }
+    }
+  }
+
+  // ---- hints go away when the visitor turns to something else
+  const hints = new Set();
+  const hide = (event) => { if (!event.target.closest?.(".gk-plot canvas, .gk-node")) for (const one of hints) one(); };
+  document.addEventListener("pointerdown", hide);
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") for (const one of hints) one(); });
+  addEventListener("scroll", () => { for (const one of hints) one(); }, { capture: true, passive: true });
+
+  // ---- on a phone what is known of the chosen one lies below: a bar tells it and leads there
+  const peek = {
+    bar: make("div", { class: "gk-peek", role: "status" }),
+    show() {
+      const table = shared.table, row = table ? table.columns.id.indexOf(shared.id) : -1;
+      if (row < 0 || !matchMedia("(max-width: 900px)").matches) return;
+      const c = table.columns;
+      this.bar.replaceChildren(
+        make("div", {}, make("b", {}, c.id[row]), ` ${percent(c.accuracy[row])}, ${count(c.macs[row])} MACs${c.latency[row] == null ? "" : ", " + ms(c.latency[row])}`),
+        make("button", { class: "gk-button gk-primary", onclick: () => { this.bar.hidden = true; document.querySelector("#facts")?.scrollIntoView({ block: "start", behavior: "smooth" }); } }, "Details"),
+        make("button", { class: "gk-button", "aria-label": "close", onclick: () => { this.bar.hidden = true; } }, "×"));
+      this.bar.hidden = false;
+      if (!this.bar.isConnected) document.body.append(this.bar);
+    },
+  };
+  peek.bar.hidden = true;
 
   // ---- a picture of points: drawn on a canvas, because there may be ten thousand
   class Scatter {
@@ -104,8 +164,11 @@
       this.canvas.addEventListener("pointerleave", () => this.point(-1));
       this.canvas.addEventListener("click", (event) => {
         const found = this.near(event, 24);
-        if (found >= 0) select(this.points.ids[found]);
+        if (found >= 0) { select(this.points.ids[found]); peek.show(); }
+        this.point(found); // a finger points at nothing before it taps
       });
+      this.canvas.addEventListener("blur", () => this.point(-1));
+      hints.add(() => this.point(-1));
       this.canvas.addEventListener("keydown", (event) => {
         const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
         if (!step || !this.points.ids.length) return;
@@ -305,19 +368,37 @@
   }
 
   // ---- Explore
-  function explore(element, settings, pick) {
-    shared.pick = pick;
+  function explore(element, settings, tell_) {
     const root = element.querySelector(".gk-explore");
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "yes";
-    const state = { x: "macs", colour: "round", log: false, what: "all", sort: "rank", down: true, most: 50, limits: {} };
+    shared.tell = tell_;
+    shared.listeners.clear(); shared.tables.clear(); // of a page that Gradio built before
+    const defaults = { x: "macs", colour: "round", log: false, what: "all", sort: "rank", down: true };
+    const state = { ...defaults, most: 50, limits: {} };
+    function remember() {
+      const values = {};
+      for (const [name, value] of Object.entries(defaults)) values[name] = state[name] === value ? null : String(state[name]);
+      for (const field of COSTS) values["max_" + field] = state.limits[field];
+      address.write(values);
+    }
+    function recall(values) {
+      for (const name of ["x", "colour", "sort"])
+        state[name] = values[name] in FIELDS || (name === "sort" && ["id", "kind"].includes(values[name])) ? values[name] : defaults[name];
+      state.what = ["all", "final", "tried"].includes(values.what) ? values.what : defaults.what;
+      state.log = values.log === "true"; state.down = values.down !== "false";
+      state.limits = {};
+      for (const field of COSTS) if (+values["max_" + field] > 0) state.limits[field] = +values["max_" + field];
+    }
+    recall(address.read());
     const controls = make("div", { class: "gk-controls" });
     const holder = make("div", { class: "gk-plot" });
     const legend = make("p", { class: "gk-legend" });
+    const missing = make("p", { class: "gk-note gk-missing", "aria-live": "polite" });
     const sliders = make("div", { class: "gk-sliders" });
     const told = make("p", { class: "gk-count", "aria-live": "polite" });
     const wide = make("div", { class: "gk-wide gk-rows" });
-    root.replaceChildren(controls, holder, legend, make("h4", {}, "What may it cost at most?"), sliders);
+    root.replaceChildren(controls, holder, missing, legend, make("h4", {}, "What may it cost at most?"), sliders);
     const scatter = new Scatter(holder, "accuracy against cost; arrow keys go from point to point");
     explore.scatter = scatter;
     const fields = (wanted) => wanted.filter((f) => shared.table.columns[f].some((v) => v != null)).map((f) => [f, FIELDS[f].label]);
@@ -326,16 +407,16 @@
       if (!wide.isConnected) document.querySelector(".gk-listing")?.replaceChildren(told, wide);
       const allowed = fields([...COSTS, "nodes", "width"]);
       if (!allowed.some(([f]) => f === state.x)) state.x = allowed.length ? allowed[0][0] : "macs";
-      const box = make("input", { type: "checkbox", onchange: () => { state.log = box.checked; plot(); } });
+      const box = make("input", { type: "checkbox", onchange: () => { state.log = box.checked; remember(); plot(); } });
       box.checked = state.log;
       controls.replaceChildren(
-        choice("across", allowed, state.x, (v) => { state.x = v; plot(); }),
-        choice("colour", fields(["round", "accuracy", "nodes", "width", ...COSTS]), state.colour, (v) => { state.colour = v; plot(); }),
-        choice("show", [["all", "everything"], ["final", "trained networks"], ["tried", "candidates"]], state.what, (v) => { state.what = v; rows(); plot(); }),
+        choice("across", allowed, state.x, (v) => { state.x = v; remember(); rows(); plot(); }),
+        choice("colour", fields(["round", "accuracy", "nodes", "width", ...COSTS]), state.colour, (v) => { state.colour = v; remember(); plot(); }),
+        choice("show", [["all", "everything"], ["final", "trained networks"], ["tried", "candidates"]], state.what, (v) => { state.what = v; remember(); rows(); plot(); }),
         make("label", { class: "gk-check" }, box, "logarithmic"),
       );
       sliders.replaceChildren();
-      for (const field of COSTS) {
+      for (const field of COSTS) { // the chosen one stands on its slider, if an address named it
         const values = table.columns[field].filter((v) => v > 0);
         if (values.length < 2) continue;
         let least = Infinity, most = 0;
@@ -348,7 +429,7 @@
           const limit = share >= 1 ? null : +(least * (most / least) ** share * 1.0005).toPrecision(3);
           state.limits[field] = limit;
           output.textContent = limit == null ? "any" : "at most " + FIELDS[field].text(limit);
-          rows(); plot();
+          remember(); rows(); plot();
         };
         if (state.limits[field] != null) { input.value = 100 * Math.log(state.limits[field] / least) / Math.log(most / least); output.textContent = "at most " + FIELDS[field].text(state.limits[field]); }
         input.addEventListener("input", set);
@@ -366,13 +447,17 @@
       if (!meant(i)) return false;
       for (const field of COSTS) {
         const limit = state.limits[field];
-        if (limit != null && !(c[field][i] != null && c[field][i] <= limit)) return false;
+        if (limit != null && c[field][i] != null && c[field][i] > limit) return false;
       }
       return true;
     }
+    // What is not known of a network neither keeps a limit nor breaks it: such are shown apart.
+    const lacks = (i) => COSTS.filter((field) => state.limits[field] != null && shared.table.columns[field][i] == null);
     function plot() {
       const c = shared.table.columns, kept = [];
-      for (let i = 0; i < shared.table.length; i++) if (inside(i) && c[state.x][i] != null && c.accuracy[i] != null) kept.push(i);
+      let without = 0;
+      for (let i = 0; i < shared.table.length; i++) if (inside(i) && !lacks(i).length && c.accuracy[i] != null) { if (c[state.x][i] == null) without++; else kept.push(i); }
+      missing.textContent = without ? `${without.toLocaleString("en")} without a known ${FIELDS[state.x].label} ${without === 1 ? "is" : "are"} not in this picture; the table has ${without === 1 ? "it" : "them"}.` : "";
       const found = colours(kept.map((i) => c[state.colour][i]));
       scatter.show(
         { x: kept.map((i) => c[state.x][i]), y: kept.map((i) => c.accuracy[i]), colour: found.of, kind: kept.map((i) => c.kind[i]), ids: kept.map((i) => c.id[i]), rows: kept },
@@ -387,21 +472,23 @@
       legend.replaceChildren(...parts, make("span", { class: "gk-scale" }, `${short(state.colour)}: `, ...ramp(found, state.colour)));
       holder.dataset.points = kept.length;
     }
-    function rows() {
-      const c = shared.table.columns, kept = [];
-      for (let i = 0; i < shared.table.length; i++) if (inside(i)) kept.push(i);
+    function rows(sorted) {
+      const c = shared.table.columns, kept = [], unknown = [];
+      for (let i = 0; i < shared.table.length; i++) if (inside(i)) (lacks(i).length ? unknown : kept).push(i);
       let all = 0;
       for (let i = 0; i < shared.table.length; i++) all += meant(i);
       const by = state.sort, sign = state.down ? -1 : 1;
       const rank = (i) => (c.kind[i] === 1 ? 0 : c.kind[i] === 2 ? 1 : 2);
-      kept.sort((a, b) => {
+      const order = (a, b) => {
         if (by === "rank") return rank(a) - rank(b) || (c.accuracy[b] ?? -1) - (c.accuracy[a] ?? -1);
         const [p, q] = [c[by][a], c[by][b]];
         if (p == null || q == null) return (p == null) - (q == null);
         return sign * (p < q ? -1 : p > q ? 1 : 0);
-      });
+      };
+      kept.sort(order); unknown.sort(order);
       const networks = kept.filter((i) => c.kind[i]).length;
       told.textContent = `${kept.length.toLocaleString("en")} of ${all.toLocaleString("en")} are within these limits` + (networks ? `, ${networks} of them trained fully` : "")
+        + (unknown.length ? `; ${unknown.length.toLocaleString("en")} more, of which ${[...new Set(unknown.flatMap(lacks))].map((f) => "no " + FIELDS[f].label).join(" and ")} is known, stand at the end, in italics` : "")
         + (shared.table.states.queued || shared.table.states.running
           ? `; the search ${shared.table.writing ? "goes on" : "was interrupted"} (${Object.entries(shared.table.states).map(([s, n]) => `${n} ${s}`).join(", ")})` : "");
       const heads = ["id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "round"];
@@ -409,23 +496,25 @@
       const header = make("tr", {}, ...heads.map((field) => {
         const active = state.sort === field;
         return make("th", { "aria-sort": active ? (state.down ? "descending" : "ascending") : "none" },
-          make("button", { onclick: () => { state.down = active ? !state.down : field === "accuracy"; state.sort = field; rows(); } },
+          make("button", { "data-sort": field, onclick: () => { state.down = active ? !state.down : field === "accuracy"; state.sort = field; remember(); rows(field); } },
             names[field] || short(field), active ? (state.down ? " ▾" : " ▴") : ""));
       }));
       const body = make("tbody");
-      for (const i of kept.slice(0, state.most)) {
-        const row = make("tr", { tabindex: "0", "data-id": c.id[i], class: c.id[i] === shared.id ? "gk-chosen" : "" });
+      const all_ = [...kept, ...unknown];
+      for (const i of all_.slice(0, state.most)) {
+        const row = make("tr", { tabindex: "0", "data-id": c.id[i], class: (c.id[i] === shared.id ? "gk-chosen" : "") + (lacks(i).length ? " gk-unknown" : "") });
         for (const field of heads) {
           const text = field === "id" ? c.id[i] : field === "kind" ? KINDS[c.kind[i]] : FIELDS[field].text(c[field][i]);
           row.append(make("td", {}, text));
         }
         body.append(row);
       }
-      const more = kept.length > state.most
-        ? make("button", { class: "gk-button", onclick: () => { state.most += 200; rows(); } }, `show more (${(kept.length - state.most).toLocaleString("en")} left)`) : "";
+      const more = all_.length > state.most
+        ? make("button", { class: "gk-button", onclick: () => { state.most += 200; rows(); } }, `show more (${(all_.length - state.most).toLocaleString("en")} left)`) : "";
       wide.replaceChildren(make("table", { class: "gk-table gk-list" }, make("thead", {}, header), body), more);
+      if (sorted) wide.querySelector(`[data-sort=${sorted}]`).focus(); // whoever sorts by key goes on there
     }
-    const chosen = (event) => { const row = event.target.closest("tr[data-id]"); if (row) select(row.dataset.id); return row; };
+    const chosen = (event) => { const row = event.target.closest("tr[data-id]"); if (row) { select(row.dataset.id); peek.show(); } return row; };
     wide.addEventListener("click", chosen);
     wide.addEventListener("keydown", (event) => {
       if (event.key === "Enter" || event.key === " ") { if (event.target.matches("tr") && chosen(event)) event.preventDefault(); }
@@ -434,12 +523,24 @@
     });
     shared.listeners.add((id) => { for (const row of wide.querySelectorAll("tr[data-id]")) row.classList.toggle("gk-chosen", row.dataset.id === id); });
     shared.tables.add(build);
-    load().then((table) => {
-      const wanted = decodeURIComponent(location.hash.slice(1));
-      if (wanted && wanted !== settings.first && table.columns.id.includes(wanted)) select(wanted);
-      else { shared.id = settings.first; for (const listener of shared.listeners) listener(shared.id); }
+    function wanted() {
+      const { id } = address.read();
+      const ids = shared.table.columns.id;
+      return [id, settings.first].find((one) => ids.includes(one)) || ids[0];
+    }
+    shared.tables.add(() => { if (!shared.id && watching) select(wanted(), false); });
+    address.followers.add((values) => {
+      if (!root.isConnected || !shared.table) return;
+      recall(values); build(shared.table); select(wanted(), false);
+    });
+    loadInTime((error) => {
+      root.querySelector(".gk-legend").textContent = `The candidates could not be loaded (${error.message}); trying again.`;
+    }).then(() => {
+      shared.id = null;
+      if (wanted()) select(wanted(), false);
+      else document.querySelector("#facts .gk-told")?.replaceChildren(make("p", { class: "gk-empty" }, "Nothing has been found yet. Candidates appear as they are trained."));
       watch();
-    }).catch((error) => { root.replaceChildren(make("p", { class: "gk-empty gk-warn" }, `The candidates could not be loaded (${error.message}). Reload the page.`)); });
+    });
   }
 
   // ---- the map of the embedding
@@ -458,8 +559,11 @@
     let places = null, asked = null;
     async function fetchPlaces() {
       legend.textContent = "computing the map…";
-      const answer = await fetch("run/map.json", { cache: "no-store" });
-      const value = await answer.json();
+      let value = null;
+      while (!value) {
+        try { value = await (await fetch("run/map.json", { cache: "no-store" })).json(); }
+        catch { await pause(2000); }
+      }
       if (value.error) { holder.hidden = true; legend.textContent = value.error; return; }
       holder.hidden = false;
       places = value; plot();
@@ -514,6 +618,7 @@
     tip.style.left = Math.max(6, Math.min(window.innerWidth - own.width - 6, box.left + box.width / 2 - own.width / 2)) + "px";
     tip.style.top = (box.top - own.height - 8 > 0 ? box.top - own.height - 8 : box.bottom + 8) + "px";
   }
+  hints.add(() => { tip.hidden = true; for (const cell of document.querySelectorAll(".gk-hovered")) { cell.classList.remove("gk-hovered"); for (const line of cell.querySelectorAll(".gk-on, .gk-near")) line.classList.remove("gk-on", "gk-near"); } });
   const over = (on) => (event) => { const node = event.target.closest?.(".gk-node"); if (node) mark(node, on); };
   for (const [name, on] of [["pointerover", true], ["pointerout", false], ["focusin", true], ["focusout", false]]) document.addEventListener(name, over(on));
   document.addEventListener("click", async (event) => {
@@ -523,5 +628,6 @@
     catch { button.textContent = button.dataset.copy; }
   });
 
-  window.gemkit = { explore, map, select, shared, make, ms };
+  window.gemkit = { explore, map, select, shared, make, ms, look };
+  for (const name of ["explore", "map"]) dispatchEvent(new Event("gemkit-" + name));
 })();

@@ -33,6 +33,7 @@ from gemkit.app.page import (
     guard,
     latency_table,
     page,
+    try_it,
 )
 from gemkit.app.page.shares import measure_shares, shares
 from gemkit.app.report.cell_layout import layout
@@ -253,12 +254,12 @@ def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Pat
     assert "gk-primary" not in shown.facts(damaged)
     image = str(next((path / "examples").glob("*.png")))
     with pytest.raises(UserError, match="is missing"):
-        page.classify(shown, gone, image)
+        try_it.classify(shown, gone, image)
     with pytest.raises(UserError, match=r"model\.onnx"):
-        page.classify(shown, damaged, image)
+        try_it.classify(shown, damaged, image)
     shown.profile(threading.Event())
     assert "<svg" in shown.cell(damaged)
-    probabilities, _ = page.classify(shown, "mobilenet_v2", image)
+    probabilities, _ = try_it.classify(shown, "mobilenet_v2", image)
     assert sum(probabilities.values()) == pytest.approx(1)
     shown.close()
 
@@ -282,7 +283,7 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
 ) -> None:
     id = shown.content.models[0].id
     image = next((folder / "examples").glob("*.png"))
-    probabilities, note = page.classify(shown, id, str(image))
+    probabilities, note = try_it.classify(shown, id, str(image))
     pixels = np.asarray(Image.open(image), dtype=np.float32)[None, None]
     session = onnxruntime.InferenceSession(str(shown.onnx(id)))
     (logits,) = session.run(None, {"image": (pixels / 255 - np.float32(0.3)) / np.float32(0.4)})
@@ -290,17 +291,17 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
     assert np.allclose(list(probabilities.values()), wanted / wanted.sum(), atol=1e-5)
     assert "8 x 8" in note
     with pytest.raises(UserError, match="choose an image"):
-        page.classify(shown, id, None)
+        try_it.classify(shown, id, None)
     # Pillow would start Ghostscript for the second.
     for text in ("no picture", "%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n"):
         (tmp_path / "text.png").write_text(text)
         with pytest.raises(UserError, match="the upload cannot be used: no picture"):
-            page.classify(shown, id, str(tmp_path / "text.png"))
+            try_it.classify(shown, id, str(tmp_path / "text.png"))
     bomb = tmp_path / "bomb.png"
     Image.new("1", (20_000, 20_000)).save(bomb)
     assert bomb.stat().st_size < 100_000
     with pytest.raises(UserError, match=r"pixels|no picture"):
-        page.classify(shown, id, str(bomb))
+        try_it.classify(shown, id, str(bomb))
 
 
 def test_the_page_and_predict_see_the_same_in_every_picture(

@@ -17,19 +17,13 @@ import onnxruntime
 import pytest
 
 import page_run
-from gemkit.app.page import browser, page
+import visitor
+from gemkit.app.page import browser, content, page, try_it
 from gemkit.export.kit import fit_measurements
 from gemkit.records import Model
 from gemkit.store import Run
 
-playwright = pytest.importorskip(
-    "playwright.sync_api", reason="Playwright is not installed: pip install playwright"
-)
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(
-    CHROMIUM is None, reason="Chromium is not installed: apt install chromium"
-)
-_WAIT = 120_000
+pytestmark = visitor.needs_chromium
 
 
 @pytest.fixture(scope="module")
@@ -46,44 +40,9 @@ def address(folder: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def start_chromium() -> Iterator[Callable[..., Any]]:
-    """Start a browser with more arguments."""
-    with playwright.sync_playwright() as started:
-        yield lambda *more: started.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *more]
-        )
-
-
-@pytest.fixture(scope="module")
-def chromium(start_chromium: Callable[..., Any]) -> Iterator[Any]:
-    opened = start_chromium()
-    yield opened
-    opened.close()
-
-
-def _open(chromium: Any, address: str, **options: Any) -> Any:
-    context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-    context.set_default_timeout(_WAIT)
-    tab = context.new_page()
-    tab.faults = []
-    tab.on("pageerror", lambda error: tab.faults.append(str(error)))
-    tab.on(
-        "request",
-        lambda request: (
-            None
-            if request.url.startswith((address, "blob:", "data:"))
-            else tab.faults.append(f"asked {request.url}")
-        ),
-    )
-    tab.goto(address)
-    tab.wait_for_selector("#points .gk-plot[data-points]")
-    return tab
-
-
-@pytest.fixture(scope="module")
 def visit(chromium: Any, address: str) -> Iterator[Any]:
     """One visitor for all tests that leave the page usable."""
-    tab = _open(chromium, address)
+    tab = visitor.open_page(chromium, address)
     yield tab
     tab.context.close()
 
@@ -94,17 +53,13 @@ def tab(visit: Any) -> Iterator[Any]:
     assert visit.faults == []
 
 
-def _go(tab: Any, name: str) -> None:
-    tab.get_by_role("tab", name=name).first.click()
-
-
 def _networks(folder: Path) -> list[Model]:
     with Run.open(folder) as run:
         return run.models()
 
 
 def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path) -> None:
-    _go(tab, "Explore")
+    visitor.go(tab, "Explore")
     small, large = _networks(folder)
     tab.locator(f'.gk-list tr[data-id="{large.id}"]').first.click()
     tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
@@ -114,7 +69,7 @@ def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path)
     box = tab.locator("#points canvas").bounding_box()
     tab.mouse.click(box["x"] + place["x"], box["y"] + place["y"])
     tab.wait_for_selector(f'#facts h3:has-text("{small.id}")')
-    assert tab.url.endswith("#" + small.id)
+    assert tab.url.endswith("#id=" + small.id)
     chosen = tab.locator(".gk-list tr.gk-chosen")
     assert {small.id} == {row.get_attribute("data-id") for row in chosen.all()}
 
@@ -147,7 +102,7 @@ def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path)
 
 
 def test_a_node_tells_what_it_is_and_what_it_costs(tab: Any, folder: Path) -> None:
-    _go(tab, "Explore")
+    visitor.go(tab, "Explore")
     large = _networks(folder)[1]
     tab.locator(f'.gk-list tr[data-id="{large.id}"]').first.click()
     tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
@@ -176,7 +131,7 @@ def _overlaps(tab: Any, kind: str) -> int:
 
 
 def test_three_clicks_lead_to_a_file_that_runs(tab: Any, folder: Path) -> None:
-    _go(tab, "Explore")
+    visitor.go(tab, "Explore")
     small = _networks(folder)[0]
     tab.locator(f'.gk-list tr[data-id="{small.id}"]').first.click()
     tab.wait_for_selector(f'#facts h3:has-text("{small.id}")')
@@ -190,7 +145,7 @@ def test_three_clicks_lead_to_a_file_that_runs(tab: Any, folder: Path) -> None:
 
 
 def test_try_it_classifies_uploads_and_examples(tab: Any, folder: Path, tmp_path: Path) -> None:
-    _go(tab, "Try it")
+    visitor.go(tab, "Try it")
     image = next((folder / "examples").glob("*.png"))
     tab.locator("#image input[type=file]").set_input_files(image)
     tab.wait_for_selector("#image img")
@@ -206,9 +161,9 @@ def test_try_it_classifies_uploads_and_examples(tab: Any, folder: Path, tmp_path
     assert "ms" in tab.locator("#right-note").inner_text()
     with Run.open(folder) as run:
         first = run.models()[0].id
-    shown = page.Shown.open(folder)
+    shown = content.Shown.open(folder)
     left = tab.locator("#left input").input_value().split()[0]
-    probabilities, _ = page.classify(shown, left, str(image))
+    probabilities, _ = try_it.classify(shown, left, str(image))
     shown.close()
     assert first
     best = max(probabilities, key=lambda name: probabilities[name])
@@ -231,8 +186,8 @@ def test_a_picture_of_the_camera_is_classified(
     start_chromium: Callable[..., Any], address: str
 ) -> None:
     opened = start_chromium("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-    tab = _open(opened, address, permissions=["camera"])
-    _go(tab, "Try it")
+    tab = visitor.open_page(opened, address, permissions=["camera"])
+    visitor.go(tab, "Try it")
     tab.get_by_role("button", name="Capture from camera").click()
     tab.locator("#image button", has_text="Webcam").click()
     # Before the camera's first picture there is nothing to capture.
@@ -248,7 +203,7 @@ def test_a_picture_of_the_camera_is_classified(
 
 
 def test_latency_follows_its_conditions(tab: Any) -> None:
-    _go(tab, "Latency")
+    visitor.go(tab, "Latency")
     table = tab.locator("#latency-table tbody tr")
     assert table.count() == 3
     assert "a processor, 2 cores, onnxruntime 1.99" in tab.locator("#latency-table").inner_text()
@@ -261,12 +216,12 @@ def test_the_networks_are_measured_again(chromium: Any, folder: Path, tmp_path: 
     path = Path(shutil.copytree(folder, tmp_path / "again"))
     server = page.launch(path, "127.0.0.1", 0)
     try:
-        tab = _open(chromium, server.address)
-        _go(tab, "Latency")
+        tab = visitor.open_page(chromium, server.address)
+        visitor.go(tab, "Latency")
         assert tab.locator("#latency-table tbody tr").count() == 3
         tab.locator("#measure-again").click()
         tab.wait_for_selector(
-            '#latency-when:has-text("just now on this computer")', timeout=400_000
+            '#latency-outcome:has-text("just now on this computer")', timeout=400_000
         )
         with Run.open(path) as run:
             latest = run.baselines()[0].measurements[0]
@@ -279,7 +234,7 @@ def test_the_networks_are_measured_again(chromium: Any, folder: Path, tmp_path: 
 
 
 def test_the_map_compares_two_cells(tab: Any, folder: Path) -> None:
-    _go(tab, "Map of cells")
+    visitor.go(tab, "Map of cells")
     tab.wait_for_selector("#map .gk-plot[data-points='12']")
     small, large = _networks(folder)
     canvas = tab.locator("#map canvas")
@@ -304,7 +259,7 @@ def test_the_map_compares_two_cells(tab: Any, folder: Path) -> None:
 def test_the_browser_answers_as_the_server_and_measures(
     tab: Any, folder: Path, tmp_path: Path
 ) -> None:
-    _go(tab, "In your browser")
+    visitor.go(tab, "In your browser")
     adapter = tab.evaluate("async () => !!(await navigator.gpu?.requestAdapter())")
     assert tab.locator("#browser select option").count() == 1 + adapter
     assert tab.locator("#gk-no-webgpu").is_visible() != adapter
@@ -330,7 +285,7 @@ def test_the_browser_answers_as_the_server_and_measures(
 
 
 def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> None:
-    _go(tab, "Search live")
+    visitor.go(tab, "Search live")
     many = 30  # on a fast machine some end before the button is found
     for name, value in (("trials", many), ("nodes", 12), ("macs", 1500), ("epochs", 1)):
         tab.locator(f"#live-{name} input").fill(str(value))
@@ -363,7 +318,7 @@ def test_a_growing_run_is_followed(chromium: Any, tmp_path: Path, seed: int) -> 
         run.set_setting("skeleton", page_run.SKELETON.to_json())
         server = page.launch(tmp_path / "grows", "127.0.0.1", 0, read_only=True)
         try:
-            tab = _open(chromium, server.address)
+            tab = visitor.open_page(chromium, server.address)
             assert tab.locator(".gk-plot").first.get_attribute("data-points") == "0"
             run.add_trials(trials)
             tab.wait_for_selector("#points .gk-plot[data-points='6']")
@@ -375,7 +330,7 @@ def test_a_growing_run_is_followed(chromium: Any, tmp_path: Path, seed: int) -> 
 
 def test_on_a_phone_in_the_dark_by_keyboard(chromium: Any, address: str, folder: Path) -> None:
     size = {"width": 390, "height": 844}
-    tab = _open(chromium, address, viewport=size, color_scheme="dark", has_touch=True)
+    tab = visitor.open_page(chromium, address, viewport=size, color_scheme="dark", has_touch=True)
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
     large = _networks(folder)[1]
     row = tab.locator(f'.gk-list tr[data-id="{large.id}"]').first
@@ -405,9 +360,9 @@ def test_read_only_offers_nothing_that_costs(chromium: Any, folder: Path) -> Non
     login = {"username": "me", "password": "open sesame"}
     server = page.launch(folder, "127.0.0.1", 0, login=("me", "open sesame"), read_only=True)
     try:
-        tab = _open(chromium, server.address, http_credentials=login)
+        tab = visitor.open_page(chromium, server.address, http_credentials=login)
         assert tab.get_by_role("tab", name="Search live").count() == 0
-        _go(tab, "Latency")
+        visitor.go(tab, "Latency")
         tab.wait_for_selector("#latency-table table")
         assert tab.locator("#measure-again").count() == 0
         config = tab.evaluate("() => window.gradio_config")
