@@ -1,7 +1,7 @@
 """What a folder of images means: read once into a plan, or refused with a sentence.
 
     plan = read_folder(Path("photos"))
-    print(plan.line())      # 3,068 photos of 10 classes for training, 372 for the test (test/)
+    print(plan.line())      # 3,068 images of 10 classes for training, 372 test (test/)
 
 Either the folder holds one folder of images a class, or a training part and perhaps a validation
 and a test part that do: `train`, `Training`, `train_images`; `val`, `valid`, `dev`, `eval`;
@@ -10,11 +10,10 @@ is told.
 """
 
 import difflib
-import os
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,17 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
-from gemkit.files import (
-    is_file,
-    unreadable,
-    write_bytes,
-)
+from gemkit.folder_tree import Folder, Scan, Skipped
 from gemkit.identical import identical
-from gemkit.pictures import HEIF_SUFFIXES, SUFFIXES, looks_like_a_picture, reads_heif
+from gemkit.pictures import HEIF_SUFFIXES, reads_heif
 from gemkit.splits import Labels, test_part
-
-SKIP_LIST = "gemkit-skip.txt"
-"""In a data set's folder: pictures that are left out, one path below the folder a line."""
 
 _SPLITS = {
     "training": ("train", "training", "trn", "trainval"),
@@ -40,11 +32,6 @@ _SPLITS = {
     "test": ("test", "testing", "tst", "holdout"),
 }
 _GENERIC = ("images", "image", "imgs", "img", "photos", "pictures", "dataset", "data", "set")
-_TOOLS_FOLDERS = (
-    "@eadir", "__macosx", "__pycache__", "#recycle", "@recycle", "@recently-snapshot", "#snapshot",
-    "$recycle.bin", "@tmp", "system volume information", "lost+found",
-)  # fmt: skip
-_SYSTEM_FILES = ("thumbs.db", "desktop.ini", SKIP_LIST)
 
 
 @dataclass(frozen=True)
@@ -63,14 +50,6 @@ class Part:
 
     def __len__(self) -> int:
         return len(self.files)
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """Files that are left out for one reason."""
-
-    reason: str
-    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -133,8 +112,8 @@ def read_folder(root: Path) -> FolderPlan:
         UserError: it has fewer than two classes, could mean two things, or cannot be read.
     """
     root = Path(root)
-    scan = _Scan(root)
-    tree = scan.unwrapped(scan.folder(root), ())
+    scan = Scan(root)
+    tree = _unwrapped(scan, scan.folder(root), ())
     training, judging = _splits(scan, tree)
     classes = _classes(scan, training)
     names = tuple(classes)
@@ -159,172 +138,27 @@ def read_folder(root: Path) -> FolderPlan:
     )
 
 
-def skip_from_now_on(root: Path, files: Iterable[Path]) -> None:
-    """Add pictures below a folder to its list of those that are left out."""
-    names = [_line(root, path) for path in files]
-    write_bytes(root / SKIP_LIST, b"\n".join(dict.fromkeys([*_skip_list(root), *names])) + b"\n")
-
-
-# -------------------------------------------------------------------------------- the tree
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """A folder with the pictures in it; hidden ones and those of tools are left out."""
-
-    path: Path
-    pictures: tuple[Path, ...]
-    folders: tuple["_Folder", ...]
-
-    @property
-    def name(self) -> str:
-        return self.path.name
-
-    def all(self) -> Iterator[Path]:
-        """Its pictures and those of the folders in it."""
-        yield from self.pictures
-        for folder in self.folders:
-            yield from folder.all()
-
-    def filled(self) -> tuple["_Folder", ...]:
-        """The folders in it that hold pictures."""
-        return tuple(folder for folder in self.folders if any(folder.all()))
-
-
-class _Scan:
-    """Reads a tree of folders and notes what is left out of it."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        self.remarks: list[str] = []
-        self._skipped: dict[str, list[Path]] = defaultdict(list)
-        self._others: dict[Path, list[Path]] = {}  # files that are no pictures, by folder
-        self._listed = frozenset(_skip_list(root))
-        self._heif = reads_heif()
-
-    def folder(self, path: Path, above: tuple[str, ...] = ()) -> _Folder:
-        """Read a folder and all in it; linked folders too, but none that lies above."""
-        here = os.path.realpath(path)
-        try:
-            entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-        except OSError as error:
-            raise unreadable(error, path) from None
-        pictures, folders, others = [], [], []
-        for entry in entries:
-            found = Path(entry.path)
-            if entry.is_dir():
-                if _is_hidden(entry.name):
-                    self._skip_all("hidden or a tool's", found)
-                elif os.path.realpath(found) in (*above, here):
-                    self.remarks.append(f"{self.told(found)}/ links back to a folder it lies in")
-                else:
-                    folders.append(self.folder(found, (*above, here)))
-            elif self._is_picture(found):
-                pictures.append(found)
-            else:
-                others.append(found)
-        self._others[path] = others
-        return _Folder(path, tuple(pictures), tuple(folders))
-
-    def _is_picture(self, path: Path) -> bool:
-        suffix = path.suffix.lower()
-        if path.name.startswith("."):
-            if suffix in SUFFIXES:
-                self.skip("hidden or a tool's", [path])
-            return False
-        if suffix in SUFFIXES and (self._heif or suffix not in HEIF_SUFFIXES):
-            if self._listed and _line(self.root, path) in self._listed:
-                self.skip(f"listed in {SKIP_LIST}", [path])
-                return False
-            return True
-        return not suffix and looks_like_a_picture(path)
-
-    def unwrapped(self, folder: _Folder, names: Sequence[str]) -> _Folder:
-        """The folder in which the parts or classes lie, where only wrappers are around it.
-
-        Args:
-            names: of the classes, if they are known: such a folder is no wrapper.
-        """
-        while not folder.pictures and len(filled := folder.filled()) == 1:
-            (inner,) = filled
-            if inner.pictures or inner.name in names or len(folder.folders) > 1:
-                break
-            split, rest = _split_of(inner.name)
-            if folder.path == self.root and split and not rest:  # a part alone
-                break
-            if len(inner.filled()) == 1 and inner.filled()[0].pictures:
-                break  # one class alone
-            folder = inner
-            self.remarks.append(f"read from {self.told(inner.path)}/")
-        return folder
-
-    def told(self, path: Path) -> str:
-        """A path below the root as people read it."""
-        return path.relative_to(self.root).as_posix()
-
-    def skip(self, reason: str, files: Iterable[Path]) -> None:
-        self._skipped[reason] += files
-
-    def skip_others(self, folder: _Folder) -> None:
-        """Note what lies in a class's folder and is no picture."""
-        for path in self._others[folder.path]:
-            suffix = path.suffix.lower()
-            if path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES:
-                continue
-            if suffix in HEIF_SUFFIXES and not self._heif:
-                self.skip(f"{suffix} (pillow-heif reads them, install it)", [path])
-            elif suffix not in SUFFIXES:
-                self.skip(suffix or "without a picture's content", [path])
-        for inner in folder.folders:
-            self.skip_others(inner)
-
-    def others(self, folder: _Folder) -> list[Path]:
-        """What lies in a folder, or in folders in it, and is no picture."""
-        found = [path for path in self._others[folder.path] if not path.name.startswith(".")]
-        for inner in folder.folders:
-            found += self.others(inner)
-        return found
-
-    def _skip_all(self, reason: str, folder: Path) -> None:
-        """Note the pictures in a folder that is not read, if it may be looked into."""
-        for place, _, names in os.walk(folder):
-            self.skip(
-                reason,
-                [
-                    Path(place, name)
-                    for name in sorted(names)
-                    if Path(name).suffix.lower() in SUFFIXES
-                ],
-            )
-
-    def skipped(self) -> tuple[Skipped, ...]:
-        """All that was left out, the most first."""
-        found = [Skipped(reason, tuple(files)) for reason, files in self._skipped.items() if files]
-        return tuple(sorted(found, key=lambda some: (-len(some.files), some.reason)))
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name.lower() in _TOOLS_FOLDERS
-
-
-def _skip_list(root: Path) -> Iterator[bytes]:
-    path = root / SKIP_LIST
-    if is_file(path):
-        try:
-            content = path.read_bytes()
-        except OSError as error:
-            raise unreadable(error, path) from None
-        lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        yield from filter(None, (line.rstrip(b"\r") for line in lines))
-
-
-def _line(root: Path, path: Path) -> bytes:
-    """How a picture is listed; a line break in its name would be two lines."""
-    name = os.fsencode(path.relative_to(root).as_posix())
-    return name.replace(b"\n", b"?").replace(b"\r", b"?")
-
-
 # ------------------------------------------------------------------- parts and classes
+
+
+def _unwrapped(scan: Scan, folder: Folder, names: Sequence[str]) -> Folder:
+    """The folder in which the parts or classes lie, where only wrappers are around it.
+
+    Args:
+        names: of the classes, if they are known: such a folder is no wrapper.
+    """
+    while not folder.pictures and len(filled := folder.filled()) == 1:
+        (inner,) = filled
+        if inner.pictures or inner.name in names or len(folder.folders) > 1:
+            break
+        split, rest = _split_of(inner.name)
+        if folder.path == scan.root and split and not rest:  # a part alone
+            break
+        if len(inner.filled()) == 1 and inner.filled()[0].pictures:
+            break  # one class alone
+        folder = inner
+        scan.remarks.append(f"read from {scan.told(inner.path)}/")
+    return folder
 
 
 def _split_of(name: str) -> tuple[str, str]:
@@ -351,12 +185,12 @@ def _without_generic(word: str) -> str:
     return word
 
 
-def _splits(scan: _Scan, tree: _Folder) -> tuple[_Folder, dict[str, _Folder]]:
+def _splits(scan: Scan, tree: Folder) -> tuple[Folder, dict[str, Folder]]:
     """The folder of the training classes, and those of `validation` and `test`.
 
     Where the tree has no parts, it is the training part itself.
     """
-    groups: dict[str, dict[str, list[_Folder]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[str, dict[str, list[Folder]]] = defaultdict(lambda: defaultdict(list))
     for folder in tree.folders:
         split, rest = _split_of(folder.name)
         if split and folder.filled():
@@ -374,16 +208,16 @@ def _splits(scan: _Scan, tree: _Folder) -> tuple[_Folder, dict[str, _Folder]]:
             raise UserError(f"{tree.path}: {several} both mean {split}: put them into one folder")
     parts = {split: folders[0] for split, folders in group.items()}
     _skip_beside(scan, tree, list(parts.values()), len(parts) > 1)
-    training = scan.unwrapped(parts.pop("training"), ())
+    training = _unwrapped(scan, parts.pop("training"), ())
     names = [folder.name for folder in training.filled()]
     return training, {
-        split: scan.unwrapped(parts[split], names)
+        split: _unwrapped(scan, parts[split], names)
         for split in ("validation", "test")
         if split in parts
     }
 
 
-def _check_classes_only(tree: _Folder, parts: dict[str, list[_Folder]]) -> None:
+def _check_classes_only(tree: Folder, parts: dict[str, list[Folder]]) -> None:
     """Refuse folders that look like parts where there is no training part.
 
     Raises:
@@ -420,7 +254,7 @@ def _check_classes_only(tree: _Folder, parts: dict[str, list[_Folder]]) -> None:
         )
 
 
-def _skip_beside(scan: _Scan, tree: _Folder, parts: list[_Folder], sure: bool) -> None:
+def _skip_beside(scan: Scan, tree: Folder, parts: list[Folder], sure: bool) -> None:
     """Note what lies beside the parts; refuse it where it might be classes.
 
     Args:
@@ -448,7 +282,7 @@ def _skip_beside(scan: _Scan, tree: _Folder, parts: list[_Folder], sure: bool) -
     scan.skip("beside the parts", tree.pictures)
 
 
-def _classes(scan: _Scan, training: _Folder) -> dict[str, _Folder]:
+def _classes(scan: Scan, training: Folder) -> dict[str, Folder]:
     """The class folders of the training part by name, in order.
 
     Raises:
@@ -482,7 +316,7 @@ def _classes(scan: _Scan, training: _Folder) -> dict[str, _Folder]:
     return {folder.name: folder for folder in training.folders}
 
 
-def _empty(scan: _Scan, folder: _Folder) -> str:
+def _empty(scan: Scan, folder: Folder) -> str:
     others = scan.others(folder)
     if not others:
         return f"{folder.path} holds no images: fill it or remove it"
@@ -495,9 +329,7 @@ def _empty(scan: _Scan, folder: _Folder) -> str:
     )
 
 
-def _known_classes(
-    scan: _Scan, folder: _Folder, labels: dict[str, int]
-) -> list[tuple[str, _Folder]]:
+def _known_classes(scan: Scan, folder: Folder, labels: dict[str, int]) -> list[tuple[str, Folder]]:
     """The class folders of a part that judges.
 
     Raises:
@@ -522,7 +354,7 @@ def _known_classes(
     return found
 
 
-def _part(folder: _Folder, classes: Iterable[tuple[str, _Folder]], labels: dict[str, int]) -> Part:
+def _part(folder: Folder, classes: Iterable[tuple[str, Folder]], labels: dict[str, int]) -> Part:
     files: list[Path] = []
     found: list[int] = []
     for name, inner in classes:
@@ -561,9 +393,7 @@ def _rows(part: Part, rows: NDArray[np.bool_]) -> Part:
     return Part(part.folder, files, part.labels[rows])
 
 
-def _without_copies(
-    scan: _Scan, names: tuple[str, ...], parts: dict[str, Part]
-) -> tuple[Copy, ...]:
+def _without_copies(scan: Scan, names: tuple[str, ...], parts: dict[str, Part]) -> tuple[Copy, ...]:
     """Leave files out of training that judge, and out of validation those of the test.
 
     A class that would lose all its training images keeps them, which is said.
@@ -594,7 +424,7 @@ def _without_copies(
     return tuple(Copy(path, same_as[path]) for path in sorted(same_as) if path not in used)
 
 
-def _remark_lacking(scan: _Scan, names: tuple[str, ...], parts: dict[str, Part]) -> None:
+def _remark_lacking(scan: Scan, names: tuple[str, ...], parts: dict[str, Part]) -> None:
     """Say which classes nothing judges."""
     for split in ("validation", "test"):
         if split in parts:

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gemkit.data import folder_and_size, load
-from gemkit.folders import SKIP_LIST, FolderPlan, read_folder, skip_from_now_on
+from gemkit.folder_tree import SKIP_LIST, skip_from_now_on
+from gemkit.folders import FolderPlan, read_folder
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.pictures import Images, PictureError, read_picture, stored_size

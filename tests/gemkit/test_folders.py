@@ -12,7 +12,8 @@ from PIL import Image
 
 from gemkit.data import folder_and_size, load, proxy_split
 from gemkit.errors import UserError
-from gemkit.folders import SKIP_LIST, FolderPlan, read_folder
+from gemkit.folder_tree import SKIP_LIST
+from gemkit.folders import FolderPlan, read_folder
 from gemkit.identical import identical
 
 
