@@ -313,7 +313,7 @@ def test_the_page_and_predict_see_the_same_in_every_picture(
     files = write_all([tmp_path], np.random.default_rng(seed))
     answers = predict(path, files, 10, console_for(stderr=True))
     for file, answer in zip(files, answers, strict=True):
-        here, _ = page.classify(shown, id, str(file))
+        here, _ = try_it.classify(shown, id, str(file))
         there = {entry["name"]: entry["probability"] for entry in answer["classes"]}
         assert here == there, file
 
