@@ -53,6 +53,10 @@ PARITY = 1e-4
 """Largest difference from PyTorch's output that a delivered fp32 file may have."""
 BATCHES = (1, 3, 17)
 """Batch sizes at which a file with dynamic batch is compared."""
+_AMPLIFIED = (
+    "The network amplifies rounding, as after training on images that hardly differ: look at its "
+    "data with `gemkit data` and train it again"
+)
 _COMPARED = 1000
 """Test images whose class is compared with PyTorch's where its accuracy is known already."""
 _PREFIX = "gemkit."
@@ -180,9 +184,9 @@ def export_onnx(
         seed: of the random inputs.
 
     Raises:
-        UserError: the network's weights or the options are unusable, or the folder cannot be
-            written.
-        RuntimeError: a check failed; nothing was written.
+        UserError: the network's weights or the options are unusable, the folder cannot be
+            written, or the file computes something else than the network; nothing was written.
+        RuntimeError: the file is not what was meant to be written, a fault of gemkit's.
     """
     import torch
 
@@ -582,9 +586,9 @@ def _compare(
             worst = max(worst, difference)
             allowed = _allowed(wanted)
             if not difference <= allowed:
-                raise RuntimeError(
+                raise UserError(
                     f"the exported file differs from PyTorch by {difference:.2g} at batch {size} "
-                    f"(at most {allowed:.2g} is allowed); nothing was written"
+                    f"(at most {allowed:.2g} is allowed); nothing was written. {_AMPLIFIED}"
                 )
     return worst
 
@@ -632,7 +636,10 @@ def _accuracy(
         rows = np.arange(len(wanted))
         chosen = found.argmax(axis=1)
         if (wanted.max(axis=1) - wanted[rows, chosen] > 2 * _allowed(wanted)).any():
-            raise RuntimeError("the exported file predicts other classes than PyTorch")
+            raise UserError(
+                f"the exported file predicts other classes than PyTorch; nothing was written. "
+                f"{_AMPLIFIED}"
+            )
     return right / len(images)
 
 
@@ -640,7 +647,7 @@ def _check_accuracy(accuracy: float, known: float | None, images: int) -> None:
     """Ties may fall differently, since sums are not made in the same order: two images, or one in
     a thousand."""
     if known is not None and abs(accuracy - known) * images > max(2.0, images / 1000) + 0.5:
-        raise RuntimeError(
+        raise UserError(
             f"the exported file is right for {accuracy:.2%} of the test images, the network in "
-            f"PyTorch was for {known:.2%}; nothing was written"
+            f"PyTorch was for {known:.2%}; nothing was written. {_AMPLIFIED}"
         )

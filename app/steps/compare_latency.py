@@ -11,6 +11,7 @@ from torch import nn
 
 from gemkit.batches import Normalisation
 from gemkit.data import Dataset
+from gemkit.errors import UserError
 from gemkit.export import graph, schedule
 from gemkit.export.benchmark import benchmark
 from gemkit.export.exporter import export_onnx, load_onnx
@@ -60,7 +61,7 @@ def measure(run: Run, entrants: Sequence[Entrant], dataset: Dataset, console: Co
                     metadata={"id": job.name, "data": dataset.name},
                     seed=run.seed,
                 )
-            except RuntimeError as error:  # its accuracy is worth knowing all the same
+            except (UserError, RuntimeError) as error:  # its accuracy is worth knowing all the same
                 del paths[name]
                 console.print(f"  {name} is not measured: {error}")
             advance(completed=50 * len(paths) // len(trained))

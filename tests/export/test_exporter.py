@@ -152,15 +152,20 @@ def test_foreign_network(tmp_path: Path, seed: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("broken", "sentence"),
+    ("broken", "error", "sentence"),
     [
-        ("parity", "differs from PyTorch"),
-        ("checker", "onnx's checker refuses"),
-        ("weights", "holds .* weights, the network has"),
+        ("parity", UserError, "differs from PyTorch"),
+        ("checker", RuntimeError, "onnx's checker refuses"),
+        ("weights", RuntimeError, "holds .* weights, the network has"),
     ],
 )
 def test_failed_check_leaves_no_file(
-    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, broken: str, sentence: str
+    tmp_path: Path,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
+    broken: str,
+    error: type[Exception],
+    sentence: str,
 ) -> None:
     network = random_network(np.random.default_rng(seed), width=4)
     real = exporter._to_onnx
@@ -179,7 +184,7 @@ def test_failed_check_leaves_no_file(
         return model
 
     monkeypatch.setattr(exporter, "_to_onnx", damaged)
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(error, match=sentence):
         export_onnx(network, tmp_path / "model.onnx", **HOW)
     assert list(tmp_path.iterdir()) == []
 
