@@ -99,7 +99,7 @@ class Report:
         tried: every rewrite in the order of trial.
         speedup: the result against the model given, measured anew at the end; 1 where nothing was
             applied.
-        latency_ms: of the model given and of the result in that measurement (`calm_ms` of
+        calm_ms: of the model given and of the result in that measurement (as of
             `timing`).
         peak_memory_bytes: peak activation memory of the model in the order given and of the
             result, by the definition of `gemkit.cost`.
@@ -113,7 +113,7 @@ class Report:
     objective: str
     tried: tuple[Tried, ...]
     speedup: float
-    latency_ms: tuple[float, float]
+    calm_ms: tuple[float, float]
     peak_memory_bytes: tuple[int, int]
     order_only_bytes: int | None
     lower_bound_bytes: int | None
@@ -128,7 +128,7 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, with the names that programs read."""
-        before, after = self.latency_ms
+        before, after = self.calm_ms
         return {
             "objective": self.objective,
             "rewrites": [
@@ -142,7 +142,7 @@ class Report:
                 for item in self.tried
             ],
             "speedup": self.speedup,
-            "latency_ms": {"plain": before, "optimized": after},
+            "calm_ms": {"plain": before, "optimized": after},
             "peak_memory_bytes": dict(
                 zip(("plain", "optimized"), self.peak_memory_bytes, strict=True)
             )
@@ -207,7 +207,7 @@ def optimize(
             objective=objective,
             tried=tuple(tried),
             speedup=times[0] / times[1],
-            latency_ms=(times[0], times[1]),
+            calm_ms=(times[0], times[1]),
             peak_memory_bytes=(schedule.peak(plain), _peak(best)),
             order_only_bytes=order_only,
             lower_bound_bytes=bound,

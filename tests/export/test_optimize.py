@@ -650,7 +650,7 @@ def test_only_what_pays_is_applied(monkeypatch: pytest.MonkeyPatch) -> None:
     # The last was tried on the fastest.
     assert found == pytest.approx(gains | {"hardly": gains["hardly"] / gains["fastest"]})
     assert report.speedup == pytest.approx(1.3)
-    assert report.latency_ms == pytest.approx((2.0, 2.0 / 1.3))
+    assert report.calm_ms == pytest.approx((2.0, 2.0 / 1.3))
 
 
 def test_every_candidate_splits_what_its_name_says(seed: int) -> None:
