@@ -132,11 +132,10 @@ def _owners(model: "onnx.ModelProto") -> dict[str, str]:
     owners: dict[str, str] = {}
     of_tensor: dict[str, str] = {}
     for node in model.graph.node:
-        names = " ".join(node.input)
-        found = _NODE.search(names)
-        if node.op_type == "Conv" and found:
+        weight = node.input[1] if node.op_type == "Conv" else ""
+        if found := _NODE.search(weight):
             owner = str(int(found.group(1)) + 1)
-        elif node.op_type == "Conv" and _STAGE.search(names):
+        elif _STAGE.search(weight):
             owner = "output"
         elif node.op_type == "Relu" and of_tensor.get(node.input[0], "output") != "output":
             owner = of_tensor[node.input[0]]

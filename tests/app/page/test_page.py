@@ -120,6 +120,14 @@ def test_measured_time_falls_on_nodes_that_the_cell_has(shown: content.Shown) ->
     assert sum(times.nodes) + times.output + times.other == pytest.approx(1)
 
 
+def test_measured_time_does_not_fall_on_the_node_that_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "models" / "m.onnx"
+    cell = Cell(("input", "conv1x1", "conv1x1", "conv1x1"), ((0, 1), (1, 2), (1, 3)))
+    page_run.export(cell, path, "m")
+    times = measure_shares(path)
+    assert [time > 0 for time in times.nodes] == [False, True, True, True]
+
+
 # ---- drawings
 
 
