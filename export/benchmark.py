@@ -25,7 +25,8 @@ from gemkit.machine import versions
 from gemkit.records import Measurement, read
 
 from . import timing
-from .exporter import ModelInfo, export_onnx, info_of, load_onnx
+from .exporter import ModelInfo, export_onnx, info_of
+from .onnx_file import load_onnx
 
 IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
 """What a network named alone is built for, when no file of ours says something else."""

@@ -9,7 +9,8 @@ from gemkit.budget import Budget, format_bytes, format_count, format_latency
 from gemkit.files import write_text
 from gemkit.records import Measurement
 
-from .exporter import ModelInfo, load_onnx, read_info
+from .exporter import ModelInfo, read_info
+from .onnx_file import load_onnx
 from .timing import short_name
 
 _Z = 1.959964
@@ -39,7 +40,7 @@ def write_card(
         accuracy, test_images: share classified right, and of how many images.
         training: one line on how it was trained.
         measurements: for the latency table.
-        files: those delivered beside the model, listed with their SHA-256.
+        files: those made of the model, listed with their own figures and SHA-256.
         elsewhere: what is predicted for the device that was searched for, in words.
 
     Raises:
@@ -149,16 +150,31 @@ def _latency(measurements: Sequence[Measurement], elsewhere: str | None) -> str:
 
 
 def _files(folder: Path, files: Sequence[Path | str]) -> str:
+    """All files with their own figures, as each says of itself."""
     rows = []
-    for name in dict.fromkeys(Path(file).resolve() for file in files):
-        if name.is_file():
-            content = name.read_bytes()
-            place = name.name
-            if name.is_relative_to(folder.resolve()):
-                place = name.relative_to(folder.resolve()).as_posix()
-            digest = hashlib.sha256(content).hexdigest()
-            rows.append((f"`{place}`", format_bytes(len(content)), f"`{digest}`"))
-    return "## Files\n\n" + _table(("file", "size", "SHA-256"), rows)
+    for path in dict.fromkeys(Path(file).resolve() for file in files):
+        if path.is_file():
+            content, info = path.read_bytes(), read_info(path)
+            place = path.name
+            if path.is_relative_to(folder.resolve()):
+                place = path.relative_to(folder.resolve()).as_posix()
+            own = info.more
+            accuracy, macs, peak = (
+                own.get(name) for name in ("accuracy", "macs", "peak_memory_bytes")
+            )
+            rows.append(
+                (
+                    f"`{place}`",
+                    info.precision,
+                    "–" if accuracy is None else f"{100 * accuracy:.2f} %",
+                    "–" if macs is None else format_count(macs),
+                    "–" if peak is None else format_bytes(peak),
+                    format_bytes(len(content)),
+                    f"`{hashlib.sha256(content).hexdigest()}`",
+                )
+            )
+    heads = ("file", "precision", "accuracy", "MACs", "peak memory", "size", "SHA-256")
+    return "## Files\n\n" + _table(heads, rows)
 
 
 def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

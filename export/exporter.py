@@ -29,7 +29,6 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from gemkit import __version__
@@ -37,9 +36,11 @@ from gemkit.architecture import Architecture
 from gemkit.budget import is_number
 from gemkit.cost import cost
 from gemkit.errors import UserError
-from gemkit.files import is_file, replacing, unreadable
+from gemkit.files import replacing
 
+from .figures import Figures, count, describe
 from .onnx_builder import DEFAULT_OPSET, OPSETS, build_onnx, folded_weights, scale_and_shift
+from .onnx_file import load_onnx
 from .timing import open_session
 
 if TYPE_CHECKING:
@@ -115,9 +116,8 @@ class Exported:
         path: the ONNX file.
         parity_max_abs: largest difference from PyTorch over all inputs compared.
         accuracy: of the file, on the test images, where they were given.
-        weights: numbers in the file's convolutions and linear layers. Folding turns the two
-            parameters that batch norm has per channel into one bias, so they are fewer than
-            the network's params.
+        figures: what the file costs. Folding turns the two parameters that batch norm has per
+            channel into one bias, so its weights are fewer than the network's params.
         file_bytes, sha256: of the file.
         opset: version of the operator set.
         batch: the fixed batch, or None where it is dynamic.
@@ -126,7 +126,7 @@ class Exported:
     path: Path
     parity_max_abs: float
     accuracy: float | None
-    weights: int
+    figures: Figures
     file_bytes: int
     sha256: str
     opset: int
@@ -138,7 +138,7 @@ class Exported:
             "onnx": str(self.path),
             "parity_max_abs": self.parity_max_abs,
             "accuracy": self.accuracy,
-            "weights": self.weights,
+            **self.figures.to_json(),
             "file_bytes": self.file_bytes,
             "sha256": self.sha256,
             "opset": self.opset,
@@ -211,7 +211,9 @@ def export_onnx(
         with quiet():
             model = _to_onnx(original, info, batch, opset)
             _describe(model, info)
-            _check_weights(model, original)
+            own = count(model)
+            _check_weights(model, original, own.weights)
+            describe(model, own)
             temporary.write_bytes(model.SerializeToString())
             _check_file(temporary)
             session = open_session(temporary, threads=0)
@@ -221,12 +223,14 @@ def export_onnx(
                 compared = None if known_accuracy is None else _COMPARED
                 accuracy = _accuracy(reference, session, info, *test, batch or 250, compared)
                 _check_accuracy(accuracy, known_accuracy, len(test[1]))
+                describe(model, own, accuracy=accuracy)
+                temporary.write_bytes(model.SerializeToString())
         content = temporary.read_bytes()
     return Exported(
         path,
         parity,
         accuracy,
-        count_weights(model),
+        own,
         len(content),
         hashlib.sha256(content).hexdigest(),
         opset,
@@ -309,54 +313,6 @@ _METADATA: dict[str, Callable[[Any], bool]] = {
 """What the values that others rely on must be."""
 
 
-def load_onnx(path: Path | str) -> onnx.ModelProto:
-    """Read an ONNX file with its weights.
-
-    Raises:
-        UserError: the file is missing, damaged or no ONNX, or its external data are missing or
-            lie outside its folder.
-    """
-    path = Path(path)
-    if not is_file(path):
-        raise UserError(f"there is no file {path}")
-    try:
-        model = onnx.load_model(path, "protobuf", load_external_data=False)
-    except OSError as error:
-        raise unreadable(error, path) from None
-    except DecodeError:
-        model = onnx.ModelProto()
-    # protobuf gives a text that is no UTF-8 as bytes
-    whole = all(isinstance(text, str) for text in _texts(model))
-    if not model.graph.node or not model.opset_import or not whole:
-        raise UserError(f"{path} is no whole ONNX file: it is damaged, cut short or something else")
-    for tensor in model.graph.initializer:
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        place = {entry.key: entry.value for entry in tensor.external_data}.get("location", "")
-        target = (path.parent / place).resolve()
-        if Path(place).is_absolute() or not target.is_relative_to(path.parent.resolve()):
-            raise UserError(f"{path} keeps weights outside its folder ({place}): refused")
-        if not is_file(target):
-            raise UserError(f"{path} keeps its weights in {place}, which is missing beside it")
-    try:
-        onnx.load_external_data_for_model(model, str(path.parent))
-    except (onnx.checker.ValidationError, OSError, ValueError):
-        raise UserError(f"{path} keeps weights in another file that cannot be read") from None
-    return model
-
-
-def _texts(model: onnx.ModelProto) -> Iterator[object]:
-    """The texts of a file that others rely on."""
-    for node in model.graph.node:
-        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
-    for tensor in model.graph.initializer:
-        yield tensor.name
-        for entry in tensor.external_data:
-            yield from (entry.key, entry.value)
-    for entry in model.metadata_props:
-        yield from (entry.key, entry.value)
-
-
 def run(session: ort.InferenceSession, inputs: NDArray[Any]) -> NDArray[Any]:
     """The first output for one input."""
     name = session.get_inputs()[0].name
@@ -410,20 +366,6 @@ def accuracy_of(model: Path | str, images: Images, labels: NDArray[np.int64]) ->
     info = read_info(model)
     outputs = run_batched(open_session(model, threads=0), info.normalise(images))
     return float((outputs.argmax(axis=1) == labels).mean())
-
-
-def count_weights(model: onnx.ModelProto) -> int:
-    """Numbers in the weights and biases of a model's convolutions and linear layers.
-
-    Constants that several of them share (equal ones are stored once) count for each.
-    """
-    sizes = {tensor.name: int(np.prod(tensor.dims)) for tensor in model.graph.initializer}
-    return sum(
-        sizes.get(name, 0)
-        for node in model.graph.node
-        if node.op_type in ("Conv", "Gemm", "MatMul")
-        for name in node.input[1:]
-    )
 
 
 @contextlib.contextmanager
@@ -539,7 +481,7 @@ def _describe(model: onnx.ModelProto, info: ModelInfo) -> None:
         entry.key, entry.value = key, value
 
 
-def _check_weights(model: onnx.ModelProto, network: "nn.Module") -> None:
+def _check_weights(model: onnx.ModelProto, network: "nn.Module", found: int) -> None:
     """The file must hold exactly the network's weights, batch norm folded."""
     from torch import nn
 
@@ -549,7 +491,7 @@ def _check_weights(model: onnx.ModelProto, network: "nn.Module") -> None:
     plain = sum(p.numel() for p in network.parameters())
     # One bias per channel stands for batch norm's two parameters.
     norms = [m.num_features for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
-    expected, found = plain - sum(norms), count_weights(model)
+    expected = plain - sum(norms)
     if hasattr(network, "architecture") and found != expected:
         raise RuntimeError(f"the ONNX graph holds {found} weights, the network has {expected}")
 

@@ -47,6 +47,7 @@ class Graph:
         constants: weights and other constants by name.
         inputs, outputs: names of the model's own tensors.
         model: the model that it was read from; what nodes and constants do not tell is its.
+        known_tensors: what `tensors` gives where it cannot be inferred from the nodes.
     """
 
     nodes: tuple[Node, ...]
@@ -54,6 +55,9 @@ class Graph:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     model: Any = field(repr=False, compare=False)
+    known_tensors: Mapping[str, tuple[tuple[int, ...], int]] | None = field(
+        default=None, repr=False, compare=False
+    )
 
     @cached_property
     def producer(self) -> dict[str, Node]:
@@ -78,7 +82,7 @@ class Graph:
         Raises:
             UserError: the shape of a tensor cannot be told from the model.
         """
-        return _infer_shapes(write(self))
+        return dict(self.known_tensors or _infer_shapes(write(self)))
 
     @property
     def opset(self) -> int:

@@ -6,7 +6,6 @@ the best form found so far, and kept when the measurement says that it pays. A n
 of them helps is returned as it was. See docs/optimizer.md for what pays where.
 """
 
-import json
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +16,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper
 
+from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.files import replacing
 
 from . import memory, rewrites, schedule, timing
-from .exporter import load_onnx
+from .exporter import Images, accuracy_of
+from .figures import Figures, count, describe
 from .graph import Graph, read, write
+from .onnx_file import load_onnx
 
 OBJECTIVES = ("latency", "memory")
 TOLERANCE = 1e-4
@@ -108,6 +109,8 @@ class Report:
         lower_bound_bytes: no order of the result needs less; None for latency.
         parity_max_abs: largest difference of the written file's outputs on random inputs.
         provider, threads: what the times were measured with.
+        figures: what the written model costs.
+        accuracy: of the written file, where images were given.
     """
 
     objective: str
@@ -120,6 +123,8 @@ class Report:
     parity_max_abs: float
     provider: str
     threads: int
+    figures: Figures
+    accuracy: float | None = None
 
     @property
     def applied(self) -> tuple[str, ...]:
@@ -160,6 +165,7 @@ def optimize(
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
     seconds: float = SECONDS,
+    limits: Budget | None = None,
     measure: Measure | None = None,
     progress: Callable[[Tried], None] | None = None,
 ) -> tuple[Any, Report]:
@@ -171,6 +177,7 @@ def optimize(
             peak of activation memory, whatever it costs in time.
         threads, provider: what the model will run with; times are taken at batch 1.
         seconds: to run each candidate at a visit; candidates run in turn with what they replace.
+        limits: no rewrite is applied that leaves them where the model given does not.
         measure: measures in place of `timing`.
         progress: is told of every rewrite tried.
 
@@ -193,10 +200,10 @@ def optimize(
         )
         tell = progress or (lambda item: None)
         if objective == "latency":
-            best, tried = _for_latency(plain, bench, tell)
+            best, tried = _for_latency(plain, bench, _Limits(limits, model), tell)
             order_only, bound = None, None
         else:
-            best, tried, order_only, bound = _for_memory(plain, bench, tell)
+            best, tried, order_only, bound = _for_memory(plain, bench, _Limits(limits, model), tell)
         found = [bench.times([plain, best]) for _ in range(2)]
         if objective == "latency" and min(old / new for old, new in found) < LEAST_GAIN:
             best, tried = plain, [replace(item, applied=False) for item in tried]
@@ -214,12 +221,23 @@ def optimize(
             parity_max_abs=bench.difference(best),
             provider=provider,
             threads=threads,
+            figures=replace(count(write(best)), peak_memory_bytes=_peak(best)),
         )
-    return (model if best is plain else _labelled(best, report)), report
+    return (model if best is plain else _labelled(best, plain, report)), report
 
 
-def optimize_file(source: Path, target: Path, objective: str = "latency", **options: Any) -> Report:
+def optimize_file(
+    source: Path,
+    target: Path,
+    objective: str = "latency",
+    *,
+    test: tuple[Images, NDArray[np.int64]] | None = None,
+    **options: Any,
+) -> Report:
     """`optimize` from file to file; the target is written whole or not at all.
+
+    Args:
+        test: images and labels to take the written file's accuracy on, for its metadata.
 
     Raises:
         UserError: the source cannot be read or rewritten, or the target cannot be written.
@@ -231,11 +249,30 @@ def optimize_file(source: Path, target: Path, objective: str = "latency", **opti
         raise UserError(f"{source}: {error}") from None
     with replacing(target) as temporary:
         onnx.save(optimized, temporary)
+        if test is not None:
+            accuracy = accuracy_of(temporary, *test)
+            describe(optimized, report.figures, accuracy=accuracy)
+            onnx.save(optimized, temporary)
+            report = replace(report, accuracy=accuracy)
     return report
 
 
+class _Limits:
+    """The limits that a rewrite must not leave: those of a budget that the model given keeps."""
+
+    def __init__(self, budget: Budget | None, model: Any) -> None:
+        self.budget = None if budget is None or count(model).over(budget, "fp32") else budget
+
+    def left_by(self, graph: Graph, accumulate: bool = False) -> str:
+        """Which limits a graph leaves, as a note; empty where none."""
+        if self.budget is None:
+            return ""
+        over = count(write(graph), accumulate).over(self.budget, "fp32")
+        return f"leaves the budget: {over}" if over else ""
+
+
 def _for_latency(
-    plain: Graph, bench: "_Bench", tell: Callable[[Tried], None]
+    plain: Graph, bench: "_Bench", limits: _Limits, tell: Callable[[Tried], None]
 ) -> tuple[Graph, list[Tried]]:
     best, tried = plain, []
     for stage in STAGES:
@@ -245,11 +282,14 @@ def _for_latency(
             if graph is best:
                 continue
             difference = bench.difference(graph)
-            if difference <= bench.allowed:
-                graphs[name] = graph
-            else:
-                tried.append(Tried(name, note=f"outputs differ by {difference:.2g}"))
+            note = limits.left_by(graph)
+            if difference > bench.allowed:
+                note = f"outputs differ by {difference:.2g}"
+            if note:
+                tried.append(Tried(name, note=note))
                 tell(tried[-1])
+            else:
+                graphs[name] = graph
         gains = dict(zip(graphs, bench.gains(best, list(graphs.values())), strict=True))
         fastest = max(gains, key=gains.__getitem__, default=None)
         for name, gain in gains.items():
@@ -262,7 +302,7 @@ def _for_latency(
 
 
 def _for_memory(
-    plain: Graph, bench: "_Bench", tell: Callable[[Tried], None]
+    plain: Graph, bench: "_Bench", limits: _Limits, tell: Callable[[Tried], None]
 ) -> tuple[Graph, list[Tried], int, int]:
     """Orders and partial sums; the least peak wins, the time it takes is only reported."""
     least = schedule.best_order(plain, ORDER_SECONDS)
@@ -279,7 +319,9 @@ def _for_memory(
             continue
         need = least.peak if graph is ordered else schedule.peak(graph, accumulate=True)
         difference = bench.difference(graph)
-        note = "" if difference <= bench.allowed else f"outputs differ by {difference:.2g}"
+        note = limits.left_by(graph, accumulate=graph is not ordered)
+        if difference > bench.allowed:
+            note = f"outputs differ by {difference:.2g}"
         found.append(Tried(name, peak_memory_bytes=need, note=note))
         if not note and need < peak:
             best, peak = graph, need
@@ -309,11 +351,16 @@ def _peak(graph: Graph) -> int:
     return min(schedule.peak(graph), schedule.peak(graph, accumulate=True))
 
 
-def _labelled(graph: Graph, report: Report) -> Any:
-    """The model of a graph, its metadata telling which rewrites were applied."""
+def _labelled(graph: Graph, plain: Graph, report: Report) -> Any:
+    """The model of a graph, its metadata with its own figures and the rewrites applied."""
     model = write(graph)
-    metadata = {item.key: item.value for item in model.metadata_props}
-    helper.set_model_props(model, {**metadata, "gemkit.rewrites": json.dumps(report.applied)})
+    # What the rewrites added beyond the network's own parameters.
+    own, before = report.figures, count(plain.model)
+    more: dict[str, Any] = {"rewrites": report.applied}
+    params = [entry for entry in model.metadata_props if entry.key == "gemkit.params"]
+    if params:
+        more["params"] = int(params[0].value) + own.weights - before.weights
+    describe(model, own, **more)
     return model
 
 

@@ -37,10 +37,11 @@ from .exporter import (
     accuracy_of,
     fixed_batch,
     info_of,
-    load_onnx,
     quiet,
     run_batched,
 )
+from .figures import Figures, count, describe
+from .onnx_file import load_onnx
 from .timing import open_session
 
 Labels = NDArray[np.int64]
@@ -75,6 +76,7 @@ class Converted:
         float_layers: names of the operators that were left in float.
         notes: sentences for the user: what is slower or worse, and why.
         sha256: of the new file.
+        figures: what the new file costs.
     """
 
     path: Path
@@ -89,6 +91,7 @@ class Converted:
     float_layers: tuple[str, ...]
     notes: tuple[str, ...]
     sha256: str
+    figures: Figures
 
     @property
     def speedup(self) -> float:
@@ -111,6 +114,7 @@ class Converted:
             "float_layers": list(self.float_layers),
             "notes": list(self.notes),
             "sha256": self.sha256,
+            **self.figures.to_json(),
         }
 
 
@@ -394,6 +398,8 @@ def _deliver(
             entry = model.metadata_props.add()
             entry.key, entry.value = key, value
         model.producer_name = "gemkit"
+        own = count(model)
+        describe(model, own)
         temporary.write_bytes(model.SerializeToString())
         try:
             onnx.checker.check_model(str(temporary), full_check=True)
@@ -401,6 +407,8 @@ def _deliver(
             raise RuntimeError(f"onnx's checker refuses the {precision} file: {error}") from error
         _check_batches(temporary, described)
         accuracy = accuracy_of(temporary, *test)
+        describe(model, own, accuracy=accuracy)
+        temporary.write_bytes(model.SerializeToString())
         reference = accuracy_of(source, *test)
         times = latency_ms([source, temporary])
         notes = _notes(precision, temporary, accuracy, reference, times)
@@ -418,6 +426,7 @@ def _deliver(
         left,
         notes,
         hashlib.sha256(content).hexdigest(),
+        own,
     )
 
 

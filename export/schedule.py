@@ -17,8 +17,8 @@ from pathlib import Path
 
 from gemkit.cost import Step, peak_memory
 
-from .exporter import load_onnx
 from .graph import Graph, Node, read
+from .onnx_file import load_onnx
 
 _FIRST_SHARE = 0.8  # of the time left, for a part's search; the later parts are easier
 _BEAM = 2000  # sets of units followed at a step, times the number of units

@@ -96,8 +96,9 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
         UserError: the file is missing or damaged.
     """
     from gemkit.export import exporter, timing
+    from gemkit.export.onnx_file import load_onnx
 
-    model = exporter.load_onnx(path)
+    model = load_onnx(path)
     owners = _owners(model)
     count = max((int(owner) for owner in owners.values() if owner.isdigit()), default=0)
     info = exporter.info_of(model, str(path))

@@ -14,7 +14,8 @@ from gemkit.data import Dataset
 from gemkit.errors import UserError
 from gemkit.export import graph, schedule
 from gemkit.export.benchmark import benchmark
-from gemkit.export.exporter import export_onnx, load_onnx
+from gemkit.export.exporter import export_onnx
+from gemkit.export.onnx_file import load_onnx
 from gemkit.store import Run
 
 from .. import formatting

@@ -6,9 +6,13 @@ from typing import Any
 
 from rich.console import Console
 
+from gemkit.budget import Budget
 from gemkit.data import Dataset
 from gemkit.export import optimize as optimizer
 from gemkit.export import quantize
+from gemkit.export.exporter import info_of
+from gemkit.export.figures import count
+from gemkit.export.onnx_file import load_onnx
 
 from .. import formatting
 from ..terminal.progress import bar
@@ -20,45 +24,75 @@ def files_of(path: Path) -> list[Path]:
     return [path, *(other for other in others if other != path)]
 
 
+def entry_of(path: Path) -> dict[str, Any]:
+    """What an ONNX file of gemkit's says of itself, for `files` of an export."""
+    model = load_onnx(path)
+    info = info_of(model, str(path))
+    own = count(model).to_json()
+    return {
+        "onnx": str(path),
+        "precision": info.precision,
+        "accuracy": info.more.get("accuracy"),
+        **own,
+    }
+
+
 def convert(
     path: Path,
     precision: Sequence[str],
     optimize: str | None,
     dataset: Dataset | None,
+    budget: Budget,
     console: Console,
 ) -> list[dict[str, Any]]:
     """Write a file's optimised form and other precisions of both, where asked for.
 
+    Each is counted, judged on the test images and held against the budget by itself.
+
     Args:
-        dataset: images that other precisions are made and judged on.
+        dataset: images that other precisions are made and all are judged on.
+        budget: no rewrite is applied that leaves it; of other precisions that do it is said.
 
     Returns:
-        what was written.
+        what was written: `onnx`, `precision`, `accuracy`, `macs`, `weights`, `peak_memory_bytes`
+        and how it was made.
     """
     sources, made = [path], []
     id = path.parent.name if path.stem == "model" else path.stem
     if optimize is not None:
         better = path.with_name(f"{path.stem}.optimized.onnx")
-        report = optimizer.optimize_file(path, better, objective=optimize)
+        test = None if dataset is None else (dataset.x_test, dataset.y_test)
+        report = optimizer.optimize_file(path, better, optimize, test=test, limits=budget)
         before, after = report.peak_memory_bytes
         console.print(
             f"  {id} optimised for {optimize}: {report.speedup:.2f} times as fast, peak memory "
             f"{formatting.size(before)} -> {formatting.size(after)}; applied: "
             f"{', '.join(report.applied) or 'nothing, since nothing paid'}",
         )
-        made.append({"onnx": str(better), "precision": "fp32", **report.to_json()})
+        for item in report.tried:
+            if item.note.startswith("leaves"):
+                console.print(f"    not applied: {item.name}, which {item.note}")
+        made.append(
+            {
+                **report.to_json(),
+                **report.figures.to_json(),
+                "onnx": str(better),
+                "precision": "fp32",
+                "accuracy": report.accuracy,
+            }
+        )
         if report.applied:
             sources.append(better)
     for source in sources:
         for kind in precision:
             if kind != "fp32":
                 assert dataset is not None
-                made.append(_in_precision(source, kind, id, dataset, console))
+                made.append(_in_precision(source, kind, id, dataset, budget, console))
     return made
 
 
 def _in_precision(
-    source: Path, kind: str, id: str, dataset: Dataset, console: Console
+    source: Path, kind: str, id: str, dataset: Dataset, budget: Budget, console: Console
 ) -> dict[str, Any]:
     test = (dataset.x_test, dataset.y_test)
     target = source.with_name(f"{source.stem}.{kind}.onnx")
@@ -81,6 +115,9 @@ def _in_precision(
         f"{formatting.size(found.file_bytes)} (fp32 {formatting.size(found.reference_bytes)}), "
         f"{found.speedup:.2f} times as fast as {'that in fp32' if optimised else 'fp32'}"
     )
-    for note in found.notes:
+    notes = list(found.notes)
+    if over := found.figures.over(budget, kind):
+        notes.append(f"this file leaves the budget: {over}")
+    for note in notes:
         console.print(f"    {note}")
-    return found.to_json()
+    return {**found.to_json(), "notes": notes}

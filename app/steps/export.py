@@ -26,7 +26,7 @@ from ..report import cell_plots, plots
 from ..runs import find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
 from .cards import write_model_card
-from .convert import convert, files_of
+from .convert import convert, entry_of, files_of
 from .networks import Job, baseline_job, model_job, put, restored
 
 
@@ -146,8 +146,9 @@ def export(
                 path = folder / f"{model.id}.onnx"
                 file = _export_as(run, model, dataset, form, path, console)
             else:
-                file = {"onnx": str(path), "precision": "fp32", "accuracy": model.accuracy}
-            made[model.id] = [file, *convert(path, kinds, optimize, dataset, console)]
+                file = entry_of(path)
+            others = convert(path, kinds, optimize, dataset, run.budget, console)
+            made[model.id] = [file, *others]
             if form == Form() and not _fits_converted(run, model, path, console):
                 continue
             if folder is not None:

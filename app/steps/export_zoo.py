@@ -77,7 +77,7 @@ def export_zoo(
     )
     made = [exported]
     if optimize is not None or dataset is not None:
-        made += convert(path, precision, optimize, dataset, console)
+        made += convert(path, precision, optimize, dataset, Budget(), console)
     about = path.with_suffix(".card.md")
     _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
     console.print(f"card: {about}")

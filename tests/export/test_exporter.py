@@ -66,7 +66,7 @@ def test_any_cell_runs_at_any_batch(tmp_path: Path, seed: int) -> None:
             if isinstance(module, nn.BatchNorm2d)
         )
         spent = cost(network.architecture)
-        assert exported.weights == spent.params - channels_normed
+        assert exported.figures.weights == spent.params - channels_normed
         operators = {node.op_type for node in onnx.load(path).graph.node}
         assert "BatchNormalization" not in operators
         assert network.training is False
@@ -144,7 +144,7 @@ def test_foreign_network(tmp_path: Path, seed: int) -> None:
     exported = export_onnx(network, path, **HOW)
     assert network.training
     assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
-    assert exported.weights == 6 * 9 + 6 + 6 + 6 + 70
+    assert exported.figures.weights == 6 * 9 + 6 + 6 + 6 + 70
     images = random_images(np.random.default_rng(seed), 4)
     values = read_info(path).normalise(images)
     found = ort.InferenceSession(path).run(None, {"image": values})[0]

@@ -40,6 +40,7 @@ from gemkit.cell import Cell, read_cell
 from gemkit.errors import UserError
 from gemkit.export import benchmark, exporter, kit, latency, targets, timing
 from gemkit.export.onnx_builder import build_onnx
+from gemkit.export.onnx_file import load_onnx
 from gemkit.files import read_json, write_json
 from gemkit.network import build, load_network, save_weights
 from gemkit.records import Latency, Measurement, Model, Trial
@@ -235,7 +236,7 @@ def good_metadata(path: Path) -> None:
     """What a file says about itself, as JSON; `bench_metadata` puts it into a file."""
     file = path.with_name("good.onnx")
     good_onnx(file)
-    model = exporter.load_onnx(file)
+    model = load_onnx(file)
     file.unlink()
     write_json(path, {entry.key: json.loads(entry.value) for entry in model.metadata_props})
 
