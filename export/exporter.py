@@ -211,11 +211,12 @@ def export_onnx(
         with quiet():
             model = _to_onnx(original, info, batch, opset)
             _describe(model, info)
+            temporary.write_bytes(model.SerializeToString())
+            _check_file(temporary)
             own = count(model)
             _check_weights(model, original, own.weights)
             describe(model, own)
             temporary.write_bytes(model.SerializeToString())
-            _check_file(temporary)
             session = open_session(temporary, threads=0)
             parity = _compare(reference, session, info, images, batch, seed)
             accuracy = None
