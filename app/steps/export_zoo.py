@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
+from gemkit.budget import Budget
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export.card import write_card
