@@ -373,10 +373,12 @@ def _number(label: str, limits: str, value: int, id: str) -> "gradio.Number":
     return gr.Number(value, precision=0, label=label, info=limits, min_width=150, elem_id=id)
 
 
-def tab(live: LiveSearch, computer: str) -> None:
+def tab(live: LiveSearch, computer: str, visitor: "gradio.BrowserState") -> None:
     """The tab's layout.
 
     Args:
+        visitor: keeps a visitor's sign over reloads; stands outside of all tabs, since what is in
+            a tab works only once it was opened.
         computer: what visitors call the machine that searches.
     """
     import gradio as gr
@@ -405,7 +407,6 @@ def tab(live: LiveSearch, computer: str) -> None:
     view = gr.HTML(live.html(), apply_default_css=False, elem_id="live-view")
     timer = gr.Timer(2)
     # Whoever started a search may end it, after a reload too; others see it.
-    visitor = gr.BrowserState("", storage_key="gemkit-visitor")
     seen = gr.State("")
     outputs = [view, start, cancel, resume, seen]
 

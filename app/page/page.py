@@ -47,6 +47,7 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
         title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
         introduction = gr.Markdown(shown.introduction(), elem_id="introduction")
+        visitor = None if live is None else gr.BrowserState("", storage_key="gemkit-visitor")
         with gr.Tabs():
             with gr.Tab("Explore", elem_id="tab-explore"):
                 points = explore.tab(shown)
@@ -67,9 +68,9 @@ def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "grad
                     "it lies."
                 )
                 scripted("map", "gk-map", elem_id="map")
-            if live is not None:
+            if live is not None and visitor is not None:
                 with gr.Tab("Search live", elem_id="tab-live"):
-                    live_search.tab(live, shown.computer)
+                    live_search.tab(live, shown.computer, visitor)
 
         def selected(event: gr.EventData) -> Any:
             id = str(getattr(event, "id", ""))[:64]

@@ -572,6 +572,9 @@ def test_a_password_guards_everything(folder: Path) -> None:
 
 
 def test_measured_cells_are_read_as_a_kit_s(shown: content.Shown, tmp_path: Path) -> None:
+    for count in (-1, 0, 9, 61):
+        with pytest.raises(UserError, match=f"from 10 to 60 cells can be measured, not {count}"):
+            browser.manifest(shown, count)
     manifest = browser.manifest(shown, 30)
     assert len(manifest["files"]) == 12
     rows = []

@@ -19,6 +19,7 @@ import pytest
 import page_run
 import visitor
 from gemkit.app.page import browser, content, page, try_it
+from gemkit.cell import Cell
 from gemkit.export.kit import fit_measurements
 from gemkit.records import Model
 from gemkit.store import Run
@@ -284,8 +285,11 @@ def test_the_browser_answers_as_the_server_and_measures(
     assert len(model.measured) == 10
 
 
-def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> None:
+def test_a_search_runs_live_is_cancelled_and_resumed(
+    tab: Any, folder: Path, chromium: Any, address: str
+) -> None:
     visitor.go(tab, "Search live")
+    other = visitor.open_page(chromium, address, "#tab=live")
     many = 30  # on a fast machine some end before the button is found
     for name, value in (("trials", many), ("nodes", 12), ("macs", 1500), ("epochs", 1)):
         tab.locator(f"#live-{name} input").fill(str(value))
@@ -294,7 +298,16 @@ def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> 
     tab.wait_for_function(
         "document.querySelector('#live-state')?.dataset.done > 0", timeout=400_000
     )
+    # Another visitor sees it, and cannot end it.
+    other.wait_for_selector('#live-state:has-text("another visitor started it")')
+    assert other.locator("#live-cancel").is_disabled()
+    assert other.locator("#live-start").is_disabled()
+    tab.reload()  # whoever started it stays who started it
+    visitor.go(tab, "Search live")
+    tab.wait_for_selector("#live-cancel:not([disabled])")
     tab.locator("#live-cancel").click()
+    # That it is ending is told at once, however long it takes.
+    tab.wait_for_selector("#live-state:is([data-state=cancelling], [data-state=cancelled])")
     tab.wait_for_selector("#live-state[data-state=cancelled]")
     with Run.open(folder.with_name("shown-live")) as run:
         before = {trial.id: trial.accuracy for trial in run.trials() if trial.state == "done"}
@@ -305,7 +318,16 @@ def test_a_search_runs_live_is_cancelled_and_resumed(tab: Any, folder: Path) -> 
         after = {trial.id: trial.accuracy for trial in run.trials()}
     assert len(after) == many
     assert before.items() <= after.items()
-    assert tab.locator("#live-view circle").count() >= 8
+    assert tab.locator("#live-view .gk-svgplot circle").count() >= 8
+    for one in (tab, other):
+        one.locator(".gk-result summary").first.click()
+        one.locator(".gk-result .gk-across .gk-node").first.wait_for()
+    with tab.expect_download() as waiting:
+        tab.locator(".gk-result a[download]").first.click()
+    best = max(after, key=lambda id: after[id] or 0.0)
+    assert Cell.from_json(json.loads(Path(waiting.value.path()).read_bytes())).id == best
+    assert other.faults == []
+    other.context.close()
 
 
 def test_a_growing_run_is_followed(chromium: Any, tmp_path: Path, seed: int) -> None:

@@ -1,7 +1,11 @@
 """What visitors met that was wrong: each acts as they did, and reads what they read."""
 
+import contextlib
 import dataclasses
+import http.client
+import http.server
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -170,6 +174,59 @@ def test_a_page_outlives_its_server(chromium: Any, folder: Path) -> None:
         tab.wait_for_selector(f'#facts h3:has-text("{first}")')
     finally:
         tab.context.close()
+        server.close()
+
+
+class _Stripping(http.server.BaseHTTPRequestHandler):
+    """A proxy that takes /gemkit away from every path, and passes the rest on."""
+
+    upstream = 0
+
+    def _pass_on(self) -> None:
+        if not self.path.startswith("/gemkit/"):
+            self.send_error(404)
+            return
+        connection = http.client.HTTPConnection("127.0.0.1", self.upstream, timeout=60)
+        body = self.rfile.read(int(self.headers.get("content-length") or 0)) or None
+        path = self.path.removeprefix("/gemkit")
+        connection.request(self.command, path, body, dict(self.headers))
+        answer = connection.getresponse()
+        self.send_response(answer.status)
+        for name, value in answer.getheaders():
+            if name.lower() not in ("connection", "transfer-encoding", "date", "server"):
+                self.send_header(name, value)
+        self.end_headers()
+        with contextlib.suppress(OSError):
+            while part := answer.read1(65_536):
+                self.wfile.write(part)
+                self.wfile.flush()
+        connection.close()
+
+    do_GET = do_POST = do_HEAD = _pass_on
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_the_page_works_behind_a_proxy_that_strips_a_prefix(chromium: Any, folder: Path) -> None:
+    server = page.launch(folder, "127.0.0.1", 0, read_only=True, root_path="/gemkit")
+    handler = type("Handler", (_Stripping,), {"upstream": int(server.address.rpartition(":")[2])})
+    proxy = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    try:
+        # The visitor's browser asks for nothing outside of the prefix.
+        address = f"http://127.0.0.1:{proxy.server_port}/gemkit/"
+        tab = visitor.open_page(chromium, address)
+        second = _ids(folder)[1]
+        tab.locator(f'.gk-list tr[data-id="{second}"]').first.click()
+        tab.wait_for_selector(f'#facts h3:has-text("{second}")')
+        visitor.go(tab, "Try it")
+        tab.locator("#examples .gallery-item, #examples button").first.click()
+        tab.wait_for_selector("#left-note strong")
+        assert tab.faults == []
+        tab.context.close()
+    finally:
+        proxy.shutdown()
         server.close()
 
 
