@@ -98,7 +98,7 @@ def _check_json(json_file: str | None) -> None:
 
 
 class Interrupted(Exception):
-    """Ctrl-C, with the sentence that tells how to go on."""
+    """Ctrl-C, with the sentence that says how to go on."""
 
 
 @contextmanager
@@ -162,7 +162,7 @@ _KEPT = (
     "data", "target", "nodes", "aggregation", "trials", "strategy", "encoder", "device", "seed",
     "promote", "promote_epochs", "in_rounds", "any_width",
 )  # fmt: skip
-"""Options that a run's configuration tells, whoever began it."""
+"""Options that a run's configuration holds, whoever began it."""
 
 
 def _given_at_first(commands: Sequence[str]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Commands that people are told to run next."""
+"""Commands that people are advised to run next."""
 
 import shlex
 

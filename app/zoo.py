@@ -141,7 +141,7 @@ def load(name: str, folder: Path | None = None) -> "GEMNet":
     path = (folder or FOLDER) / known.weights.file
     content = path.read_bytes() if path.is_file() else b""
     if _digest(content) != known.weights.sha256:
-        raise UserError(f"{path} is not the file that its card tells of: install gemkit again")
+        raise UserError(f"{path} is not the file that its card describes: install gemkit again")
     network = build(known.network)
     network.load_state_dict(tensors(content))  # half precision becomes the network's own
     network.eval()

@@ -29,7 +29,7 @@ def explain(error: OSError, path: Path) -> UserError:
 
 
 def unreadable(error: OSError, path: Path) -> UserError:
-    """The same of a file or folder that cannot be read."""
+    """The sentence for a file or folder that cannot be read."""
     return UserError(f"{path} cannot be read: {_reason(error)}")
 
 
@@ -37,7 +37,7 @@ def is_file(path: Path) -> bool:
     """Whether there is a file, as `Path.is_file` says where it may be asked.
 
     Raises:
-        UserError: that cannot be told: a folder on the way may not be entered, or a name is longer
+        UserError: that cannot be known: a folder on the way may not be entered, or a name is longer
             than the system allows.
     """
     try:
@@ -47,7 +47,11 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """The same of a folder."""
+    """Whether there is a folder, as `Path.is_dir` says where it may be asked.
+
+    Raises:
+        UserError: as `is_file`.
+    """
     try:
         return path.is_dir()
     except OSError as error:

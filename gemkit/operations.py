@@ -58,7 +58,7 @@ TABLE = (
 """All operations. Their order decides their codes, so new ones come last."""
 
 BY_NAME = {operation.name: operation for operation in TABLE}
-"""The same by name."""
+"""The operations of TABLE by name."""
 
 KERNELS = tuple(sorted({operation.kernel for operation in TABLE if operation.is_separable}))
 """The sides of depthwise convolutions that occur."""

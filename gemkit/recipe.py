@@ -82,7 +82,7 @@ class Recipe:
         check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
-        """The same recipe with other values where they are not None.
+        """This recipe with other values where they are not None.
 
         The learning rate goes with the square root of the batch size, as it does from `standard`
         to `full`.

@@ -137,7 +137,7 @@ class CellSpace:
 
     def __post_init__(self) -> None:
         if not 1 <= self.nodes <= MAX_NODES:
-            raise UserError(f"{self.nodes} nodes: a cell has 1 to {MAX_NODES} of them (--nodes)")
+            raise UserError(f"{self.nodes} nodes: a cell has 1 to {MAX_NODES} of them")
         if self.aggregation not in AGGREGATIONS:
             raise UserError(
                 f"unknown aggregation {self.aggregation!r}: use one of {', '.join(AGGREGATIONS)}"
@@ -168,7 +168,7 @@ class CellSpace:
         if count and not len(found):
             raise UserError(
                 f"no sampled cell of up to {self.nodes} nodes fits the budget "
-                f"({self.budget.describe()}): allow more, or give fewer --nodes"
+                f"({self.budget.describe()}): allow more, or fewer nodes"
             )
         return found
 

@@ -271,7 +271,7 @@ def trial_seed(seed: int, index: int) -> int:
     return int(np.random.SeedSequence([seed, _TRIAL, index]).generate_state(1)[0] >> 1)
 
 
-_MEND = "Mend the cause and continue with --resume, which tries them once more"
+_MEND = "Mend the cause and resume the search, which tries them once more"
 
 
 def _failures_in_a_row(run: Run) -> list[Trial]:

@@ -190,7 +190,7 @@ def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
 
 
 def layout(cell: Cell) -> Layout:
-    """Place a cell; the same cell is always placed the same way."""
+    """Lay out a cell; the same cell is always placed the same way."""
     graph = _Graph(cell)
     order = _order(graph)
     height = _heights(graph, order)

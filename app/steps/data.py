@@ -84,15 +84,15 @@ def _print_files(found: Survey, console: "Console") -> None:
         return
     root = found.plan.root
 
-    def told(path: Path | str) -> str:
+    def shown(path: Path | str) -> str:
         return Path(path).relative_to(root).as_posix()
 
-    kinds = [(some.reason, [told(path) for path in some.files]) for some in found.plan.skipped]
+    kinds = [(some.reason, [shown(path) for path in some.files]) for some in found.plan.skipped]
     copies = [
-        f"{told(one.left_out)} (the same as {told(one.same_as)})" for one in found.plan.copies
+        f"{shown(one.left_out)} (the same as {shown(one.same_as)})" for one in found.plan.copies
     ]
     kinds.append(("left out, since they judge", copies))
-    kinds.append(("cannot be used", [f"{told(one.what)}: {one.reason}" for one in found.unusable]))
+    kinds.append(("cannot be used", [f"{shown(one.what)}: {one.reason}" for one in found.unusable]))
     for reason, files in kinds:
         if files:
             console.print(f"{reason}: {len(files):,}", style="bold")

@@ -92,7 +92,7 @@ def export(
             `model.int8.onnx`, int8 calibrated on training images. That of the run's budget is
             written as well.
         optimize: "latency" or "memory": also write `model.optimized.onnx`, the fp32 graph
-            rewritten as measurements on this machine (or the peak memory) tell, and what
+            rewritten as measurements on this machine (or the peak memory) decide, and what
             `precision` asks for from that.
         out: also copy the files and their cards to this folder, as `ID.onnx`, `ID.int8.onnx` and
             so on; by default `deploy` in the run where the files differ from its own.

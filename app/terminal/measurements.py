@@ -74,7 +74,7 @@ def measurement_table(found: Sequence[Measurement], width: int) -> Table:
 
 
 def tails(names: Sequence[str]) -> list[str]:
-    """The ends of paths, as long as is needed to tell those apart that differ."""
+    """The ends of paths, as long as those need that differ."""
     parts = [name.split("/") for name in names]
     most, different = max(map(len, parts), default=0), len(set(names))
     for length in range(1, most):

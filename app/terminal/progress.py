@@ -54,18 +54,18 @@ def now_and_then(console: Console) -> Callable[[str], None]:
     """Prints what it is given where there is no terminal for a bar, but once a minute at most."""
     last = [time.monotonic()]
 
-    def tell(text: str) -> None:
+    def say(text: str) -> None:
         if not console.is_terminal and time.monotonic() - last[0] >= _A_MINUTE:
             last[0] = time.monotonic()
             console.print(f"  {text}")
 
-    return tell
+    return say
 
 
 @contextmanager
 def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
     """A progress bar with the time left; without a terminal a line a minute."""
-    progress, tell = counter(console), now_and_then(console)
+    progress, say = counter(console), now_and_then(console)
     # Before version 14.3 of rich even a bar that is disabled ends with an empty line.
     with progress if console.is_terminal else nullcontext():
         task = progress.add_task(text, total=total, note="")
@@ -78,6 +78,6 @@ def bar(console: Console, text: str, total: int) -> Iterator[Advance]:
                 progress.update(task, note=note)
             if completed is not None:
                 whole = progress.tasks[0].total or 1
-                tell(f"{text}: {formatting.percent(completed / whole, 0)}")
+                say(f"{text}: {formatting.percent(completed / whole, 0)}")
 
         yield advance

@@ -28,7 +28,7 @@ def watched(console: Console, trials: Sequence[Trial], total: int) -> Iterator[W
         total: how many trainings there will be.
     """
     known = {trial.index: trial for trial in trials}
-    progress, tell = counter(console), now_and_then(console)
+    progress, say = counter(console), now_and_then(console)
     done = sum(trial.state in ("done", "failed") for trial in trials)
     bar = progress.add_task("trials", total=total, completed=done, note="")
 
@@ -50,7 +50,7 @@ def watched(console: Console, trials: Sequence[Trial], total: int) -> Iterator[W
                 f"({formatting.number(trial.cell.nodes, 'node')}, width {trial.width}, "
                 f"{formatting.count(trial.macs)} MACs)"
             )
-        tell(f"{progress.tasks[0].completed:.0f} of {formatting.number(total, 'trial')} ended")
+        say(f"{progress.tasks[0].completed:.0f} of {formatting.number(total, 'trial')} ended")
 
     if not console.is_terminal:
         yield watch

@@ -62,7 +62,7 @@ def test_a_changed_file_is_refused(packed: Path) -> None:
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    with pytest.raises(UserError, match="not the file that its card tells of"):
+    with pytest.raises(UserError, match="not the file that its card describes"):
         zoo.load("gemnet-mini")
 
 
