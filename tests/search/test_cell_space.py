@@ -219,7 +219,7 @@ def test_nothing_fits(seed: int) -> None:
 def test_bad_spaces() -> None:
     with pytest.raises(UserError, match="--max-macs"):
         CellSpace(SKELETON, Budget())
-    with pytest.raises(UserError, match="--nodes"):
+    with pytest.raises(UserError, match="31 nodes: a cell has 1 to 30"):
         CellSpace(SKELETON, BUDGETS[0], nodes=31)
     with pytest.raises(UserError, match="aggregation"):
         CellSpace(SKELETON, BUDGETS[0], aggregation="mean")

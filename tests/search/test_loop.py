@@ -356,7 +356,7 @@ def test_time_that_was_over_before_a_trial_ended(
 def test_a_search_without_a_success_says_so_and_tries_again(tmp_path: Path, seed: int) -> None:
     plan = Plan(trials=3, per_round=2, epochs=2)
     for _ in range(3):  # however often
-        with pytest.raises(UserError, match=r"every trial failed.*nothing works.*--resume"):
+        with pytest.raises(UserError, match=r"every trial failed.*nothing works.*resume the"):
             searched(tmp_path / "run", seed, plan, always_failing)
         assert [one.state for one in searched_trials(tmp_path / "run")] == ["queued"] * 3
     assert [one.state for one in searched(tmp_path / "run", seed, plan)] == ["done"] * 3
