@@ -1,6 +1,6 @@
 """Forms of deep cells, and skeletons around them, trained side by side at equal MACs.
 
-    OMP_NUM_THREADS=1 nice -n 19 python experiments/deep_cells.py --rounds forms,skeletons
+    OMP_NUM_THREADS=1 nice -n 19 python experiments/deep_cells.py [--rounds sums,frames] [--list]
 
 Every training is one line of `results/deep_cells.json`, written as it ends; a run that was stopped
 goes on where it was. Images: CIFAR-10 (JPEG q75 copy), its training part alone: `TRAINED` to train

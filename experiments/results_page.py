@@ -80,6 +80,8 @@ def page() -> str:
         blocks += _proxy(fidelity)
     if longer := figures("longer"):
         blocks += _longer(longer)
+    if (deep := figures("deep_cells")).get("trainings"):
+        blocks += _deep_cells(deep)
     blocks += [
         report.Heading("Not run"),
         report.Paragraph(
@@ -515,6 +517,34 @@ def _longer(found: dict[str, Any]) -> list[report.Block]:
         report.Code(
             "python experiments/zoo.py --device cuda --run runs/base --only base --train-only"
         ),
+    ]
+
+
+def _deep_cells(found: dict[str, Any]) -> list[report.Block]:
+    rows = [
+        (
+            one["name"],
+            formatting.percent(one["accuracy"]),
+            formatting.count(one["macs"]),
+            formatting.count(one["params"]),
+            f"{one['processor_seconds']:.0f} s",
+        )
+        for one in sorted(found["trainings"], key=lambda one: -float(one["accuracy"]))
+    ]
+    recipe = found["recipe"]
+    hours = sum(one["processor_seconds"] for one in found["trainings"]) / 3600
+    return [
+        report.Heading("Forms of cells, and skeletons around them"),
+        report.Paragraph(
+            f"{found['task']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, one "
+            f"training each, {hours:.2f} core-hours in all. Each network is as wide as 3 M MACs "
+            "allow, in steps of a quarter of a channel. A name says the cell (`random12.9`: twelve "
+            "nodes, the tenth drawn; `sum:` for sums) and what differs from today's cells "
+            "(`experiments/deep_cells.py`, `Form`) and from the preset skeleton (`Frame`: stem of "
+            "kernel, stride, share of the width; stages of factor, cells)."
+        ),
+        report.Table(("network", "accuracy", "MACs", "params", "processor time"), rows),
+        report.Code("OMP_NUM_THREADS=1 nice -n 19 python experiments/deep_cells.py"),
     ]
 
 

@@ -20,18 +20,20 @@ class Pattern:
             resolution; larger images begin with one more of stride 2 and the first's factor.
         repeats: cells of every stage.
         growth: the width factor of a stage as a multiple of that of the stage before.
+        shortcut: as of `gemkit.architecture.Skeleton`.
     """
 
     name: str
     stem: tuple[tuple[int, float], ...]
     repeats: int = 1
     growth: float = 2
+    shortcut: str = "projection"
 
 
 TABLE = (
     Pattern("light stem", ((2, 1),)),
     Pattern("narrow stem", ((1, 0.5), (2, 1))),
-    Pattern("two cells a stage", ((2, 1),), repeats=2),
+    Pattern("two cells a stage", ((2, 1),), repeats=2, shortcut="identity"),
 )
 """Beside the first. Their order decides their numbers, so new ones come last."""
 
@@ -73,7 +75,7 @@ def _made(pattern: Pattern, first: Skeleton) -> Skeleton:
         stem_strides=tuple(stride for stride, _ in stem),
         stem_factors=tuple(factor for _, factor in stem),
         stages=tuple(stages),
-        shortcut="identity",
+        shortcut=pattern.shortcut,
     )
 
 
