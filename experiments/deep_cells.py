@@ -374,6 +374,12 @@ def rounds() -> dict[str, list[Job]]:
         "first": [Job(f"sum:{cell}"), Job(f"sum:{cell}", stream), Job(cell)],
         "stems": [Job("star5", frame=frame) for frame in (light, narrow)],
         "sums": [Job(f"sum:{cell}", form) for form in singles],
+        "pairs": [
+            Job("star5", Form(identity=True), Frame(light.stem, ((1, 2), (2, 2), (4, 2)))),
+            Job(f"sum:{cell}", Form(residual=True, mean=True, inner=False)),
+            Job("star5", Form(inner=False), light),
+            Job(f"sum:{cell}", Form(residual=True, mean=True, inner=False), light),
+        ],
         "frames": [
             Job("star5", Form(identity=True), Frame(light.stem, ((1, 2), (2, 2), (4, 2)))),
             Job("star5", frame=Frame(((3, 1, 1.0),), ((1, 1), (2, 1), (4, 1), (8, 1)))),

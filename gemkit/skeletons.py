@@ -1,41 +1,36 @@
 """The skeletons that a search tries around its cells: the one place to touch to add one.
 
 Which suits depends on images and budget, so the search chooses it with the cell. All are small
-changes of the first, which `gemkit.architecture.skeleton_for` has always given: the figures are in
-`docs/search.md`.
+changes of the preset (`gemkit.architecture.skeleton_for`), which comes first; what they were worth
+stands in `docs/search.md`.
 """
 
 from dataclasses import dataclass, replace
 
-from gemkit.architecture import Skeleton, Stage, skeleton_for
+from gemkit.architecture import Skeleton, skeleton_for
 
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a skeleton has that the first has not.
+    """What a skeleton has that the preset has not.
 
     Attributes:
-        name: as in reports.
-        stem: (stride, factor) of its convolutions, for images whose first stage has half of their
-            resolution; larger images begin with one more of stride 2 and the first's factor.
-        repeats: cells of every stage.
-        growth: the width factor of a stage as a multiple of that of the stage before.
-        shortcut: as of `gemkit.architecture.Skeleton`.
+        name: what people call it.
+        stem: (stride, factor) of its convolutions where the first stage has half of the image's
+            resolution. Where it has a quarter, a stem of one convolution gets a second of stride 2,
+            and the first of two has stride 2; where it has all of it, only the last convolution
+            stays, with stride 1.
     """
 
     name: str
     stem: tuple[tuple[int, float], ...]
-    repeats: int = 1
-    growth: float = 2
-    shortcut: str = "projection"
 
 
 TABLE = (
     Pattern("light stem", ((2, 1),)),
     Pattern("narrow stem", ((1, 0.5), (2, 1))),
-    Pattern("two cells a stage", ((2, 1),), repeats=2, shortcut="identity"),
 )
-"""Beside the first. Their order decides their numbers, so new ones come last."""
+"""Beside the preset. Their order decides their numbers, so new ones come last."""
 
 
 def skeletons_for(
@@ -50,35 +45,17 @@ def skeletons_for(
     Raises:
         UserError: the image is too small, or there are fewer than two classes.
     """
-    first = replace(skeleton_for(input_shape, classes), any_width=any_width)
-    found = [first]
+    preset = replace(skeleton_for(input_shape, classes), any_width=any_width)
+    found = [preset]
     for pattern in TABLE:
-        skeleton = _made(pattern, first)
+        stem = list(pattern.stem)
+        halvings = preset.stem_strides.count(2)
+        if halvings == 0:
+            stem = [(1, stem[-1][1])]
+        elif halvings > 1:
+            stem = [(2, stem[0][1]), *(stem[1:] or stem)]
+        strides, factors = zip(*stem, strict=True)
+        skeleton = replace(preset, stem_strides=strides, stem_factors=factors)
         if skeleton not in found:
             found.append(skeleton)
     return tuple(found)
-
-
-def _made(pattern: Pattern, first: Skeleton) -> Skeleton:
-    stem = list(pattern.stem)
-    halvings = first.stem_strides.count(2)
-    if halvings == 0:
-        stem = [(1, factor) for _, factor in stem[-1:]]
-    elif halvings > 1:
-        stem = [(2, stem[0][1]), *stem] if stem[0][0] == 2 else [(2, stem[0][1]), *stem[1:]]
-    stages = [
-        Stage(_quarters(pattern.growth**number), pattern.repeats)
-        for number in range(len(first.stages))
-    ]
-    return replace(
-        first,
-        stem_strides=tuple(stride for stride, _ in stem),
-        stem_factors=tuple(factor for _, factor in stem),
-        stages=tuple(stages),
-        shortcut=pattern.shortcut,
-    )
-
-
-def _quarters(factor: float) -> float:
-    whole = round(factor * 4) / 4
-    return int(whole) if whole.is_integer() else whole
