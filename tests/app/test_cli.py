@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -488,6 +489,36 @@ def test_the_page_asks_for_the_password_that_it_was_given(
     _refused(gemkit(*open_page, "me:you"), "colon")
     monkeypatch.setenv("GEMKIT_PASSWORD", "short")
     _refused(gemkit(*open_page, "me"), "at least 8")
+
+
+def test_the_page_is_told_its_names_and_says_what_travels_in_clear(
+    gemkit: Callable[..., Outcome], made_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Started:
+        address = "http://127.0.0.1:1"
+
+        def wait(self) -> None:
+            pass
+
+        close = wait
+
+    def launch(*_: Any, **options: Any) -> Started:
+        asked.append(options)
+        return Started()
+
+    monkeypatch.setattr(page, "launch", launch)
+    monkeypatch.setenv("GEMKIT_PASSWORD", "open sesame")
+    open_page = ["app", str(made_run), "--auth", "me"]
+    names = ["--allow-host", "Demo.example.", "--allow-host", "b.example"]
+    told = str(gemkit(*open_page, "--host", "0.0.0.0", *names, "--root-path", "/gemkit/"))
+    assert "travels in clear" in told
+    assert asked[0]["allow_host"] == ("demo.example", "b.example")
+    assert asked[0]["root_path"] == "/gemkit"
+    assert "in clear" not in str(gemkit(*open_page))
+    _refused(gemkit(*open_page, "--allow-host", "http://a b"), "no host name")
+    _refused(gemkit(*open_page, "--root-path", "gemkit"), "no path")
 
 
 def test_without_a_command_there_is_help(gemkit: Callable[..., Outcome]) -> None:
