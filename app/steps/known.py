@@ -22,15 +22,20 @@ NAMES = ("resnet20", "resnet8", "mobilenet_v3_small")
 _SETTING = "known_trials"
 
 
-def strongest(run: Run, dataset: Dataset, limits: Limits, console: Console) -> str | None:
+def strongest(
+    run: Run, dataset: Dataset, limits: Limits, largest_batch: int, console: Console
+) -> str | None:
     """The name of the best, None where none can be made so small.
 
     What each reached is kept in the run, so that none is trained twice.
+
+    Args:
+        largest_batch: of the final trainings; a machine may not hold more at once.
     """
     found: dict[str, float] = run.setting(_SETTING, dict[str, float], {})
     for name in NAMES:
         if name not in found:
-            found[name] = _tried(name, run, dataset, limits)
+            found[name] = _tried(name, run, dataset, limits, largest_batch)
             run.set_setting(_SETTING, found)
     fitting = {name: accuracy for name, accuracy in found.items() if accuracy >= 0}
     if not fitting:
@@ -40,7 +45,7 @@ def strongest(run: Run, dataset: Dataset, limits: Limits, console: Console) -> s
     return max(fitting, key=lambda name: fitting[name])
 
 
-def _tried(name: str, run: Run, dataset: Dataset, limits: Limits) -> float:
+def _tried(name: str, run: Run, dataset: Dataset, limits: Limits, largest_batch: int) -> float:
     """Accuracy on the validation part of the search's images; -1 where it does not fit or fails."""
     torch.manual_seed(run.seed)
     try:
@@ -48,6 +53,7 @@ def _tried(name: str, run: Run, dataset: Dataset, limits: Limits) -> float:
     except UserError:
         return -1.0
     split = proxy_split(dataset, run.seed)
+    recipe = RECIPES["proxy"]
     try:
         trained = train(
             network,
@@ -55,7 +61,7 @@ def _tried(name: str, run: Run, dataset: Dataset, limits: Limits) -> float:
             split.y_train,
             split.x_validation,
             split.y_validation,
-            recipe=RECIPES["proxy"].changed(run.config.get("epochs")),
+            recipe=recipe.changed(run.config.get("epochs"), min(recipe.batch_size, largest_batch)),
             mean=dataset.mean,
             std=dataset.std,
             seed=run.seed,

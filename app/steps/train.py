@@ -190,7 +190,7 @@ def _train_models(
             job = _planned(run, trial, known, console)
             if job is not None:
                 jobs.append(job)
-        baseline = _planned_baseline(run, dataset, console)
+        baseline = _planned_baseline(run, dataset, settings.recipe.batch_size, console)
         if baseline is not None:
             jobs.append(baseline)
         if not jobs:
@@ -311,7 +311,9 @@ def _limits(run: Run) -> Limits | None:
     return Limits(price.macs, price.params, any_width=False)
 
 
-def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | None:
+def _planned_baseline(
+    run: Run, dataset: Dataset, largest_batch: int, console: Console
+) -> Job | None:
     """The strongest known network within the run's limits; None when it is trained."""
     planned = run.baselines()
     if any(entry.state in ("done", "failed") for entry in planned):
@@ -319,7 +321,7 @@ def _planned_baseline(run: Run, dataset: Dataset, console: Console) -> Job | Non
     if planned:
         return baseline_job(run, planned[0])
     limits = _limits(run)
-    name = None if limits is None else known.strongest(run, dataset, limits, console)
+    name = None if limits is None else known.strongest(run, dataset, limits, largest_batch, console)
     if name is None or limits is None:  # none of them can be made so small
         return None
     network = baseline(name, dataset.input_shape, dataset.classes, **plain(limits))
