@@ -19,7 +19,7 @@ from gemkit.files import explain, read_json, write_bytes, write_json, write_text
 from . import formatting
 from .hints import command
 from .page import downloads
-from .page.content import Shown
+from .page.content import PageRun
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -67,7 +67,7 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
     Raises:
         UserError: no run, nothing in it to show, or the folder holds something else.
     """
-    shown = Shown.open(folder)
+    shown = PageRun.open(folder)
     try:
         if not shown.runnable():
             raise UserError(
@@ -141,7 +141,7 @@ def _clear(out: Path) -> None:
         raise explain(error, out) from None
 
 
-def _copy_run(shown: Shown, target: Path) -> None:
+def _copy_run(shown: PageRun, target: Path) -> None:
     """Copy of a run what the page shows and gives away, and nothing else."""
     content = shown.content
     target.mkdir(parents=True)

@@ -26,7 +26,7 @@ from gemkit.records import Network, Trial
 from .. import formatting
 
 if TYPE_CHECKING:
-    from .content import Shown
+    from .content import PageRun
 
 VERSION = "1.30.0"
 _SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
@@ -126,7 +126,7 @@ def _median(network: Network | None) -> float | None:
     return None if network is None or network.latency_ms is None else network.latency_ms.p50
 
 
-def settings(shown: "Shown") -> dict[str, Any]:
+def settings(shown: "PageRun") -> dict[str, Any]:
     """What the page's script needs to know to run the networks of a run."""
     content = shown.content
     return {
@@ -147,14 +147,14 @@ def settings(shown: "Shown") -> dict[str, Any]:
     }
 
 
-def _chosen(shown: "Shown", count: int) -> list[Trial]:
+def _chosen(shown: "PageRun", count: int) -> list[Trial]:
     """The first `count` candidates of a run that were trained, in its first skeleton."""
     # What predicts latency is made for one skeleton.
     trials = [one for one in shown.trials() if one.state == "done" and not one.skeleton]
     return trials[:count]
 
 
-def manifest(shown: "Shown", count: int) -> dict[str, Any]:
+def manifest(shown: "PageRun", count: int) -> dict[str, Any]:
     """A device kit's manifest for cells of this run; `gemkit latency fit` reads it back.
 
     Raises:
@@ -191,7 +191,7 @@ def manifest(shown: "Shown", count: int) -> dict[str, Any]:
     return value
 
 
-def draft_named(shown: "Shown", name: str) -> bytes | None:
+def draft_named(shown: "PageRun", name: str) -> bytes | None:
     """The file of a manifest's entry."""
     trial = shown.trial(name.removesuffix(".onnx")) if name.endswith(".onnx") else None
     skeletons = shown.content.skeletons
@@ -208,7 +208,7 @@ def _draft(architecture: Architecture, seed: int) -> bytes:
     return bytes(build_onnx(architecture, seed=seed).SerializeToString())
 
 
-def reference(shown: "Shown", id: str) -> dict[str, Any] | None:
+def reference(shown: "PageRun", id: str) -> dict[str, Any] | None:
     """An input (base64 of float32) and what onnxruntime makes of it, to compare a browser with.
 
     Raises:

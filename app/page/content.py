@@ -161,7 +161,7 @@ def _is_damaged(path: Path, changed: int) -> bool:
     return False
 
 
-class Shown:
+class PageRun:
     """The run that a page shows; safe to be used by many threads.
 
     Attributes:
@@ -184,7 +184,7 @@ class Shown:
         self._seen: tuple[int, bool] | None = None
         self._looked = -_LOOK_EVERY
         self._content: Content | None = None
-        self._place = functools.lru_cache(maxsize=1024)(self._find_place)
+        self._drawn_cell = functools.lru_cache(maxsize=1024)(self._find_drawn_cell)
         self._times: dict[str, Times] = {}
 
     @classmethod
@@ -287,11 +287,11 @@ class Shown:
 
     # -- one network
 
-    def place(self, id: str) -> "Place | None":
+    def drawn_cell(self, id: str) -> "DrawnCell | None":
         """The cell and architecture of a network or candidate; None for what has no cell."""
-        return self._place(id, self.content.version)
+        return self._drawn_cell(id, self.content.version)
 
-    def _find_place(self, id: str, version: int) -> "Place | None":
+    def _find_drawn_cell(self, id: str, version: int) -> "DrawnCell | None":
         content = self.content
         model = content.network(id)
         if isinstance(model, Model):
@@ -304,8 +304,8 @@ class Shown:
                 return None
             cell, width, number = trial.cell, trial.width, trial.skeleton
         if number >= len(content.skeletons) or width is None:
-            return Place(cell, None)
-        return Place(cell, Architecture((cell,), content.skeletons[number], width))
+            return DrawnCell(cell, None)
+        return DrawnCell(cell, Architecture((cell,), content.skeletons[number], width))
 
     def onnx(self, id: str) -> Path | None:
         """A network's fp32 ONNX file, where it is there."""
@@ -403,7 +403,7 @@ class Shown:
         missing = self.missing(id)
         if not files:
             link = ""
-            if self.place(id) is not None:
+            if self.drawn_cell(id) is not None:
                 link = (
                     f' <a class="gk-button" download href="run/cells/{escape(id)}.json">'
                     "Download the cell</a>"
@@ -437,13 +437,13 @@ class Shown:
 
     def cell(self, id: str) -> str:
         """The drawing of a cell and the cost of each part, as HTML."""
-        place = self.place(id)
-        if place is None:
+        drawn = self.drawn_cell(id)
+        if drawn is None:
             return (
                 '<p class="gk-empty">A known network from torchvision: it is not made of one '
                 "cell, so there is none to draw.</p>"
             )
-        return place.html(self._times.get(id))
+        return drawn.html(self._times.get(id))
 
     def profile(self, ended: threading.Event) -> None:
         """Measure which part of each network takes how much time; for a thread of its own.
@@ -459,7 +459,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Place:
+class DrawnCell:
     """A cell and the network it stands in."""
 
     cell: Cell

@@ -16,7 +16,7 @@ from .. import formatting
 from ..projection import project
 
 if TYPE_CHECKING:
-    from .content import Shown
+    from .content import PageRun
 
 _LEAST = 3
 
@@ -24,7 +24,7 @@ _LEAST = 3
 class EmbeddingMap:
     """Positions of a run's candidates; computed on first sight and again when there are more."""
 
-    def __init__(self, shown: "Shown") -> None:
+    def __init__(self, shown: "PageRun") -> None:
         self._shown = shown
         self._lock = threading.Lock()
         self._known: dict[str, NDArray[np.float32]] = {}
@@ -84,7 +84,7 @@ class EmbeddingMap:
 
     def compare(self, first: str, second: str) -> dict[str, str]:
         """How alike two cells are, in one sentence."""
-        one, other = self._shown.place(first), self._shown.place(second)
+        one, other = self._shown.drawn_cell(first), self._shown.drawn_cell(second)
         if one is None or other is None:
             return {"error": "One of the two has no cell."}
         likeness = similarity(one.cell, other.cell)

@@ -2,11 +2,11 @@
 
 import gradio as gr
 
-from .content import Shown
+from .content import PageRun
 from .parts import plain, scripted
 
 
-def tab(shown: Shown) -> gr.HTML:
+def tab(shown: PageRun) -> gr.HTML:
     """The tab's layout; gives the points.
 
     Their script fills the rest, and fires `picked` with an `id`, and `grown` when the run has

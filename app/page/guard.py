@@ -172,8 +172,8 @@ class Guard:
             raise _Refused(401, "a user name and a password are needed", login)
         allowed = _READ if method in ("GET", "HEAD") else _WRITE if method == "POST" else None
         raw = scope.get("raw_path", b"").lower()
-        sly = ".." in path or "\\" in path or "\0" in path or b"%2e" in raw or b"%25" in raw
-        if allowed is None or sly or not allowed.fullmatch(path):
+        detour = ".." in path or "\\" in path or "\0" in path or b"%2e" in raw or b"%25" in raw
+        if allowed is None or detour or not allowed.fullmatch(path):
             raise _Refused(404, "there is nothing here")
         named = uploads.served_path(path)
         if named is not None and not uploads.is_upload(named):

@@ -12,7 +12,7 @@ from .. import formatting
 from .parts import Part
 
 if TYPE_CHECKING:
-    from .content import Shown
+    from .content import PageRun
 
 _TIMEOUT = 900
 
@@ -21,7 +21,7 @@ Entry = tuple[Network, Measurement]
 """A network and one of its measurements."""
 
 
-def measurements(shown: "Shown") -> list[Entry]:
+def measurements(shown: "PageRun") -> list[Entry]:
     """All measurements of a run's networks and baselines."""
     return [(network, one) for network in shown.content.networks for one in network.measurements]
 
@@ -108,7 +108,7 @@ def when(found: Iterable[Entry]) -> str:
     return f"last measured {latest[:16].replace('T', ' ')} UTC" if latest else ""
 
 
-def measure_again(shown: "Shown") -> str:
+def measure_again(shown: "PageRun") -> str:
     """Measure the run's files anew in a process of its own; one sentence about how it went."""
     command = [sys.executable, "-m", "gemkit.app", "bench", str(shown.folder)]
     try:
@@ -131,7 +131,7 @@ def _box_choices(found: Sequence[Entry], name: str) -> list[str]:
     return ["all", *choices(found, name)]
 
 
-def tab(shown: "Shown", measuring: bool) -> Part:
+def tab(shown: "PageRun", measuring: bool) -> Part:
     """The tab's layout; gives what of it follows the run."""
     import gradio as gr
 
@@ -187,7 +187,7 @@ def tab(shown: "Shown", measuring: bool) -> Part:
     return Part(boxes, [*boxes, shown_table, told], read)
 
 
-def _told(shown: "Shown", found: Sequence[Entry], values: Sequence[str]) -> str:
+def _told(shown: "PageRun", found: Sequence[Entry], values: Sequence[str]) -> str:
     """The table under these conditions, or how to get one."""
     if found:
         return table(found, *values)

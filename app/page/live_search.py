@@ -26,7 +26,7 @@ from gemkit.store import is_run
 from .. import formatting
 from ..hints import command
 from . import downloads
-from .content import Shown
+from .content import PageRun
 from .embedding_map import EmbeddingMap
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ _STRATEGIES = ("nasgem", "random", "evolution", "bo+embedding")
 
 
 @dataclass(frozen=True)
-class Wish:
+class SearchRequest:
     """What a visitor asked for; refused when it is outside the limits.
 
     Attributes:
@@ -93,10 +93,10 @@ class LiveSearch:
         self._lock = threading.RLock()
         self._process: subprocess.Popen[bytes] | None = None
         self._folder: Path | None = None
-        self._wish: Wish | None = None
+        self._request: SearchRequest | None = None
         self._cancelled = False
         self._owner = ""
-        self._shown: Shown | None = None
+        self._shown: PageRun | None = None
         self._map: EmbeddingMap | None = None
 
     @property
@@ -120,7 +120,7 @@ class LiveSearch:
         """Whether a visitor started the latest search."""
         return self._owner == visitor
 
-    def start(self, wish: Wish, visitor: str = "") -> None:
+    def start(self, request: SearchRequest, visitor: str = "") -> None:
         """Begin a search that belongs to a visitor.
 
         Raises:
@@ -134,8 +134,8 @@ class LiveSearch:
             while folder.exists():
                 number += 1
                 folder = self._stem.with_name(f"{self._stem.name}-{number}")
-            self._folder, self._wish, self._owner = folder, wish, visitor
-            self._launch(wish.command(folder))
+            self._folder, self._request, self._owner = folder, request, visitor
+            self._launch(request.command(folder))
 
     def resume(self) -> None:
         """Go on with the search that was cancelled or failed.
@@ -145,9 +145,9 @@ class LiveSearch:
         """
         with self._lock:
             running = self.state in ("running", "cancelling")
-            if self._wish is None or self._folder is None or running:
+            if self._request is None or self._folder is None or running:
                 raise UserError("there is no search to resume")
-            self._launch([*self._wish.command(self._folder), "--resume"])
+            self._launch([*self._request.command(self._folder), "--resume"])
 
     def _launch(self, command: list[str]) -> None:
         assert self._folder is not None
@@ -198,12 +198,12 @@ class LiveSearch:
             self._shown.close()
         self._shown = self._map = None
 
-    def shown(self) -> Shown | None:
+    def shown(self) -> PageRun | None:
         """The run of the search, from the moment it exists."""
         with self._lock:
             if self._shown is None and self._folder is not None and is_run(self._folder):
                 with contextlib.suppress(UserError):  # its database is being made
-                    self._shown = Shown.open(self._folder)
+                    self._shown = PageRun.open(self._folder)
                     self._map = EmbeddingMap(self._shown)
             return self._shown
 
@@ -212,8 +212,8 @@ class LiveSearch:
     def html(self, visitor: str = "") -> str:
         """How the search stands, told to a visitor: text, its course, its cells, its best ones."""
         with self._lock:
-            state, shown, wish = self.state, self.shown(), self._wish
-        if wish is None:
+            state, shown, request = self.state, self.shown(), self._request
+        if request is None:
             return (
                 '<p class="gk-empty">Nothing has been started yet. Choose limits and start: the '
                 "candidates appear here one by one.</p>"
@@ -247,7 +247,7 @@ class LiveSearch:
             told += " (another visitor started it)"
         head = (
             f'<p class="gk-note" id="live-state" data-state="{state}" data-done="{len(done)}">'
-            f"<b>{len(done)} of {wish.trials}</b> candidates trained, best "
+            f"<b>{len(done)} of {request.trials}</b> candidates trained, best "
             f"<b>{formatting.percent(best)}</b> of the validation images: {escape(told)}</p>"
         )
         assert self._map is not None
@@ -255,15 +255,15 @@ class LiveSearch:
         log_box = "" if state == "finished" else f'<div class="gk-log">{escape(log)}</div>'
         return (
             f'{head}<div class="gk-two"><div><h4>Accuracy, candidate by candidate</h4>'
-            f"{_course(content.trials, wish.trials)}</div><div><h4>Where their cells lie</h4>"
+            f"{_course(content.trials, request.trials)}</div><div><h4>Where their cells lie</h4>"
             f"{_places(places, content.trials)}</div></div>{_best(shown)}{log_box}"
         )
 
     def cell_file(self, id: str) -> bytes | None:
         """One of its cells as a file to download."""
         shown = self.shown()
-        place = None if shown is None else shown.place(id)
-        return None if place is None else downloads.cell_file(place.cell)
+        drawn = None if shown is None else shown.drawn_cell(id)
+        return None if drawn is None else downloads.cell_file(drawn.cell)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -279,7 +279,7 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
 _WIDTH, _HEIGHT = 460, 260
 
 
-def _best(shown: Shown) -> str:
+def _best(shown: PageRun) -> str:
     """The best candidates so far, each to be opened: figures, drawing, download."""
     done = [trial for trial in shown.content.trials if trial.accuracy is not None]
     boxes = []
@@ -429,8 +429,8 @@ def tab(live: LiveSearch, computer: str, visitor: "gradio.BrowserState") -> None
     def started(visitor: str, *values: object) -> tuple[object, ...]:
         names = ("trials", "nodes", "kilo_macs", "epochs", "strategy", "seed")
         try:
-            wish = Wish(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
-            live.start(wish, visitor)
+            request = SearchRequest(**dict(zip(names, values, strict=True)))  # type: ignore[arg-type]
+            live.start(request, visitor)
         except UserError as error:
             gr.Warning(str(error))
         return look(visitor)

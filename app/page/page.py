@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gemkit.pictures import MAX_PIXELS
 
 from . import browser, guard, server, uploads
-from .content import Shown
+from .content import PageRun
 from .embedding_map import EmbeddingMap
 from .parts import Part, read_together, scripted
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _QUEUE = 32
 
 
-def layout_of(shown: Shown, live: "LiveSearch | None", measuring: bool) -> "gradio.Blocks":
+def layout_of(shown: PageRun, live: "LiveSearch | None", measuring: bool) -> "gradio.Blocks":
     """The page.
 
     Args:
@@ -116,7 +116,7 @@ def launch(
     """
     import os
 
-    shown = Shown.open(folder)
+    shown = PageRun.open(folder)
     if not guard.is_local(host) or read_only:
         shown.computer = "the computer that runs this page"
     uploads.upload_folder()

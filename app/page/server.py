@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import fastapi
     import gradio
 
-    from .content import Shown
+    from .content import PageRun
     from .embedding_map import EmbeddingMap
     from .live_search import LiveSearch
 
@@ -29,7 +29,7 @@ SCRIPTS = ("address.js", "page.js", "browser.js")
 
 
 def routes(
-    shown: "Shown", places: "EmbeddingMap", live: "LiveSearch | None" = None
+    shown: "PageRun", places: "EmbeddingMap", live: "LiveSearch | None" = None
 ) -> "fastapi.FastAPI":
     """The page's own addresses: the table of points, downloads, the map, onnxruntime-web."""
     from importlib import resources
@@ -95,10 +95,10 @@ def routes(
 
     @app.get("/run/cells/{name}")
     def cell(name: str) -> Response:
-        place = shown.place(name.removesuffix(".json"))
-        if place is None or not name.endswith(".json"):
+        drawn = shown.drawn_cell(name.removesuffix(".json"))
+        if drawn is None or not name.endswith(".json"):
             raise nothing
-        content = downloads.cell_file(place.cell)
+        content = downloads.cell_file(drawn.cell)
         return Response(content, 200, attached(f"cell-{name}"), "application/json")
 
     @app.get("/run/live/{name}")

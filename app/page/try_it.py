@@ -13,7 +13,7 @@ from gemkit.errors import UserError
 from gemkit.pictures import read_picture
 
 from ..steps import predict
-from .content import Shown
+from .content import PageRun
 from .parts import Part
 
 _PREDICTIONS_AT_ONCE = 2
@@ -32,7 +32,7 @@ def _classifier(path: Path, changed: int) -> predict.Classifier:
     return opened
 
 
-def classify(shown: Shown, id: str | None, image: str | None) -> tuple[dict[str, float], str]:
+def classify(shown: PageRun, id: str | None, image: str | None) -> tuple[dict[str, float], str]:
     """Class probabilities of a picture file by a network's ONNX file, and a line about it.
 
     Raises:
@@ -68,7 +68,7 @@ _UploadedImage: Any = ABCMeta.__new__(
 )
 
 
-def tab(shown: Shown) -> tuple[Part, gr.Dropdown]:
+def tab(shown: PageRun) -> tuple[Part, gr.Dropdown]:
     """The tab's layout: what of it follows the run, and the choice of the first network."""
     runnable = shown.runnable()
     ids = [id for _, id in runnable]
@@ -134,7 +134,7 @@ def tab(shown: Shown) -> tuple[Part, gr.Dropdown]:
     return Part([left, right], [nothing, button, left, right], read), left
 
 
-def _image(shown: Shown) -> Any:
+def _image(shown: PageRun) -> Any:
     """The image to classify, with examples where the run has any."""
     image = _UploadedImage(
         type="filepath",

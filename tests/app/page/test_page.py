@@ -56,8 +56,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
 
 
 @pytest.fixture
-def shown(folder: Path) -> Iterator[content.Shown]:
-    opened = content.Shown.open(folder)
+def shown(folder: Path) -> Iterator[content.PageRun]:
+    opened = content.PageRun.open(folder)
     yield opened
     opened.close()
 
@@ -108,7 +108,7 @@ def test_the_parts_of_a_network_cost_what_all_of_it_costs(
         assert sum(apart.nodes) + apart.output == inside
 
 
-def test_measured_time_falls_on_nodes_that_the_cell_has(shown: content.Shown) -> None:
+def test_measured_time_falls_on_nodes_that_the_cell_has(shown: content.PageRun) -> None:
     (id,) = [one.id for one in shown.content.models if one.nodes == 30]
     path = shown.onnx(id)
     assert path is not None
@@ -186,7 +186,7 @@ def test_a_cell_is_like_itself_and_unlike_a_changed_one() -> None:
     assert embedding_map.similarity(cell, other) < 1
 
 
-def test_the_map_holds_every_candidate(shown: content.Shown) -> None:
+def test_the_map_holds_every_candidate(shown: content.PageRun) -> None:
     places = embedding_map.EmbeddingMap(shown).places()
     assert places["id"] == [trial.id for trial in shown.content.trials]
     assert len(places["x"]) == len(places["y"]) == 12
@@ -196,7 +196,7 @@ def test_the_map_holds_every_candidate(shown: content.Shown) -> None:
 # ---- what is shown of a run
 
 
-def test_the_table_holds_networks_baselines_and_candidates(shown: content.Shown) -> None:
+def test_the_table_holds_networks_baselines_and_candidates(shown: content.PageRun) -> None:
     columns = json.loads(gzip.decompress(shown.content.table))["columns"]
     assert columns["kind"] == [1, 1, 2, *[0] * 12]
     assert columns["latency"][2] == 0.5
@@ -213,7 +213,7 @@ def test_a_run_for_another_device_shows_that_device_s_latency(folder: Path, tmp_
         model, _ = run.models()
         there = OnTarget("my-pi", Latency(3.21, at_most=4.0), measured=False)
         run.put(replace(model, target=there))
-    shown = content.Shown.open(path)
+    shown = content.PageRun.open(path)
     table = json.loads(gzip.decompress(shown.content.table))
     assert table["device"] == "my-pi"
     assert table["columns"]["latency"][:3] == [3.21, None, None]
@@ -238,7 +238,7 @@ def test_a_run_that_grows_is_read_again(
     config = {"data": "digits", "budget": {"macs": 10**9}, "seed": 0}
     monkeypatch.setattr(content, "_LOOK_EVERY", 0.0)
     with Run.create(tmp_path / "grows", config) as run:
-        shown = content.Shown.open(tmp_path / "grows")
+        shown = content.PageRun.open(tmp_path / "grows")
         before = shown.content
         assert "no candidate yet" in shown.introduction()
         assert before.trials == ()
@@ -253,7 +253,7 @@ def test_a_run_that_grows_is_read_again(
 
 def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Path) -> None:
     path = Path(shutil.copytree(folder, tmp_path / "broken"))
-    shown = content.Shown.open(path)
+    shown = content.PageRun.open(path)
     gone, damaged = (one.id for one in shown.content.models)
     (path / "models" / gone / "model.onnx").unlink()
     (path / "models" / damaged / "model.onnx").write_bytes(b"no network")
@@ -278,7 +278,7 @@ def test_commands_name_the_run_as_it_was_asked_for(
     monkeypatch.chdir(tmp_path)
     shutil.copytree(folder, "runs/mine")
     for path, named in ((Path("runs/mine"), "runs/mine"), (tmp_path / "runs/mine", "mine")):
-        shown = content.Shown.open(path)
+        shown = content.PageRun.open(path)
         id = shown.content.models[0].id
         Path("runs/mine/models", id, "model.onnx").unlink(missing_ok=True)
         assert f"gemkit export {named} {id}" in shown.facts(id)
@@ -287,7 +287,7 @@ def test_commands_name_the_run_as_it_was_asked_for(
 
 
 def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
-    shown: content.Shown, folder: Path, tmp_path: Path
+    shown: content.PageRun, folder: Path, tmp_path: Path
 ) -> None:
     id = shown.content.models[0].id
     image = next((folder / "examples").glob("*.png"))
@@ -313,7 +313,7 @@ def test_an_upload_is_classified_as_onnxruntime_does_or_refused(
 
 
 def test_the_page_and_predict_see_the_same_in_every_picture(
-    shown: content.Shown, tmp_path: Path, seed: int
+    shown: content.PageRun, tmp_path: Path, seed: int
 ) -> None:
     id = shown.content.models[0].id
     path = shown.onnx(id)
@@ -330,7 +330,7 @@ def test_the_page_and_predict_see_the_same_in_every_picture(
 
 
 def test_a_download_is_the_file_and_its_sum_is_right(
-    address: str, shown: content.Shown, folder: Path
+    address: str, shown: content.PageRun, folder: Path
 ) -> None:
     id = shown.content.models[0].id
     status, content = _ask(address, f"/run/files/{id}/model.onnx")
@@ -396,7 +396,7 @@ FORBIDDEN = (
 
 @pytest.mark.parametrize("path", FORBIDDEN)
 def test_nothing_else_is_given_away(
-    address: str, shown: content.Shown, folder: Path, path: str
+    address: str, shown: content.PageRun, folder: Path, path: str
 ) -> None:
     link = folder / "examples" / "link.png"
     if not link.is_symlink():
@@ -571,7 +571,7 @@ def test_a_password_guards_everything(folder: Path) -> None:
 # ---- for the visitor's browser
 
 
-def test_measured_cells_are_read_as_a_kit_s(shown: content.Shown, tmp_path: Path) -> None:
+def test_measured_cells_are_read_as_a_kit_s(shown: content.PageRun, tmp_path: Path) -> None:
     for count in (-1, 0, 9, 61):
         with pytest.raises(UserError, match=f"from 10 to 60 cells can be measured, not {count}"):
             browser.manifest(shown, count)

@@ -18,7 +18,7 @@ from PIL import Image
 import page_run
 import visitor
 from gemkit.app.page import page, try_it
-from gemkit.app.page.content import Shown
+from gemkit.app.page.content import PageRun
 from gemkit.store import Run
 
 pytestmark = visitor.needs_chromium
@@ -92,7 +92,7 @@ def test_an_example_is_answered_by_one_click_and_uploads_are_still_checked(
         assert not tab.locator("#left-answer h2").is_visible()
     upload(deep)
     tab.wait_for_selector("#left-note strong")
-    shown = Shown.open(folder)
+    shown = PageRun.open(folder)
     chosen = tab.locator("#left input").input_value().split()[0]
     probabilities, _ = try_it.classify(shown, chosen, str(deep))
     shown.close()
@@ -106,7 +106,7 @@ def test_another_network_is_asked_at_once(visit: Callable[..., Any], folder: Pat
     image = next((folder / "examples").glob("*.png"))
     tab.locator("#image input[type=file]").set_input_files(image)
     tab.wait_for_selector("#left-note strong")
-    shown = Shown.open(folder)
+    shown = PageRun.open(folder)
     answers = {
         id: max(found, key=lambda name: found[name])
         for id in (*_ids(folder), "mobilenet_v2")
@@ -343,7 +343,7 @@ def test_a_tap_tells_what_was_tapped_and_leads_to_the_facts(
     tab = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     second = _ids(folder)[1]
     tab.locator("#points canvas").scroll_into_view_if_needed()
-    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", second)
+    place = tab.evaluate("(id) => gemkit.explore.scatter.drawn_cell(id)", second)
     box = tab.locator("#points canvas").bounding_box()
     tab.touchscreen.tap(box["x"] + place["x"], box["y"] + place["y"])
     tip = tab.locator("#points .gk-tip-box")
