@@ -24,6 +24,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -379,6 +380,19 @@ def distributed() -> Iterator[tuple[int, int]]:
         torch.distributed.destroy_process_group()
 
 
+_ALONE = ContextVar("_ALONE", default=False)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Train here without the other processes that `torchrun` started, which take no part."""
+    token = _ALONE.set(True)
+    try:
+        yield
+    finally:
+        _ALONE.reset(token)
+
+
 def is_first() -> bool:
     """Whether this is the process that writes files: the only one, or the first of several."""
     return _ranks()[0] == 0
@@ -392,7 +406,7 @@ def communication_device() -> torch.device:
 
 
 def _ranks() -> tuple[int, int]:
-    if not torch.distributed.is_initialized():
+    if _ALONE.get() or not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 

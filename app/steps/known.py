@@ -13,7 +13,7 @@ from gemkit.errors import UserError
 from gemkit.recipe import RECIPES
 from gemkit.records import Limits, plain
 from gemkit.store import Run
-from gemkit.train import TrainingFailed, train
+from gemkit.train import TrainingFailed, alone, train
 
 from .. import formatting
 
@@ -55,18 +55,21 @@ def _tried(name: str, run: Run, dataset: Dataset, limits: Limits, largest_batch:
     split = proxy_split(dataset, run.seed)
     recipe = RECIPES["proxy"]
     try:
-        trained = train(
-            network,
-            split.x_train,
-            split.y_train,
-            split.x_validation,
-            split.y_validation,
-            recipe=recipe.changed(run.config.get("epochs"), min(recipe.batch_size, largest_batch)),
-            mean=dataset.mean,
-            std=dataset.std,
-            seed=run.seed,
-            device=run.config.get("device", "auto"),
-        )
+        with alone():  # only the first of several processes comes here
+            trained = train(
+                network,
+                split.x_train,
+                split.y_train,
+                split.x_validation,
+                split.y_validation,
+                recipe=recipe.changed(
+                    run.config.get("epochs"), min(recipe.batch_size, largest_batch)
+                ),
+                mean=dataset.mean,
+                std=dataset.std,
+                seed=run.seed,
+                device=run.config.get("device", "auto"),
+            )
     except TrainingFailed:
         return -1.0
     return trained.accuracy
