@@ -119,7 +119,9 @@ def test_drift_of_the_machine_cancels(seed: int) -> None:
         return 1.5 + 0.5 * np.mean(np.sin(phase + now * np.array([1.1, 2.3, 0.7])))
 
     def wait() -> float:
-        return 4e-3 if rng.random() < 0.1 else 0.0
+        # Longer than the slowest takes. Fewer than two such calls among the forty-five that are
+        # timed at least, so that p99 does not see them, happen once in ten thousand networks.
+        return 9e-3 if rng.random() < 0.25 else 0.0
 
     times = rng.uniform(1e-4, 4e-3, 5)
     found = timing.in_rounds(Machine(slower, wait).timed(*times), 5)
@@ -131,7 +133,7 @@ def test_drift_of_the_machine_cancels(seed: int) -> None:
     for one in found:
         latency = one["latency_ms"]
         assert latency["p50_low"] <= latency["p50"] <= latency["p50_high"]
-        assert one["noisy"] is latency["noisy"] is True  # since some calls take 4 ms longer
+        assert one["noisy"] is latency["noisy"] is True  # since some calls take 9 ms longer
         assert latency["p99"] > one["p50_wall"] >= latency["p50"]
 
 
