@@ -427,7 +427,7 @@ class Model(Network):
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Network):
-    """A known network, trained beside the models within the limits of the first."""
+    """A known network, trained beside the models within the run's limits."""
 
     limits: Limits = Limits()
 

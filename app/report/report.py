@@ -16,7 +16,7 @@ from gemkit.budget import Budget, format_count, format_latency
 from gemkit.cell import CellArrays
 from gemkit.export.card import interval
 from gemkit.files import write_text
-from gemkit.records import Baseline, DataInfo, Model, Network, Trial
+from gemkit.records import Baseline, DataInfo, Limits, Model, Network, Trial
 from gemkit.search import encoder
 from gemkit.store import Run
 
@@ -319,6 +319,16 @@ def _summary(run: Run, data: DataInfo | None, models: Sequence[Model]) -> str:
     return text + "."
 
 
+def _within(limits: Limits) -> str:
+    """What a known network was made to fit, as a part of a sentence."""
+    given = [
+        f"{format_count(value)} {unit}"
+        for value, unit in ((limits.max_macs, "MACs"), (limits.max_params, "parameters"))
+        if value is not None
+    ]
+    return " and ".join(given) + " allow" if given else "it is published"
+
+
 def _model_notes(
     data: DataInfo | None, models: Sequence[Model], baselines: Sequence[Baseline], budget: Budget
 ) -> str:
@@ -330,8 +340,8 @@ def _model_notes(
     )
     if first and baselines:
         text += (
-            f" The known network is as wide as the MACs and parameters of `{first.id}` allow, "
-            "whichever of them ends it first."
+            f" The known network is as wide as {_within(baselines[0].limits)}; it was the best of "
+            "a few after a trial each."
         )
     if first and first.accuracy is not None and images:
         low, high = interval(first.accuracy, images)
