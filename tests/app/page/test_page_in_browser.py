@@ -66,7 +66,7 @@ def test_explore_selects_by_click_everywhere_and_filters(tab: Any, folder: Path)
     tab.wait_for_selector(f'#facts h3:has-text("{large.id}")')
     assert tab.locator("#cell .gk-across .gk-node").count() == 32
     tab.locator("#points canvas").scroll_into_view_if_needed()
-    place = tab.evaluate("(id) => gemkit.explore.scatter.drawn_cell(id)", small.id)
+    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", small.id)
     box = tab.locator("#points canvas").bounding_box()
     tab.mouse.click(box["x"] + place["x"], box["y"] + place["y"])
     tab.wait_for_selector(f'#facts h3:has-text("{small.id}")')
@@ -243,7 +243,7 @@ def test_the_map_compares_two_cells(tab: Any, folder: Path) -> None:
     tab.wait_for_timeout(200)
 
     def at(id: str) -> tuple[float, float]:
-        place = tab.evaluate("(id) => gemkit.map.scatter.drawn_cell(id)", id)
+        place = tab.evaluate("(id) => gemkit.map.scatter.place(id)", id)
         box = canvas.bounding_box()
         return box["x"] + place["x"], box["y"] + place["y"]
 

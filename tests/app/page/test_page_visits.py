@@ -343,7 +343,7 @@ def test_a_tap_tells_what_was_tapped_and_leads_to_the_facts(
     tab = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     second = _ids(folder)[1]
     tab.locator("#points canvas").scroll_into_view_if_needed()
-    place = tab.evaluate("(id) => gemkit.explore.scatter.drawn_cell(id)", second)
+    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", second)
     box = tab.locator("#points canvas").bounding_box()
     tab.touchscreen.tap(box["x"] + place["x"], box["y"] + place["y"])
     tip = tab.locator("#points .gk-tip-box")
