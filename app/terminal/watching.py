@@ -66,8 +66,7 @@ def best_table(trials: Sequence[Trial]) -> Table:
     table.add_column("id")
     for name in ("accuracy", "predicted", "MACs", "params", "nodes", "width", "time"):
         table.add_column(name, justify="right")
-    ended = [trial for trial in trials if trial.accuracy is not None]
-    ended.sort(key=lambda trial: -(trial.accuracy or 0.0))
+    ended = formatting.best_trials(trial for trial in trials if trial.accuracy is not None)
     running = [trial for trial in trials if trial.state == "running"]
     for trial in (*ended[:_ROWS], *running[:_ROWS]):
         foreseen = None if trial.predicted is None else trial.predicted.mean
