@@ -4,6 +4,9 @@ A data set is named by a short text: `digits`, `cifar10`, `cifar100`, `imagefold
 `imagefolder:PATH@SIZE` or `npz:FILE`. Whatever the source, `load` returns the same `Dataset` of
 uint8 images. Nothing here reads a pickle. `gemkit.cifar` gets CIFAR's archives and
 `gemkit.pictures` decodes pictures; what they download or decode once lies in the data folder.
+
+`final_split` keeps some training images from every training: by them the networks of a run are
+compared. `proxy_split` divides a part of the others for the trials of a search.
 """
 
 import gzip
@@ -31,6 +34,7 @@ from gemkit.pictures import (
     PicturesError,
     StreamedImages,
     decoded,
+    selected,
 )
 from gemkit.splits import SPLIT_SEED, Labels, stratified, test_part
 
@@ -39,6 +43,8 @@ FOLDER_IMAGE_SIZE = 64
 """Pixels to which `imagefolder:PATH` brings every image where no `@SIZE` is given."""
 _PROXY_SHARE, _PROXY_LEAST, _VALIDATION_SHARE = 0.1, 1000, 0.25
 _PROXY_LEAST_OF_A_CLASS = 4
+_HELD_OUT_SHARE, _HELD_OUT_LEAST, _HELD_OUT_MOST = 0.1, 200, 10_000
+_HELD_OUT_MOST_OF_FEW = 0.2
 _STATISTICS_OF = 10_000  # images, of a set that is streamed
 
 
@@ -53,8 +59,8 @@ class Dataset:
         class_names: one name a class.
         mean, std: one value a channel, of the training images scaled to 0..1.
         note: what a reader of the results should know besides the name; may be empty.
-        x_validation, y_validation: what trials of the search are judged by, likewise; None where
-            a share of the training images does it.
+        x_validation, y_validation: what trials of the search and final networks are judged by,
+            likewise; None where shares of the training images do it.
         identity: what tells it from other data; None of images that no source was named for.
     """
 
@@ -85,7 +91,7 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Split:
-    """What a proxy trial trains on and what it is judged by; arrays as in `Dataset`."""
+    """What networks train on and what they are judged by; arrays as in `Dataset`."""
 
     x_train: Images
     y_train: Labels
@@ -132,12 +138,42 @@ def _identified(spec: str, dataset: Dataset) -> Dataset:
     return replace(dataset, identity=of_arrays(spec, dataset.class_names, labels, images))
 
 
+def final_split(dataset: Dataset) -> Split:
+    """The images that final networks train on, and the hold-out by which they are compared.
+
+    The hold-out is the data set's own validation images. Where there are none, it is a stratified
+    tenth of the training images, at least 200 (but no more than a fifth) and at most 10,000;
+    always the same ones, which no trial of a search sees either.
+    """
+    if dataset.x_validation is not None and dataset.y_validation is not None:
+        return Split(dataset.x_train, dataset.y_train, dataset.x_validation, dataset.y_validation)
+    judging = held_out(dataset)
+    train = np.delete(np.arange(len(dataset.y_train)), judging)
+    return Split(
+        selected(dataset.x_train, train),
+        dataset.y_train[train],
+        dataset.x_train[judging],
+        dataset.y_train[judging],
+    )
+
+
+def held_out(dataset: Dataset) -> NDArray[np.intp]:
+    """Rows of the training images in the hold-out; none where the data have validation images."""
+    if dataset.x_validation is not None:
+        return np.empty(0, dtype=np.intp)
+    total = len(dataset.y_train)
+    least = min(_HELD_OUT_LEAST, math.floor(_HELD_OUT_MOST_OF_FEW * total))
+    count = min(max(round(_HELD_OUT_SHARE * total), least), _HELD_OUT_MOST)
+    return stratified(dataset.y_train, count, np.random.default_rng(SPLIT_SEED))
+
+
 def proxy_split(dataset: Dataset, seed: int) -> Split:
     """The images that trials of the search train and are judged on; never test images.
 
     A stratified tenth of the training images, but no fewer than 1,000; all of them where fewer
     than twice that many would be left to choose from. A quarter of these is for validation, or
-    they are judged by the data set's own validation images, of which no more are taken.
+    they are judged by the data set's own validation images, of which no more are taken. The
+    hold-out of `final_split` is none of them, unless the data set has validation images.
 
     Raises:
         UserError: all training images are of one colour.
@@ -146,9 +182,10 @@ def proxy_split(dataset: Dataset, seed: int) -> Split:
     rng = np.random.default_rng(seed)
     total = len(dataset.y_train)
     wanted = max(round(total * _PROXY_SHARE), _PROXY_LEAST)
-    chosen = np.arange(total)
-    if total >= 2 * wanted:
-        chosen = stratified(dataset.y_train, wanted, rng, least=_PROXY_LEAST_OF_A_CLASS)
+    chosen = np.delete(np.arange(total), held_out(dataset))
+    if len(chosen) >= 2 * wanted:
+        labels = dataset.y_train[chosen]
+        chosen = chosen[stratified(labels, wanted, rng, least=_PROXY_LEAST_OF_A_CLASS)]
     if dataset.x_validation is not None and dataset.y_validation is not None:
         judging = np.arange(len(dataset.y_validation))
         if len(judging) > wanted:

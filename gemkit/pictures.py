@@ -347,6 +347,35 @@ class StreamedImages:
         return images if dtype is None else images.astype(dtype)
 
 
+class _SelectedImages:
+    """Some rows of images that do not lie in memory; reads like an array (n, h, w, c) uint8."""
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(self, images: Images, rows: NDArray[np.intp]) -> None:
+        self._images, self._rows = images, rows
+        self.shape = (len(rows), *images.shape[1:])
+        self.nbytes = self.size = math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, rows: Any) -> Images:
+        images: Images = self._images[self._rows[rows]]
+        return images
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
+def selected(images: Images, rows: NDArray[np.intp]) -> Images:
+    """Some rows of images, in that order; what lies on the disk stays there until asked for."""
+    if type(images) is np.ndarray:
+        return images[rows]
+    return cast(Images, _SelectedImages(images, rows))
+
+
 def _decode_all(
     target: Images,
     content: Callable[[int], tuple[bytes | Path, str]],

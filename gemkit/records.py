@@ -338,6 +338,46 @@ class TrialSummary:
     latency_ms: Latency | None = None
 
 
+@dataclass(frozen=True)
+class HoldOut:
+    """What a network made of the hold-out of `gemkit.data.final_split`.
+
+    Attributes:
+        wrong: rows of the images that it classified wrongly; all networks see the same images.
+    """
+
+    accuracy: float
+    images: int
+    wrong: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Recommendation(_Sparse):
+    """Which network of a run is the best on the hold-out, and by how much.
+
+    Attributes:
+        id: of a model or a baseline.
+        kind: whether the search found it or it was known.
+        images: of the hold-out.
+        holdout_accuracy: its share classified rightly there.
+        accuracy: on the test set, which decided nothing.
+        rival: the best network of the other kind; None where none was judged.
+        better_by: by how much it is better than that on the hold-out, as a fraction.
+        interval: 95 % interval of this difference, image by image.
+        test_better_by: the same difference on the test set.
+    """
+
+    id: str
+    kind: Literal["found", "known"]
+    images: int
+    holdout_accuracy: float
+    accuracy: float | None = None
+    rival: str | None = None
+    better_by: float | None = None
+    interval: tuple[float, float] | None = None
+    test_better_by: float | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Network(_Stored):
     """A network that is trained in full, and what came of it.
@@ -356,6 +396,7 @@ class Network(_Stored):
             classes.
         mistakes: the wrong answers of most confidence.
         recipe: the name and the settings of its training.
+        holdout: how it did on the training images that it was not trained on.
     """
 
     NAMES: ClassVar[tuple[str, ...]] = (
@@ -394,6 +435,7 @@ class Network(_Stored):
     confusion: tuple[tuple[int, ...], ...] = ()
     mistakes: tuple[Mistake, ...] = ()
     recipe: Mapping[str, Scalar] = field(default_factory=dict)
+    holdout: HoldOut | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -509,7 +551,11 @@ class RunInfo:
 
 @dataclass(frozen=True)
 class RunContent:
-    """All that a run holds at one moment; `id` is its folder's name."""
+    """All that a run holds at one moment; `id` is its folder's name.
+
+    Attributes:
+        recommendation: None where no trained network was judged on the hold-out.
+    """
 
     id: str
     info: RunInfo
@@ -517,6 +563,7 @@ class RunContent:
     models: tuple[Model, ...]
     baselines: tuple[Baseline, ...]
     compared: tuple[Compared, ...]
+    recommendation: Recommendation | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The run under the names that programs read."""
@@ -534,6 +581,8 @@ class RunContent:
             "models": plain(self.models),
             "baselines": plain(self.baselines),
             "compared": plain(self.compared),
+            "recommended": self.recommendation and self.recommendation.id,
+            "recommendation": plain(self.recommendation),
         }
 
     @property

@@ -30,11 +30,13 @@ from gemkit import machine
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.files import check_format, explain, is_file, is_folder, read_json, write_json
+from gemkit.recommendation import recommend
 from gemkit.records import (
     Baseline,
     Compared,
     Model,
     Network,
+    Recommendation,
     RunContent,
     RunInfo,
     ShortTraining,
@@ -471,7 +473,17 @@ class Run:
             tuple(self.models()),
             tuple(self.baselines()),
             tuple(self.compared()),
+            self.recommendation(),
         )
+
+    def recommendation(self) -> Recommendation | None:
+        """Which trained network is the best on the hold-out, found or known, and by how much.
+
+        None before a network was judged there. What a known network takes on another device is
+        not known, so a run whose latency limit means one recommends found networks alone.
+        """
+        elsewhere = self.config.get("target") is not None and self.budget.latency_ms is not None
+        return recommend(self.models(), () if elsewhere else self.baselines())
 
     # -- rows
 

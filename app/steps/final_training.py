@@ -1,4 +1,4 @@
-"""Final training: the chosen networks on all training images, in processes side by side."""
+"""Final training: the chosen networks one by one or in processes side by side."""
 
 import contextlib
 import functools
@@ -16,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 from rich.console import Console
 from scipy.special import softmax
+from torch import nn
 
 from gemkit.architecture import Architecture
 from gemkit.cost import verify
-from gemkit.data import Dataset, limited, load
+from gemkit.data import Dataset, Split, final_split, limited, load
 from gemkit.errors import UserError
 from gemkit.recipe import Recipe
-from gemkit.records import Epoch, Limits, Mistake, read
+from gemkit.records import Epoch, HoldOut, Limits, Mistake, read
 from gemkit.train import Progress as Standing
-from gemkit.train import TrainingFailed, is_first, train
+from gemkit.train import TrainingFailed, is_first, logits, train
 from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting
@@ -46,6 +47,8 @@ class Settings:
     Attributes:
         data: a data set's name, as `gemkit.data.load` takes it.
         images: train on so many of its training images only.
+        hold_out: keep the hold-out of `gemkit.data.final_split` from the training and judge the
+            network by it, too.
         tensorboard: write event files beside the weights.
         compile: use `torch.compile`.
     """
@@ -54,6 +57,7 @@ class Settings:
     recipe: Recipe
     device: str = "auto"
     images: int | None = None
+    hold_out: bool = False
     tensorboard: bool = False
     compile: bool = False
 
@@ -66,6 +70,7 @@ class Outcome:
         confusion: test images by class (row) and by what the network said (column); empty for
             more than a hundred classes.
         mistakes: the wrong answers of most confidence.
+        holdout: what it made of the images that were kept from its training, where there are any.
     """
 
     accuracy: float | None
@@ -76,6 +81,7 @@ class Outcome:
     images_per_second: float | None = None
     confusion: tuple[tuple[int, ...], ...] = ()
     mistakes: tuple[Mistake, ...] = ()
+    holdout: HoldOut | None = None
 
     def stored(self) -> dict[str, Any]:
         """The fields of a network's record that a training decides."""
@@ -84,12 +90,17 @@ class Outcome:
 
 
 def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) -> Outcome:
-    """Train a network on all training images, evaluate it once on the test set, keep its weights.
+    """Train a network, evaluate it once on the test set, keep its weights.
 
     A GEMNet is counted with fvcore first; a difference to the cost model stops everything.
     """
     network = job.build(dataset)
     recipe = settings.recipe
+    x, y = dataset.x_train, dataset.y_train
+    judging: Split | None = None
+    if settings.hold_out:
+        judging = final_split(dataset)
+        x, y = judging.x_train, judging.y_train
     if job.architecture is not None:
         verify(job.architecture, network)
     start = time.perf_counter()
@@ -104,8 +115,8 @@ def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) ->
     try:
         trained = train(
             network,
-            dataset.x_train,
-            dataset.y_train,
+            x,
+            y,
             dataset.x_test,
             dataset.y_test,
             recipe=recipe,
@@ -134,7 +145,18 @@ def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) ->
         read(tuple[Epoch, ...], trained.curve, "a training's curve"),
         trained.images_per_second,
         *mistakes(trained.outputs, dataset),
+        None if judging is None else _judged(network, judging, dataset, settings.device),
     )
+
+
+def _judged(network: nn.Module, split: Split, dataset: Dataset, device: str) -> HoldOut | None:
+    """What a trained network makes of the hold-out; None where there are no images in it."""
+    labels = split.y_validation
+    if not len(labels):
+        return None
+    answers = logits(network, split.x_validation, dataset.mean, dataset.std, device).argmax(1)
+    wrong = np.flatnonzero(answers != labels)
+    return HoldOut(1 - len(wrong) / len(labels), len(labels), tuple(wrong.tolist()))
 
 
 def mistakes(

@@ -14,7 +14,7 @@ from gemkit.baselines import baseline
 from gemkit.budget import format_count, format_latency
 from gemkit.cell import CellArrays, write_cell
 from gemkit.cost import cost, count_with_fvcore
-from gemkit.data import Dataset, load
+from gemkit.data import Dataset, held_out, load
 from gemkit.errors import UserError
 from gemkit.export import latency
 from gemkit.files import write_bytes
@@ -96,7 +96,7 @@ def train(
     compile: bool = False,
     console: Console | None = None,
 ) -> list[Model]:
-    """Train networks of a run on all training data and take their test accuracy, once.
+    """Train networks of a run and take their accuracy on the hold-out and, once, on the test set.
 
     The networks are the `ids`, or the `top` best trials in the search's own order. Where the run
     has a latency budget each is first measured and, if need be, narrowed until it fits; one that
@@ -136,7 +136,9 @@ def train(
             )
         run_data.remember(run, spec, dataset)
         run.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
-        settings = Settings(spec, schedule, device, tensorboard=tensorboard, compile=compile)
+        settings = Settings(
+            spec, schedule, device, hold_out=True, tensorboard=tensorboard, compile=compile
+        )
         _name_left_alone(run, chosen[:wanted], schedule.epochs, console)
         _train_models(run, dataset, chosen, wanted, settings, workers, console)
         _draw_mistakes(run, dataset)
@@ -264,7 +266,8 @@ def _run_jobs(
     workers: int,
     console: Console,
 ) -> None:
-    recipe, images = settings.recipe, len(dataset.y_train)
+    recipe = settings.recipe
+    images = len(dataset.y_train) - len(held_out(dataset))
     count = min(workers, len(jobs))
     text = (
         f"training {formatting.number(len(jobs), 'network')} "

@@ -400,7 +400,16 @@ def test_show_as_json_and_nothing_else(gemkit: Callable[..., Outcome], made_run:
     code, out, _ = gemkit("show", "made", "--json")
     value = json.loads(out)
     assert code == 0
-    assert set(value) == {"run", "budget", "trials", "models", "baselines", "compared"}
+    assert set(value) == {
+        "run",
+        "budget",
+        "trials",
+        "models",
+        "baselines",
+        "compared",
+        "recommended",
+        "recommendation",
+    }
     assert [trial["state"] for trial in value["trials"]] == ["done", "done", "done", "failed"]
     for name in ("id", "cell", "accuracy", "macs", "params", "peak_memory_bytes", "latency_ms",
                  "seed", "state", "error"):  # fmt: skip

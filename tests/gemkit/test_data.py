@@ -18,7 +18,7 @@ import torch
 from PIL import Image
 
 from gemkit import cifar, pictures
-from gemkit.data import Dataset, limited, load, proxy_split
+from gemkit.data import Dataset, final_split, limited, load, proxy_split
 from gemkit.errors import UserError
 
 Arrays = dict[str, Any]
@@ -139,9 +139,9 @@ def test_npz_may_hold_a_validation_part(as_bytes: bool, tmp_path: Path, arrays: 
     assert data.identity is not None
     assert data.identity.validation == (3, 3, 3, 3)
     assert "not used: extra" in data.note
-    split = proxy_split(data, 0)
-    assert len(split.y_train) == len(data.y_train)
-    assert np.array_equal(split.x_validation, given[0])
+    for split in (proxy_split(data, 0), final_split(data)):
+        assert len(split.y_train) == len(data.y_train)
+        assert np.array_equal(split.x_validation, given[0])
 
 
 def test_encoded_images_decode_to_the_same_pixels(tmp_path: Path, arrays: Arrays) -> None:
@@ -165,6 +165,14 @@ def test_large_sets_are_decoded_once(
     assert len(kept) == 1  # the training images; the 20 test images are too few
     again = load(spec)
     assert isinstance(again.x_train, np.memmap)
+    part = pictures.selected(again.x_train, np.array([4, 1, 3]))
+    assert type(part) is not np.ndarray  # still on the disk
+    expected = arrays["x_train"][[4, 1, 3]]
+    assert part.shape == expected.shape
+    assert part.nbytes == expected.nbytes
+    for places in (slice(None), slice(None, None, 2), np.array([2, 0]), 1):
+        assert np.array_equal(part[places], expected[places])
+    assert np.array_equal(np.asarray(part), expected)
     assert np.array_equal(first.x_train, again.x_train)
     assert np.array_equal(again.x_train, arrays["x_train"])
     kept[0].write_bytes(kept[0].read_bytes()[:50])  # a damaged copy is made anew
@@ -410,7 +418,7 @@ def rows(images: np.ndarray) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    ("total", "expected"), [(50_000, 5_000), (20_000, 2_000), (5_000, 1_000), (1_437, 1_437)]
+    ("total", "expected"), [(50_000, 5_000), (20_000, 2_000), (5_000, 1_000), (1_437, 1_237)]
 )
 def test_proxy_split_has_the_size_promised(total: int, expected: int, seed: int) -> None:
     dataset = striped(total, 7, seed)
@@ -423,6 +431,26 @@ def test_proxy_split_has_the_size_promised(total: int, expected: int, seed: int)
     share = np.bincount(dataset.y_train) / total
     assert np.abs(np.bincount(split.y_validation) / len(validation) - share).max() < 0.01
     assert len(validation) == round(expected / 4)
+
+
+@pytest.mark.parametrize(
+    ("total", "held_out"), [(300_000, 10_000), (20_000, 2_000), (1_437, 200), (300, 60), (4, 0)]
+)
+def test_no_training_sees_the_images_by_which_networks_are_compared(
+    total: int, held_out: int, seed: int
+) -> None:
+    dataset = striped(total, 3, seed)
+    split = final_split(dataset)
+    train, judging = rows(split.x_train), rows(split.x_validation)
+    assert len(judging) == held_out
+    assert sorted(train + judging) == list(range(total))
+    assert np.array_equal(dataset.y_train[judging], split.y_validation)
+    assert np.array_equal(dataset.y_train[train], split.y_train)
+    share = np.bincount(dataset.y_train) / total
+    if held_out:
+        assert np.abs(np.bincount(split.y_validation) / held_out - share).max() < 0.02
+    trials = proxy_split(dataset, seed)
+    assert not {*rows(trials.x_train), *rows(trials.x_validation)} & set(judging)
 
 
 def test_proxy_split_follows_its_seed(seed: int) -> None:
@@ -445,7 +473,8 @@ def test_rare_classes_are_trained_and_judged(seed: int) -> None:
     dataset.y_train[rare] = 3
     split = proxy_split(dataset, seed)
     assert len(split.y_train) + len(split.y_validation) == 1_000
-    assert (split.y_train == 3).sum() == 2  # a fourth stays unseen
+    left = 4 - (final_split(dataset).y_validation == 3).sum()
+    assert (split.y_train == 3).sum() == left - 2  # one more stays unseen
     assert (split.y_validation == 3).sum() == 1
     some = limited(replace(dataset, class_names=tuple("abcd")), 100)
     assert len(some.y_train) == 100

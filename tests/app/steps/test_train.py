@@ -19,10 +19,11 @@ from gemkit.app.report import report
 from gemkit.app.steps import final_training, train
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
-from gemkit.data import load
+from gemkit.data import final_split, load
 from gemkit.errors import UserError
 from gemkit.export import latency
 from gemkit.network import load_network
+from gemkit.records import HoldOut
 from gemkit.store import Run
 from gemkit.train import logits
 from gemkit.workers import Workers
@@ -70,7 +71,7 @@ def test_what_is_seen_of_a_training(
         events.Tags()["scalars"]
     )
     steps = [event.step for event in events.Scalars("loss")]
-    assert steps[-1] == 2 * (200 // 16)
+    assert steps[-1] == 2 * (160 // 16)  # a fifth of so few images judges the network
     losses = [entry.loss for entry in model.curve]
     assert events.Scalars("loss")[-1].value == pytest.approx(losses[-1])
     assert events.Scalars("test accuracy")[-1].value == pytest.approx(model.accuracy)
@@ -84,6 +85,10 @@ def test_what_is_seen_of_a_training(
         expected[label, guess] += 1
     assert np.array_equal(model.confusion, expected)
     assert np.trace(expected) / 60 == pytest.approx(model.accuracy)
+    judging = final_split(data)
+    outputs_there = logits(network, judging.x_validation, data.mean, data.std, "cpu")
+    wrong = np.flatnonzero(outputs_there.argmax(1) != judging.y_validation).tolist()
+    assert model.holdout == HoldOut(1 - len(wrong) / 40, 40, tuple(wrong))
     for one in model.mistakes:
         share = torch.tensor(outputs[one.index]).softmax(0)
         assert data.y_test[one.index] == one.label != one.predicted == int(share.argmax())

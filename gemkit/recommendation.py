@@ -1,0 +1,61 @@
+"""Which trained network of a run is the best on the hold-out, found or known.
+
+The hold-out (`gemkit.data.final_split`) are training images that no network of the run has seen.
+The test images decide nothing.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+from gemkit.records import Baseline, HoldOut, Model, Network, Recommendation
+
+_Z = 1.959964
+"""Of a 95 % interval."""
+
+
+def recommend(models: Sequence[Model], baselines: Sequence[Baseline]) -> Recommendation | None:
+    """The best network on the hold-out and its distance from the best one of the other kind.
+
+    Of networks with equal accuracy the one with fewer MACs is taken. Networks that failed or could
+    not be delivered do not take part; None where no network was judged on the hold-out.
+    """
+    found, known = _best(models), _best(baselines)
+    first = _best([one for one in (found, known) if one is not None])
+    if first is None or first.holdout is None:
+        return None
+    kind: Literal["found", "known"] = "found" if first is found else "known"
+    rival = known if first is found else found
+    own = first.holdout
+    told = Recommendation(first.id, kind, own.images, own.accuracy, first.accuracy)
+    if rival is None or rival.holdout is None:
+        return told
+    better_by, interval = difference(own, rival.holdout)
+    told = replace(told, rival=rival.id, better_by=better_by, interval=interval)
+    if first.accuracy is None or rival.accuracy is None:
+        return told
+    return replace(told, test_better_by=first.accuracy - rival.accuracy)
+
+
+def _best(networks: Sequence[Network]) -> Network | None:
+    judged = [
+        (one.holdout.accuracy, -(one.macs or 0), -place)
+        for place, one in enumerate(networks)
+        if one.state == "done" and one.holdout is not None
+    ]
+    return networks[-max(judged)[2]] if judged else None
+
+
+def difference(ours: HoldOut, theirs: HoldOut) -> tuple[float, tuple[float, float]]:
+    """By how much one network is more accurate than another on the same images, with a 95 %
+    interval of matched pairs (Agresti and Min 2005), which holds for few images too."""
+    only_ours = len(set(theirs.wrong) - set(ours.wrong))
+    only_theirs = len(set(ours.wrong) - set(theirs.wrong))
+    images = ours.images
+    # Half an image more in each of the four fields of the table.
+    gained, lost, count = only_ours + 0.5, only_theirs + 0.5, images + 2
+    middle = (gained - lost) / count
+    half = _Z * math.sqrt(gained + lost - (gained - lost) ** 2 / count) / count
+    interval = (max(middle - half, -1.0), min(middle + half, 1.0))
+    return (only_ours - only_theirs) / images, interval
