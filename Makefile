@@ -72,6 +72,7 @@ EXPERIMENTS := \
   "deliveries.py | 10 minutes: limits kept beside two neighbours" \
   "optimize.py | 30 minutes, alone" \
   "ablation.py --workers 2 | searches on tables" \
+  "../tests/benchmarks/bench_tables.py | 10 minutes: a table of 423,624 cells" \
   "ablation_report.py | a minute" \
   "embedding.py | a few minutes" \
   "page.py | 15 minutes, alone, with Playwright and Chromium" \

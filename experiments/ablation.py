@@ -3,15 +3,13 @@
     OMP_NUM_THREADS=1 python experiments/ablation.py [--data FOLDER] [--workers 1] [PART ...]
 
 Parts: strategies (on ep200_cifar10_val), latency, encodings, small (tables of NAS-Bench-101 form),
-tuning (every configuration tried, on ep12_cifar10_val and on the 5-vertex subspace),
-fullsize (as many synthetic cells as NAS-Bench-101 has). Every finished search is kept in
-results/ablation-PART-runs.json and not done again; the figures go to results/ablation-PART.json.
+tuning (every configuration tried, on ep12_cifar10_val and on the 5-vertex subspace). Every finished
+search is kept in results/ablation-PART-runs.json and not done again; the figures go to
+results/ablation-PART.json. As many cells as NAS-Bench-101 has: tests/benchmarks/bench_tables.py.
 """
 
 import argparse
-import resource
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ from typing import Any
 
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
-from gemkit.search import ablation, table_latency, tables
+from gemkit.search import ablation, table_latency
 from gemkit.search.kept import Kept
 from gemkit.search.predictor import STRUCTURE, GraphPredictor
 from gemkit.search.strategies import STRATEGIES
@@ -162,44 +160,6 @@ def small(data: Path, workers: int, runs: Path) -> dict[str, Any]:
     return report
 
 
-def fullsize(data: Path, workers: int, runs: Path) -> dict[str, Any]:
-    """423,624 synthetic cells: read, cached, read again, searched, and one round over all."""
-    sys.path.insert(0, str(ROOT / "tests" / "benchmarks"))
-    from bench_tables import NASBENCH101, synthetic_records
-
-    report: dict[str, Any] = {"cells": NASBENCH101}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "synthetic.tfrecord"
-        synthetic_records(path, NASBENCH101)
-        report["file_bytes"] = path.stat().st_size
-
-        def timed(name: str, work: Callable[[], Any]) -> Any:
-            begun, processor = time.perf_counter(), time.process_time()
-            found = work()
-            report[f"{name}_seconds"] = round(time.perf_counter() - begun, 1)
-            report[f"{name}_cpu_seconds"] = round(time.process_time() - processor, 1)
-            said(name, 1, 1)
-            return found
-
-        table = timed("read", lambda: tables.load(path))
-        timed("read_cache", lambda: tables.load(path))
-        space = tables.TableSpace(table)
-        embedding = timed("encoder", lambda: ablation.table_embedding(table))
-        metric = "validation_accuracy"
-        timed(
-            "whole_table_round",
-            lambda: ablation.search(
-                table, space, metric, "nasgem", 1, 11, embedding, random=NASBENCH101 + 1
-            ),
-        )
-        timed(
-            "search_150",
-            lambda: ablation.search(table, space, metric, "nasgem", 0, 150, embedding),
-        )
-    report["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return report
-
-
 def without_figures(report: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in report.items() if key != "figures"}
 
@@ -214,7 +174,6 @@ PARTS: dict[str, Callable[[Path, int, Path], dict[str, Any]]] = {
     "encodings": encodings,
     "small": small,
     "tuning": tuning,
-    "fullsize": fullsize,
 }
 
 

@@ -26,26 +26,26 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "page.json"
 _SERVE = (
-    "import sys; from pathlib import Path; from gemkit.app import page; "
+    "import sys; from pathlib import Path; from gemkit.app.page import page; "
     "server = page.launch(Path(sys.argv[1]), '127.0.0.1', 0, read_only=True); "
     "print(server.address, flush=True); server.wait()"
 )
 
 
 def many_trials(folder: Path, count: int, seed: int = 0) -> None:
-    """A run of `count` candidates of up to thirty nodes beside the networks of the tests' run."""
-    sys.path.insert(0, str(ROOT / "tests" / "support"))
-    import page_run
+    """A small run on the digits, with its networks, and candidates of up to thirty nodes."""
+    from gemkit.app.steps import pipeline
+    from gemkit.architecture import Skeleton
     from gemkit.cost import costs
     from gemkit.records import Trial
     from gemkit.search.sampling import random_cells
     from gemkit.store import Run
 
-    page_run.make(folder, seed)
+    pipeline.run("digits", out=folder, trials=4, epochs=1, top=2).close()
     rng = np.random.default_rng(seed)
     cells = random_cells(rng, int(1.2 * count), 30, "concat").pruned()
-    price = costs(cells, page_run.SKELETON, 8)
     with Run.open(folder, write=True) as run:
+        price = costs(cells, run.setting("skeleton", Skeleton), 8)
         known = {trial.key for trial in run.trials()}
         trials = []
         for index in range(len(cells)):

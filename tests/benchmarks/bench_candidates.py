@@ -10,10 +10,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rows import Row
+from row import Row
 
 COUNT = 1_000_000
 THREADS = 2
@@ -57,10 +55,8 @@ def measure(count: int) -> dict[str, float]:
     }
 
 
-def rows() -> list["Row"]:
+def rows() -> list[Row]:
     """Seconds and peak memory, each against its bar, measured in a process of its own."""
-    from rows import Row
-
     result = subprocess.run(
         [sys.executable, str(Path(__file__).resolve()), str(COUNT)],
         capture_output=True,

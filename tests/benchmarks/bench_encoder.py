@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import torch
-from rows import Row
+from row import Row
 from scipy.stats import spearmanr
 
 from gemkit.cell import CellArrays

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rows import Row
+from row import Row
 from torch import nn
 
 from gemkit.architecture import Architecture, skeleton_for

@@ -6,10 +6,8 @@ python tests/benchmarks/bench_loop.py [DATA [TRIALS]]
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from rows import Row
+from row import Row
 
 
 def share(data: str, trials: int) -> tuple[float, float, int]:
@@ -28,10 +26,8 @@ def share(data: str, trials: int) -> tuple[float, float, int]:
             return run.setting("proposing_seconds", float, 0.0), spent, rounds
 
 
-def rows(data: str = "digits", trials: int = 8) -> list["Row"]:
+def rows(data: str = "digits", trials: int = 8) -> list[Row]:
     """The share of proposals, against its bar."""
-    from rows import Row
-
     proposing, training, rounds = share(data, trials)
     note = f"{proposing:.2f} s for {rounds} rounds, {training:.1f} s of training"
     name = f"search, {trials} trials on {data}: proposing as a share of training"
@@ -39,6 +35,5 @@ def rows(data: str = "digits", trials: int = 8) -> list["Row"]:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parent))
     for row in rows(*sys.argv[1:2], *map(int, sys.argv[2:3])):
         print(row.name, row.ours, row.note)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from rows import Row
+from row import Row
 
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.export import memory, optimize, rewrites, schedule, timing

@@ -1,20 +1,32 @@
 """Tabular benchmarks: reading a TFRecord file, predicting from 100 cells, one search.
 
 The bars for times hold on two free cores; what is compared are processor seconds.
+
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_tables.py
+
+reads and searches as many synthetic cells as NAS-Bench-101 has, and writes
+results/ablation-fullsize.json.
 """
 
 import base64
 import json
+import resource
 import struct
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rows import Row
+from row import Row
 
-SHARED = Path(__file__).resolve().parents[3] / "shared" / "data"
+from gemkit.files import write_json
+from gemkit.machine import describe_machine, versions
+
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ROOT.parent / "shared" / "data"
+FULL_SIZE = ROOT / "results" / "ablation-fullsize.json"
 NASBENCH101 = 423_624
 _OPERATIONS = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3")
 
@@ -164,3 +176,46 @@ def rows() -> list[Row]:
     else:
         print("tables: rows on real tables are skipped, there is no ../shared/data")
     return found
+
+
+def fullsize() -> dict[str, Any]:
+    """423,624 synthetic cells: read, cached, read again, searched, and one round over all."""
+    from gemkit.search import ablation, tables
+
+    report: dict[str, Any] = {"cells": NASBENCH101}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "synthetic.tfrecord"
+        synthetic_records(path, NASBENCH101)
+        report["file_bytes"] = path.stat().st_size
+
+        def timed(name: str, work: Callable[[], Any]) -> Any:
+            begun, processor = time.perf_counter(), time.process_time()
+            found = work()
+            report[f"{name}_seconds"] = round(time.perf_counter() - begun, 1)
+            report[f"{name}_cpu_seconds"] = round(time.process_time() - processor, 1)
+            print(name, flush=True)
+            return found
+
+        table = timed("read", lambda: tables.load(path))
+        timed("read_cache", lambda: tables.load(path))
+        space = tables.TableSpace(table)
+        embedding = timed("encoder", lambda: ablation.table_embedding(table))
+        metric = "validation_accuracy"
+        whole = NASBENCH101 + 1
+        for name, seed, queries, more in (
+            ("whole_table_round", 1, 11, {"random": whole}),
+            ("search_150", 0, 150, {}),
+        ):
+            timed(
+                name,
+                lambda seed=seed, queries=queries, more=more: ablation.search(
+                    table, space, metric, "nasgem", seed, queries, embedding, **more
+                ),
+            )
+    report["cpu_seconds_of_this_call"] = round(time.process_time(), 1)
+    report["peak_memory_bytes"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return report | {"machine": describe_machine(), "versions": versions()}
+
+
+if __name__ == "__main__":
+    write_json(FULL_SIZE, fullsize())

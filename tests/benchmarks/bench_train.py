@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import torch
-from rows import Row
+from row import Row
 
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell

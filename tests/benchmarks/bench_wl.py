@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from rows import Row
+from row import Row
 
 from gemkit.search import similarity
 
