@@ -29,6 +29,7 @@ from gemkit.cell import Cell
 from gemkit.cost import count_with_fvcore
 from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
+from gemkit.network import _Pointwise
 from gemkit.recipe import RECIPES
 from gemkit.search.sampling import random_cells
 
@@ -146,10 +147,9 @@ def depth_of(cell: Cell) -> int:
 def _convolution(
     channels_in: int, channels: int, kernel: int = 1, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
+    kind = _Pointwise if kernel == stride == 1 else nn.Conv2d
     return [
-        nn.Conv2d(
-            channels_in, channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False
-        ),
+        kind(channels_in, channels, kernel, stride, (kernel - 1) // 2, groups=groups, bias=False),
         nn.BatchNorm2d(channels),
     ]
 

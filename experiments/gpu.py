@@ -1,12 +1,18 @@
-"""How fast a GPU trains: images a second, against what its memory allows, and where the time goes.
+"""How fast a GPU trains: the first steps, trainings side by side, trials a minute, one training.
 
-    python experiments/gpu.py [--out results/gpu.json] [--seconds 4]
+    python experiments/gpu.py [--out results/gpu.json] [--parts first,beside,trials,speed]
 
-Needs a CUDA GPU; some minutes, most of them until a network's first steps are done. Three networks
-of about 40 M MACs at 32x32 (gemnet-base, the first random cell of thirty nodes, MobileNetV3-small)
-are trained by `gemkit.train` with the full recipe on 50,000 random images: as plain steps, with the
-step recorded (as `train` does), and compiled, at several batch sizes. A rate is that of the last
-`--seconds` of a training, after the first ones were left out.
+Needs a CUDA GPU; each part takes a minute or two and is written as it ends.
+
+- `first`: seconds that short trainings of new networks take in a cold process and in a warm one,
+  with 1x1 convolutions as matrix products (as `gemkit.network` computes them) and by cuDNN.
+- `beside`: images a second of several trainings in threads, each on a stream of its own.
+- `trials`: trials a minute of a search: random cells of 1 to 30 nodes at 5 M MACs, 3,750 images,
+  3 epochs, by the number that run side by side.
+- `speed`: three networks of about 40 M MACs at 32x32 (gemnet-base, the first random cell of thirty
+  nodes, MobileNetV3-small), trained with the full recipe on 50,000 random images: as plain steps,
+  and recorded (as `train` does), at several batch sizes. A rate is that of the last `--seconds` of
+  a training, after the first ones were left out.
 
 The limit by memory: a step reads and writes at least three times what its convolutions read and
 write (forward, gradient of the input, gradient of the weights), in bfloat16, at the bandwidth of a
@@ -18,18 +24,19 @@ import re
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.backends import cudnn
 
+from gemkit import network as networks_module
 from gemkit import train as training
 from gemkit.app import zoo
 from gemkit.app.steps.compare_entrants import random_network
@@ -42,12 +49,17 @@ from gemkit.files import read_json, write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.network import build
 from gemkit.recipe import RECIPES
+from gemkit.search.sampling import random_cells
+from gemkit.search.trials import ProxyTask, run_trial
+from gemkit.skeletons import skeletons_for
 from gemkit.train import Progress, train
+from gemkit.workers import Workers
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "results" / "gpu.json"
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # the latter to try this script
 SHAPE, CLASSES, MAX_MACS, MAX_PARAMS = (3, 32, 32), 10, 40_000_000, 800_000
-BATCHES = (128, 512, 1024)
+BATCHES = (128, 512)
 _KINDS = (
     ("optimiser and averages", r"multi_tensor|foreach|fused_sgd|FusedSgd"),
     ("depthwise convolution", r"depthwise|conv_dw|dw_conv|group"),
@@ -66,28 +78,20 @@ class Steps:
 
     Attributes:
         record: as a CUDA graph.
-        compile: by `torch.compile`.
-        choose: let cuDNN choose each convolution's algorithm by trial.
-        channels_last: the layout of images and weights.
+        compile: by `torch.compile`, which takes minutes.
+        product: 1x1 convolutions are matrix products.
     """
 
     record: bool = True
     compile: bool = False
-    choose: bool = False
-    channels_last: bool = True
+    product: bool = True
 
 
 STEPS = {
     "recorded (as train does)": Steps(),
     "plain": Steps(record=False),
-    "recorded, cuDNN chooses": Steps(choose=True),
-    "recorded, contiguous": Steps(channels_last=False),
-    "compiled": Steps(compile=True),
+    "recorded, 1x1 by cuDNN": Steps(product=False),
 }
-
-
-WHOLE = tuple(STEPS)[:2]
-"""These are tried for every network at every batch size, the others at the largest for one."""
 
 
 class Enough(Exception):
@@ -122,7 +126,7 @@ def networks(trained: Path | None) -> dict[str, Callable[[], nn.Module]]:
 
 def bandwidth() -> float:
     """Bytes read and written a second by a large copy on the GPU."""
-    source = torch.randn(2**28, device="cuda")
+    source = torch.randn(2**28, device=DEVICE)
     target = torch.empty_like(source)
     begin, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     spent = []
@@ -157,20 +161,122 @@ def bytes_per_image(network: nn.Module) -> int:
 @contextmanager
 def carried_out(steps: Steps) -> Iterator[None]:
     """Let `train` work in another way than its own for a while."""
-    before = training._Gradients, training._layout, cudnn.benchmark
+    before = training._STEPS_BEFORE_RECORDING, networks_module._Pointwise.forward
     if not steps.record:
-        training._Gradients = partial(_unrecorded, before[0])
-    if not steps.channels_last:
-        training._layout = lambda network, device: torch.contiguous_format
-    cudnn.benchmark = steps.choose
+        training._STEPS_BEFORE_RECORDING = 10**9
+    if not steps.product:
+        networks_module._Pointwise.forward = nn.Conv2d.forward  # type: ignore[method-assign]
     try:
         yield
     finally:
-        training._Gradients, training._layout, cudnn.benchmark = before
+        training._STEPS_BEFORE_RECORDING, networks_module._Pointwise.forward = before
 
 
-def _unrecorded(kind: Any, *given: Any, record: bool) -> Any:
-    return kind(*given, record=False)
+# ------------------------------------------------------------------------------ side by side
+
+
+def pair(number: int, nodes: int | None = None, macs: int = 5_000_000) -> Architecture:
+    """A random cell of so many nodes in one of the skeletons, as wide as the MACs allow."""
+    rng = np.random.default_rng([7, number])
+    nodes = nodes or int(rng.integers(1, 31))
+    cell = random_cells(rng, 1, nodes, smallest=nodes).cell(0)
+    cell = replace(cell, aggregation=("concat", "sum")[number % 2])
+    skeletons = skeletons_for(SHAPE, CLASSES)
+    skeleton = skeletons[number % len(skeletons)]
+    (width,) = largest_widths(CellArrays.from_cells([cell]), skeleton, Budget(macs=macs))
+    return Architecture((cell,), skeleton, int(width))
+
+
+def short(architecture: Architecture, images: int, batch: int = 128) -> float:
+    """Seconds that a short training on random images takes."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (images, 32, 32, 3), dtype=np.uint8)
+    y = rng.integers(0, CLASSES, images)
+    network = build(architecture)
+    began = time.perf_counter()
+    train(
+        network,
+        x,
+        y,
+        x[:1],
+        y[:1],
+        recipe=replace(RECIPES["full"], batch_size=batch, epochs=1),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        seed=0,
+        device=DEVICE,
+    )
+    return time.perf_counter() - began
+
+
+def first_steps(count: int) -> dict[str, Any]:
+    """Seconds of the first steps of new networks of thirty nodes, and where the last one's went."""
+
+    def begun(number: int) -> float:
+        return short(pair(number, nodes=30), count * 128)
+
+    rows = []
+    for way in ("recorded (as train does)", "recorded, 1x1 by cuDNN"):
+        for number in (0, 1, 2, 2):
+            with carried_out(STEPS[way]):
+                rows.append({"steps": way, "network": number, "seconds": round(begun(number), 2)})
+            print(f"  first: {rows[-1]}", flush=True)
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities) as profiler:
+        begun(3)
+    events = sorted(profiler.key_averages(), key=lambda one: -one.self_cpu_time_total)
+    spent = {one.key[:60]: round(one.self_cpu_time_total / 1e6, 3) for one in events[:10]}
+    print(f"  processor seconds: {spent}", flush=True)
+    return {"rows": rows, "processor_seconds": spent}
+
+
+def side_by_side(counts: Sequence[int], images: int) -> list[dict[str, Any]]:
+    """Images a second of some trainings of equal length, beginning and end included."""
+    rows = []
+    for kind, nodes in (("5 nodes", 5), ("30 nodes", 30)):
+        for count in counts:
+            makers = [pair(number, nodes) for number in range(count)]
+            for one in makers if count == max(counts) else makers[:1]:
+                short(one, 3 * 128)  # plans
+            began = time.perf_counter()
+            with ThreadPoolExecutor(count) as threads:
+                list(threads.map(lambda one: short(one, images), makers))
+            rate = count * images / (time.perf_counter() - began)
+            rows.append({"cells": kind, "beside": count, "images_per_second": round(rate)})
+            print(f"  beside: {rows[-1]}", flush=True)
+    return rows
+
+
+def trials(counts: Sequence[int], each: int) -> list[dict[str, Any]]:
+    """Trials a minute of random pairs, new ones each time."""
+    rng = np.random.default_rng(0)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "images.npz"
+        x = rng.integers(0, 256, (50_000 if each > 2 else 1000, 32, 32, 3), dtype=np.uint8)
+        np.savez(path, x_train=x, y_train=rng.integers(0, 10, len(x)), x_test=x[:100],
+                 y_test=np.arange(100) % 10)  # fmt: skip
+        task = ProxyTask(f"npz:{path}", RECIPES["proxy"], device=DEVICE)
+        rows, at = [], 100
+        for count in counts:
+            pairs = [pair(at + number) for number in range(each)]
+            at += each
+            began = time.perf_counter()
+            with Workers.threads(count) as workers:
+                left, failed = list(pairs), 0
+                while left or workers.running:
+                    while left and workers.idle:
+                        one = left.pop()
+                        workers.submit(len(left), run_trial, task, one, 0, task.recipe.epochs)
+                    ended = workers.next()
+                    failed += ended is not None and ended.value.error is not None
+            minutes = (time.perf_counter() - began) / 60
+            rows.append({"beside": count, "trials": each, "failed": failed,
+                         "per_minute": round(each / minutes, 1)})  # fmt: skip
+            print(f"  trials: {rows[-1]}", flush=True)
+    return rows
+
+
+# ------------------------------------------------------------------------------ one training
 
 
 def images_per_second(
@@ -206,7 +312,7 @@ def images_per_second(
             mean=(0.5, 0.5, 0.5),
             std=(0.25, 0.25, 0.25),
             seed=0,
-            device="cuda",
+            device=DEVICE,
             compile=steps.compile,
             progress=follow,
         )
@@ -236,43 +342,55 @@ def main() -> int:
     """Measure and write the results."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--parts", default="first,beside,trials,speed")
+    parser.add_argument("--small", action="store_true", help="try the script, on any machine")
     parser.add_argument("--seconds", type=float, default=4.0)
-    parser.add_argument("--networks", nargs="+", help="only these; the others' figures are kept")
     parser.add_argument("--trained", type=Path, help="a trained.json of zoo.py for gemnet-base")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES)
     given = parser.parse_args()
-    if not torch.cuda.is_available():
+    if DEVICE == "cpu" and not given.small:
         print("skipped: there is no CUDA GPU")
         return 0
+    found: dict[str, Any] = read_json(given.out) if given.out.is_file() else {}
+    if found.get("machine", describe_machine()) != describe_machine():
+        print(f"{given.out} was measured on another machine: name another --out")
+        return 2
+    found |= {"machine": describe_machine(), "versions": versions()}
+    for part in given.parts.split(","):
+        began = time.perf_counter()
+        if part == "first":
+            found["first"] = first_steps(2 if given.small else 20)
+        elif part == "beside":
+            counts, images = ((1, 2), 256) if given.small else ((1, 8, 24), 128 * 60)
+            found["beside"] = side_by_side(counts, images)
+        elif part == "trials":
+            found["trials"] = trials(*(((2,), 2) if given.small else ((8, 16), 24)))
+        else:
+            speed(found, given.trained, given.batches, given.seconds)
+        print(f"{part}: {time.perf_counter() - began:.0f} s", flush=True)
+        write_json(given.out, found)
+    return 0
+
+
+def speed(
+    found: dict[str, Any], trained: Path | None, batches: Sequence[int], seconds: float
+) -> None:
+    """Add the rates of single trainings and where their time goes."""
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (50_000, 32, 32, 3), dtype=np.uint8)
     y = rng.integers(0, CLASSES, 50_000)
-    found: dict[str, Any] = {
-        "machine": describe_machine(),
-        "versions": versions(),
-        "bytes_per_second": bandwidth(),
-        "networks": {},
-    }
-    print(f"{found['machine']['gpu']}: copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
-    if given.networks and given.out.is_file():
-        before = read_json(given.out)
-        if before["machine"] != found["machine"]:
-            print(f"{given.out} was measured on another machine: name another --out")
-            return 2
-        found["networks"] = before["networks"]
-    for name, make in networks(given.trained).items():
-        if given.networks and name not in given.networks:
-            continue
+    found["bytes_per_second"] = bandwidth()
+    print(f"copies {found['bytes_per_second'] / 1e12:.2f} TB/s")
+    found["networks"] = {}
+    for name, make in networks(trained).items():
         macs, params = count_with_fvcore(make(), SHAPE)
         limit = found["bytes_per_second"] / bytes_per_image(make())
         entry: dict[str, Any] = {"macs": macs, "params": params, "limit": limit, "rows": []}
         found["networks"][name] = entry
         print(f"{name}: {macs / 1e6:.1f} M MACs; memory allows {limit:,.0f} images/s")
         for way, steps in STEPS.items():
-            if way not in WHOLE and name != "gemnet-base":
-                continue  # compiling takes minutes
-            for batch in given.batches if way in WHOLE else given.batches[-1:]:
-                rate, before, _ = images_per_second(make(), x, y, batch, given.seconds, steps)
+            for batch in batches if steps == Steps() else batches[-1:]:
+                rate, before, _ = images_per_second(make(), x, y, batch, seconds, steps)
                 entry["rows"].append(
                     {"steps": way, "batch": batch, "images_per_second": rate, "before": before}
                 )
@@ -281,12 +399,9 @@ def main() -> int:
                     f"first steps after {before:.1f} s",
                     flush=True,
                 )
-                write_json(given.out, found)
         _, _, profiler = images_per_second(make(), x, y, 512, 1.0, Steps(), profile=True)
         entry["profile"] = shares(profiler)
         print("  " + ", ".join(f"{k} {v:.0%}" for k, v in entry["profile"]["shares"].items()))
-        write_json(given.out, found)
-    return 0
 
 
 if __name__ == "__main__":

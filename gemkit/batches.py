@@ -19,6 +19,7 @@ from gemkit.recipe import Recipe
 
 _READERS, _AHEAD = 2, 4  # threads that read batches from disk, and how many batches ahead
 _ON_DEVICE_BYTES = 4 * 2**30  # larger data sets go to the GPU batch by batch
+_PIXELS_AT_ONCE = 2**23  # values that one operation of augmentation changes on a GPU
 
 
 class Normalisation:
@@ -42,7 +43,7 @@ class Normalisation:
 
 
 class Batches:
-    """Shuffled, augmented batches; all random numbers are PyTorch's global generator's."""
+    """Shuffled, augmented batches, whose random numbers follow from each epoch's seed."""
 
     def __init__(
         self,
@@ -64,24 +65,38 @@ class Batches:
         self._labels = torch.from_numpy(np.array(y)).to(device)
         self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
         self._classes = classes
+        self._order_rng = torch.Generator()
+        self._rng = torch.Generator(device) if device.type == "cuda" else self._order_rng
 
     def epoch(
-        self, batch: int, steps: int, rank: int = 0, ranks: int = 1, seed: int = 0
+        self, batch: int, steps: int, seed: int, rank: int = 0, ranks: int = 1, own_seed: int = 0
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """`steps` batches of different images; what does not fill a batch is left out.
 
         Of several processes each takes every `ranks`-th image of a batch, and augments with
-        random numbers of its own `seed`.
+        random numbers of its `own_seed`.
         """
-        order = torch.randperm(len(self._labels))
-        if ranks > 1:
-            torch.manual_seed(seed)
+        self._order_rng.manual_seed(seed)
+        order = torch.randperm(len(self._labels), generator=self._order_rng)
+        if ranks > 1 or self._rng is not self._order_rng:
+            self._rng.manual_seed(own_seed if ranks > 1 else seed)
         if self._images is not None:  # at once, since every copy makes the GPU wait
             order = order.to(self._device)
         parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
-        for rows, images in self._read(parts):
-            images = self._changed(self._moved(images))
-            yield self._mixed(self._normalise(images), self._labels[rows])
+        for rows, images in self._read(self._joined(parts)):
+            images = self._cut(self._normalise(self._changed(self._moved(images))))
+            each = len(parts[0])
+            for first in range(0, len(rows), each):
+                last = first + each
+                yield self._mixed(images[first:last], self._labels[rows[first:last]])
+
+    def _joined(self, parts: list[Tensor]) -> list[Tensor]:
+        """Several batches in one where images lie on the GPU, which small operations leave idle."""
+        if self._images is None:
+            return parts
+        pixels = len(parts[0]) * math.prod(self._array.shape[1:])
+        many = max(1, _PIXELS_AT_ONCE // pixels)
+        return [torch.cat(parts[at : at + many]) for at in range(0, len(parts), many)]
 
     def _read(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Rows and images of every batch on the device; those from disk are read ahead."""
@@ -113,8 +128,8 @@ class Batches:
         images, count = images.float(), len(images)
         turned = torch.eye(2, device=self._device).repeat(count, 1, 1)
         for _ in range(2):
-            kind = torch.randint(len(_CHANGES), (count,), device=self._device)
-            amount = strength * (2 * torch.rand(count, device=self._device) - 1)
+            kind = self._integers(0, len(_CHANGES), count)[:, 0]
+            amount = strength * (2 * self._uniform(count)[:, 0] - 1)
             for index, change in enumerate(_CHANGES):
                 chosen = kind == index
                 if change in _COLOUR_CHANGES:
@@ -145,44 +160,56 @@ class Batches:
         rows = self._shifted(count, height, down)
         columns = self._shifted(count, width, across)
         if self._flip:
-            mirrored = torch.rand(count, 1, device=self._device) < 0.5
+            mirrored = self._uniform(count) < 0.5
             columns = torch.where(mirrored, columns.flip(1), columns)
         each = torch.arange(count, device=self._device)[:, None, None]
         return images[each, rows[:, :, None], columns[:, None, :]]
 
     def _shifted(self, count: int, side: int, most: int) -> Tensor:
-        shift = torch.randint(-most, most + 1, (count, 1), device=self._device)
+        shift = self._integers(-most, most + 1, count)
         places = (torch.arange(side, device=self._device) + shift).abs()
         return (side - 1) - ((side - 1) - places).abs()  # reflected at both ends
 
-    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def _integers(self, low: int, high: int, count: int) -> Tensor:
+        """Random whole numbers from low to below high, (count, 1)."""
+        return torch.randint(low, high, (count, 1), generator=self._rng, device=self._device)
+
+    def _uniform(self, count: int) -> Tensor:
+        """Random numbers from 0 to below 1, (count, 1)."""
+        return torch.rand(count, 1, generator=self._rng, device=self._device)
+
+    def _cut(self, images: Tensor) -> Tensor:
+        """Blank a square around a point that is uniform over the image, as far as it is inside."""
         count, _, height, width = images.shape
         square = round(self._recipe.cutout * min(height, width))
-        if square:
-            # A square around a point that is uniform over the image; what is outside is cut off.
-            covered = []
-            for length in (height, width):
-                first = torch.randint(length, (count, 1), device=self._device) - square // 2
-                at = torch.arange(length, device=self._device)
-                covered.append((first <= at) & (at < first + square))
-            images = images.masked_fill(
-                (covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0
-            )
+        if not square:
+            return images
+        covered = []
+        for length in (height, width):
+            first = self._integers(0, length, count) - square // 2
+            at = torch.arange(length, device=self._device)
+            covered.append((first <= at) & (at < first + square))
+        return images.masked_fill((covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0)
+
+    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = images.shape[2:]
         mixup, cutmix = self._recipe.mixup, self._recipe.cutmix
-        if mixup and cutmix:
-            mixup, cutmix = (mixup, 0.0) if torch.rand(()) < 0.5 else (0.0, cutmix)
-        alpha = mixup or cutmix
-        if not alpha:
+        if not (mixup or cutmix):
             return images, labels
-        share = torch.distributions.Beta(alpha, alpha).sample()
+        numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=self._order_rng)))
+        if mixup and cutmix:
+            mixup, cutmix = (mixup, 0.0) if numbers.random() < 0.5 else (0.0, cutmix)
+        alpha = mixup or cutmix
+        kept = numbers.beta(alpha, alpha)
+        share: Tensor
         if mixup:
-            share = share.to(self._device)
+            share = torch.tensor(kept, dtype=torch.float32, device=self._device)
             images = torch.lerp(images.roll(1, 0), images, share)
         else:
-            side = math.sqrt(1 - share.item())
+            side = math.sqrt(1 - kept)
             sizes = [round(side * length) for length in (height, width)]
             top, left = (
-                int(torch.randint(length - size + 1, ()))
+                int(numbers.integers(length - size + 1))
                 for length, size in zip((height, width), sizes, strict=True)
             )
             images = images.clone()

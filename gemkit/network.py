@@ -52,11 +52,22 @@ class _Depthwise(nn.Conv2d):
         return super().forward(input)
 
 
+class _Pointwise(nn.Conv2d):
+    """A 1x1 convolution; on a GPU a matrix product, since cuDNN takes long to plan each new shape
+    of convolution."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.device.type != "cuda":
+            return super().forward(input)
+        out = F.linear(input.permute(0, 2, 3, 1), self.weight.flatten(1))
+        return out.permute(0, 3, 1, 2)
+
+
 def _convolution(
     channels_in: int, channels: int, size: int = 1, *, stride: int = 1, groups: int = 1
 ) -> list[nn.Module]:
     """A convolution without bias that keeps the image's size (at stride 1), and its batch norm."""
-    kind = _Depthwise if groups > 1 else nn.Conv2d
+    kind = _Depthwise if groups > 1 else _Pointwise if size == 1 else nn.Conv2d
     return [
         kind(channels_in, channels, size, stride, size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(channels),

@@ -14,6 +14,11 @@ everywhere and with bfloat16 on CUDA.
 
 Every random number of an epoch follows from the seed and the epoch's number, so a training that
 was killed continues from its checkpoint to the same weights (on the CPU, with equal threads).
+
+On one GPU a step is recorded once, as a CUDA graph, and replayed, since a network of thirty nodes
+launches thousands of kernels a step, which takes the processor longer than the GPU needs to run
+them. Even then a small network leaves most of the GPU idle, so several trainings may run side by
+side in threads of one process, each on a stream of its own.
 """
 
 import hashlib
@@ -21,6 +26,7 @@ import json
 import logging
 import math
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -47,7 +53,12 @@ STATE_FORMAT = 1
 _EVALUATION_BATCH = 256
 _CHANNELS_OF_AVX2 = 8  # float32 in a register
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
-_STEPS_BEFORE_RECORDING = 3  # in which cuDNN and cuBLAS set themselves up
+_EVALUATION_BATCH_ON_GPU = 2048
+_STEPS_BEFORE_RECORDING = 2  # in which cuDNN and cuBLAS set themselves up
+_PREPARING = threading.Lock()
+"""Held by the thread that records: its first steps and the recording."""
+_GENERATOR = threading.Lock()
+"""Held while PyTorch's own generators are seeded, recorded from or replayed: they are shared."""
 
 
 class TrainingFailed(Exception):
@@ -141,28 +152,30 @@ def train(
     batch = _batch_size(recipe, len(x))
     classes = _check_outputs(network, x, y, y_eval)
     layout = _layout(network, place)
-    network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
-    steps = len(x) // batch
-    model = _shared(network, compile)
-    optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
-    curve: list[dict[str, float]] = []
-    keeper = None
-    if checkpoint is not None:
-        keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
-        curve = keeper.load(optimiser)
-    training = _Training(
-        _Gradients(model, recipe.label_smoothing, place, record=not compile),
-        optimiser,
-        Batches(x, y, classes, recipe, mean, std, place, layout),
-        recipe,
-        place,
-        batch,
-        steps,
-        progress,
-    )
-    with _seeded(place), _memory_explained(batch):
+    record = place.type == "cuda" and _ranks()[1] == 1 and not compile
+    with _stream_of_its_own(place, record), _seeded(place), _memory_explained(batch):
+        network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
+        steps = len(x) // batch
+        model = _shared(network, compile)
+        optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
+        curve: list[dict[str, float]] = []
+        keeper = None
+        if checkpoint is not None:
+            keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
+            curve = keeper.load(optimiser)
+        training = _Training(
+            _Steps(model, optimiser, recipe.label_smoothing, place, record),
+            optimiser,
+            Batches(x, y, classes, recipe, mean, std, place, layout),
+            recipe,
+            place,
+            batch,
+            steps,
+            progress,
+        )
         for epoch in range(len(curve) + 1, recipe.epochs + 1):
-            torch.manual_seed(_derived(seed, epoch))
+            with _GENERATOR:  # of dropout; images have their own
+                torch.manual_seed(_derived(seed, epoch))
             network.train()
             curve.append(training.epoch(epoch, seed))
             if keeper is not None and is_first():
@@ -202,38 +215,45 @@ def _shared(network: nn.Module, compile: bool) -> nn.Module:
     return model
 
 
-class _Gradients:
-    """Computes a batch's loss and leaves its gradients at the weights.
+class _Steps:
+    """Carries out the steps of a training; on a GPU by replaying a recording.
 
-    With `record`, on a single GPU, the work of a step is recorded once, as a CUDA graph, and
-    replayed: a network of thirty nodes launches thousands of kernels a step, which takes the
-    processor longer than the GPU needs to run them.
+    Attributes:
+        total: sum of the losses since it was last set to 0.
     """
 
     def __init__(
-        self, model: nn.Module, label_smoothing: float, place: torch.device, record: bool
+        self,
+        model: nn.Module,
+        optimiser: "_Optimiser",
+        label_smoothing: float,
+        place: torch.device,
+        record: bool,
     ) -> None:
-        self._model, self._smoothing, self._place = model, label_smoothing, place
-        # DistributedDataParallel averages gradients in hooks of its own.
-        self._records = record and place.type == "cuda" and _ranks()[1] == 1
+        self._model, self._optimiser = model, optimiser
+        self._smoothing, self._place, self._records = label_smoothing, place, record
         self._before = _STEPS_BEFORE_RECORDING
-        self._stream: torch.cuda.Stream | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._images = self._targets = self._loss = torch.empty(0)
+        self._images = self._targets = torch.empty(0)
+        self.total = torch.zeros((), device=place)
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss of images (batch, channels, h, w) and their labels or class shares."""
+    def __call__(self, images: Tensor, targets: Tensor) -> None:
+        """A step with images (batch, channels, h, w) and their labels or class shares."""
         if not self._records:
-            return self._computed(images, targets)
-        with torch.cuda.device(self._place):
-            if self._before:
-                self._before -= 1
-                return self._computed_beside(images, targets)
-            if self._graph is None:
-                self._record(images, targets)
-            return self._replayed(images, targets)
+            self._computed(images, targets)
+        elif self._graph is not None:
+            self._replayed(images, targets)
+        else:
+            with _PREPARING:
+                if self._before:
+                    self._before -= 1
+                    self._computed(images, targets)
+                else:
+                    self._record(images, targets)
+                    self._replayed(images, targets)
+        self._optimiser.done += 1
 
-    def _computed(self, images: Tensor, targets: Tensor) -> Tensor:
+    def _computed(self, images: Tensor, targets: Tensor) -> None:
         # Set to None before, not after: a replayed graph writes where the gradients lie.
         self._model.zero_grad(set_to_none=True)
         on_gpu = self._place.type == "cuda"
@@ -241,32 +261,42 @@ class _Gradients:
             outputs = self._model(images)
         loss = F.cross_entropy(outputs.float(), targets, label_smoothing=self._smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
-        return loss.detach()
-
-    def _computed_beside(self, images: Tensor, targets: Tensor) -> Tensor:
-        """A step on the stream that the recording takes place on, as PyTorch wants it."""
-        if self._stream is None:
-            self._stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            loss = self._computed(images, targets)
-        torch.cuda.current_stream().wait_stream(self._stream)
-        return loss
+        self._optimiser.step()
+        self.total += loss.detach()
 
     def _record(self, images: Tensor, targets: Tensor) -> None:
         """Record a step, without carrying it out, on tensors that each batch is copied to."""
         self._images, self._targets = images.clone(), targets.clone()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream):
-            self._loss = self._computed(self._images, self._targets)
+        with _GENERATOR:
+            # Other threads may go on. (`torch.cuda.graph` would stop the GPU and free its memory.)
+            graph.capture_begin(capture_error_mode="thread_local")
+            try:
+                self._computed(self._images, self._targets)
+            finally:
+                graph.capture_end()
         self._graph = graph
 
-    def _replayed(self, images: Tensor, targets: Tensor) -> Tensor:
+    def _replayed(self, images: Tensor, targets: Tensor) -> None:
         assert self._graph is not None
         self._images.copy_(images)
         self._targets.copy_(targets)
-        self._graph.replay()
-        return self._loss
+        with _GENERATOR:
+            self._graph.replay()
+
+
+@contextmanager
+def _stream_of_its_own(place: torch.device, wanted: bool) -> Iterator[None]:
+    """Recording needs a stream that is not the default one."""
+    if not wanted:
+        yield
+        return
+    with torch.cuda.device(place):
+        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        stream.wait_stream(before)
+        with torch.cuda.stream(stream):
+            yield
+        before.wait_stream(stream)
 
 
 @dataclass
@@ -274,13 +304,13 @@ class _Training:
     """A training under way.
 
     Attributes:
-        gradients: what computes a step's loss and gradients.
+        take: what carries out a step.
         batch: images a step.
         steps: steps an epoch.
         done: steps since `start`.
     """
 
-    gradients: "_Gradients"
+    take: _Steps
     optimiser: "_Optimiser"
     batches: Batches
     recipe: Recipe
@@ -298,15 +328,15 @@ class _Training:
             TrainingFailed: the loss is not finite any more.
         """
         rank, ranks = _ranks()
-        began, total = time.perf_counter(), torch.zeros((), device=self.place)
-        own_seed = _derived(seed, number, rank)
-        mine = self.batches.epoch(self.batch, self.steps, rank, ranks, own_seed)
+        began = time.perf_counter()
+        self.take.total.zero_()
+        seeds = _derived(seed, number), _derived(seed, number, rank)
+        mine = self.batches.epoch(self.batch, self.steps, seeds[0], rank, ranks, seeds[1])
         for step, (images, targets) in enumerate(mine, start=1):
-            total += self.gradients(images, targets)
-            self.optimiser.step()
+            self.take(images, targets)
             self.done += 1
             if step % _CHECKED_EVERY == 0 or step == self.steps:
-                mean_loss = _mean_over_ranks(total.clone()).item() / step
+                mean_loss = _mean_over_ranks(self.take.total.clone()).item() / step
                 if not math.isfinite(mean_loss):
                     raise TrainingFailed(
                         f"the loss became {mean_loss} in epoch {number}: "
@@ -351,9 +381,10 @@ def logits(
     network.eval()
     normalise = Normalisation(mean, std, place, layout)
     found = []
+    many = _EVALUATION_BATCH_ON_GPU if place.type == "cuda" else _EVALUATION_BATCH
     with torch.inference_mode():
-        for start in range(0, len(x), _EVALUATION_BATCH):
-            images = torch.from_numpy(np.array(x[start : start + _EVALUATION_BATCH])).to(place)
+        for start in range(0, len(x), many):
+            images = torch.from_numpy(np.array(x[start : start + many])).to(place)
             found.append(network(normalise(images)).float().cpu().numpy())
     return np.concatenate(found)
 
@@ -482,11 +513,14 @@ def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np
 
 
 class _Optimiser:
-    """SGD with its schedule, weight decay and averaged weights, as few operations a step."""
+    """SGD with its schedule, weight decay and averaged weights, as few operations a step.
+
+    Attributes:
+        done: steps taken so far.
+    """
 
     def __init__(self, network: nn.Module, recipe: Recipe, steps: int) -> None:
         self._recipe, self._steps, self.done = recipe, steps, 0
-        self.learning_rate = 0.0
         named = [
             (name, weight) for name, weight in network.named_parameters() if weight.requires_grad
         ]
@@ -503,23 +537,54 @@ class _Optimiser:
         floating = [name for name, value in self.state.items() if value.is_floating_point()]
         self._live = [self.state[name] for name in floating]
         self._averaged = {name: self.state[name].clone() for name in floating} if recipe.ema else {}
+        self._table, self._at = self._on_gpu(named[0][1].device)
+
+    def _on_gpu(self, place: torch.device) -> tuple[Tensor | None, Tensor]:
+        """What `_amounts` gives for every step, and the step: a recorded step finds its own."""
+        at = torch.zeros(1, dtype=torch.int64, device=place)
+        if place.type != "cuda":
+            return None, at
+        rows = [self._amounts(step) for step in range(self._steps)]
+        return torch.tensor(rows, dtype=torch.float32, device=place), at
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the last step."""
+        return self._scheduled(max(self.done - 1, 0))
+
+    def _amounts(self, step: int) -> tuple[float, float, float]:
+        """Learning rate, share of a weight that stays, and that of its average that is new."""
+        rate = self._scheduled(step)
+        # A young average forgets faster, or it would keep the initial weights.
+        length = max(self._recipe.ema * self._steps, 1e-9)
+        share = max(1 - math.exp(-1 / length), 9 / (10 + step))
+        return rate, 1 - rate * self._recipe.weight_decay, share
 
     def step(self) -> None:
-        """Take the gradients that lie at the weights."""
-        self.learning_rate = self._scheduled(self.done)
+        """Take the gradients that lie at the weights; the caller counts the step in `done`."""
+        rate: Any
+        kept: Any
+        share: Any
+        if self._table is None:
+            rate, kept, share = self._amounts(self.done)
+        else:
+            rate, kept, share = self._table.index_select(0, self._at)[0].unbind()
+            self._at += 1
         for group in self._sgd.param_groups:
-            group["lr"] = self.learning_rate
+            group["lr"] = rate
         with torch.no_grad():
             if self._recipe.weight_decay:
-                kept = 1 - self.learning_rate * self._recipe.weight_decay
                 torch._foreach_mul_(self._decayed, kept)
             self._sgd.step()
-            self.done += 1
-            if self._averaged:
-                # A young average forgets faster, or it would keep the initial weights.
-                length = self._recipe.ema * self._steps
-                share = max(1 - math.exp(-1 / length), 9 / (9 + self.done))
-                torch._foreach_lerp_(list(self._averaged.values()), self._live, share)
+            averaged = list(self._averaged.values())
+            if not averaged:
+                return
+            if self._table is None:
+                torch._foreach_lerp_(averaged, self._live, share)
+            else:  # lerp takes no number that lies on a GPU
+                difference = torch._foreach_sub(self._live, averaged)
+                torch._foreach_mul_(difference, share)
+                torch._foreach_add_(averaged, difference)
 
     def statistics(self) -> list[Tensor]:
         """What every process computes for itself: batch norm's statistics, and their average."""
@@ -577,13 +642,22 @@ class _Optimiser:
                     buffer = torch.empty_like(weight, memory_format=torch.preserve_format)
                     self._sgd.state[weight]["momentum_buffer"] = buffer.copy_(kept)
         self.done = done
+        self._at.fill_(done)
 
 
 @contextmanager
 def _seeded(device: torch.device) -> Iterator[None]:
     """Leave the caller's random state as it was."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+    on_gpu = device.type == "cuda"
+    with _GENERATOR:
+        before = torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None
+    try:
         yield
+    finally:
+        with _GENERATOR:
+            torch.set_rng_state(before[0])
+            if before[1] is not None:
+                torch.cuda.set_rng_state(before[1], device)
 
 
 def _derived(seed: int, *place: int) -> int:

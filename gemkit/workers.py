@@ -1,4 +1,5 @@
-"""Workers: processes of this machine, or a Dask cluster, that run one call each at a time.
+"""Workers, each of which runs one call at a time: processes of this machine, its threads where
+they share a GPU, or a Dask cluster.
 
     with Workers.local(2) as workers:
         while waiting or workers.running:
@@ -28,6 +29,7 @@ from concurrent.futures import (
     Executor,
     Future,
     ProcessPoolExecutor,
+    ThreadPoolExecutor,
     wait,
 )
 from dataclasses import dataclass
@@ -87,6 +89,14 @@ class Workers:
     def local(cls, count: int = 1) -> Self:
         """Fresh processes of this machine, which end with this one, however it ends."""
         return cls(lambda: _local_processes(count), count)
+
+    @classmethod
+    def threads(cls, count: int) -> Self:
+        """Threads of this process: for calls that wait for a GPU, which processes would take turns
+        on. What is running when they end runs on to its own end."""
+        return cls(
+            lambda: _threads(count), count, lambda one: one.shutdown(False, cancel_futures=True)
+        )
 
     @classmethod
     def dask(cls, address: str) -> Self:
@@ -224,12 +234,22 @@ def threads_per_worker(workers: int) -> int:
     return min(share, int(asked)) if asked.isdecimal() and int(asked) else share
 
 
-_number = 0
+_own = threading.local()
+_of_process = 0
 
 
 def worker_number() -> int:
-    """Number of this process among the local workers that were started together; 0 elsewhere."""
-    return _number
+    """Number of this one among the local workers that were started together; 0 elsewhere."""
+    return int(getattr(_own, "number", _of_process))
+
+
+def _threads(count: int) -> Executor:
+    numbers = iter(range(count))
+
+    def begin() -> None:
+        _own.number = next(numbers)
+
+    return ThreadPoolExecutor(count, initializer=begin)
 
 
 class _Process(SpawnProcess):
@@ -275,9 +295,9 @@ def _begin(counter: Any) -> None:
     # Ctrl-C reaches the whole group of processes: the parent decides what it means.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     end_with_parent()
-    global _number
+    global _of_process
     with counter.get_lock():
-        _number = counter.value
+        _of_process = counter.value
         counter.value += 1
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +48,7 @@ class ProxyTask:
 
 
 _one_at_a_time = threading.Lock()
+"""Several trials may run in threads of one process, whose random state they share."""
 
 
 def run_trial(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> Outcome:
@@ -60,36 +62,39 @@ def run_trial(task: ProxyTask, architecture: Architecture, seed: int, epochs: in
         epochs: how long to train.
     """
     started = time.monotonic()
-    # A Dask worker may run several tasks in threads of one process; torch's random state and
-    # its number of threads belong to the process.
-    with _one_at_a_time:
-        try:
-            accuracy, error = _trained(task, architecture, seed, epochs), None
-        except (Exception, MemoryError) as failure:
-            accuracy, error = None, _reason(failure)
+    try:
+        accuracy, error = _trained(task, architecture, seed, epochs), None
+    except torch.AcceleratorError:
+        raise  # the process can use its GPU no more: every trial after this would fail
+    except (Exception, MemoryError) as failure:
+        accuracy, error = None, _reason(failure)
     return Outcome(accuracy, error, time.monotonic() - started)
 
 
 def _trained(task: ProxyTask, architecture: Architecture, seed: int, epochs: int) -> float:
     torch.set_num_threads(task.threads)
-    if task.device != "cpu" and torch.cuda.is_available():
+    on_gpu = task.device != "cpu" and torch.cuda.is_available()
+    if on_gpu:
         torch.cuda.set_device(worker_number() % torch.cuda.device_count())
-    split, mean, std = _data(task.data, task.seed)
-    torch.manual_seed(seed)
-    network = build(architecture)
-    verify(architecture, network)
-    trained = train(
-        network,
-        split.x_train,
-        split.y_train,
-        split.x_validation,
-        split.y_validation,
-        recipe=task.recipe.changed(epochs),
-        mean=mean,
-        std=std,
-        seed=seed,
-        device=task.device,
-    )
+    with _one_at_a_time:
+        split, mean, std = _data(task.data, task.seed)
+        torch.manual_seed(seed)
+        network = build(architecture)
+        verify(architecture, network)
+    # Side by side on a GPU; threads would oversubscribe a processor.
+    with nullcontext() if on_gpu else _one_at_a_time:
+        trained = train(
+            network,
+            split.x_train,
+            split.y_train,
+            split.x_validation,
+            split.y_validation,
+            recipe=task.recipe.changed(epochs),
+            mean=mean,
+            std=std,
+            seed=seed,
+            device=task.device,
+        )
     return float(trained.accuracy)
 
 

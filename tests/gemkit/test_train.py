@@ -229,10 +229,8 @@ def batch_of(arrays: Arrays, seed: int, **changes: Any) -> tuple[np.ndarray, np.
         (1 / 255,) * arrays.x.shape[3],
         torch.device("cpu"),
     )
-    torch.manual_seed(seed)
-    order = torch.randperm(len(arrays.x)).numpy()
-    torch.manual_seed(seed)
-    images, labels = next(batches.epoch(len(arrays.x), 1))
+    order = torch.randperm(len(arrays.x), generator=torch.Generator().manual_seed(seed)).numpy()
+    images, labels = next(batches.epoch(len(arrays.x), 1, seed))
     back = np.argsort(order)
     return images.permute(0, 2, 3, 1).numpy()[back], labels.numpy()[back]
 

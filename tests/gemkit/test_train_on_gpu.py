@@ -1,8 +1,8 @@
 """Training on a GPU; skipped where there is none. `experiments/gpu.py` measures its speed."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -49,20 +49,27 @@ def _trained(network: nn.Module, recipe: Recipe, seed: int, device: str = "cuda"
 
 
 def test_a_recorded_step_trains_as_a_plain_one(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[training._Gradients] = []
-    original = training._Gradients
-
-    def gradients(*given: Any, record: bool) -> training._Gradients:
-        made.append(original(*given, record=record and not made))
-        return made[-1]
-
-    monkeypatch.setattr(training, "_Gradients", gradients)
-    recorded, plain = (_trained(_network(seed), RECIPE, seed) for _ in range(2))
-    assert [one._graph is not None for one in made] == [True, False]
+    recorded = _trained(_network(seed), RECIPE, seed)
+    replays: list[None] = []
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda _: replays.append(None))
+    monkeypatch.setattr(training, "_STEPS_BEFORE_RECORDING", 10**9)
+    plain = _trained(_network(seed), RECIPE, seed)
+    assert not replays
     losses = [np.array([entry["loss"] for entry in one.curve]) for one in (recorded, plain)]
     # bfloat16 sums in another order from run to run.
     np.testing.assert_allclose(*losses, rtol=0.05)
+    rates = [[entry["learning_rate"] for entry in one.curve] for one in (recorded, plain)]
+    assert rates[0] == rates[1]
     assert abs(recorded.accuracy - plain.accuracy) < 0.05
+
+
+def test_trainings_side_by_side_are_those_of_one_after_the_other(seed: int) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        beside = list(threads.map(lambda one: _trained(_network(one), RECIPE, one), range(6)))
+    for one, trained in enumerate(beside):
+        alone = _trained(_network(one), RECIPE, one)
+        assert alone.curve[-1]["loss"] == pytest.approx(trained.curve[-1]["loss"], rel=0.05)
+        assert abs(alone.accuracy - trained.accuracy) < 0.05
 
 
 def test_a_gpu_learns_as_much_as_a_processor(seed: int) -> None:
@@ -72,31 +79,28 @@ def test_a_gpu_learns_as_much_as_a_processor(seed: int) -> None:
 
 
 def test_a_recorded_step_draws_new_random_numbers(seed: int) -> None:
-    """Drop-path and dropout must differ from step to step, and follow the epoch's seed."""
+    """Dropout must differ from step to step: all shown at once, the network cannot learn more."""
 
     class Dropping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.classifier = nn.Linear(64, 10)
+            self.register_buffer("kept", torch.zeros(64))
 
         def forward(self, x: Tensor) -> Tensor:
-            out: Tensor = self.classifier(nn.functional.dropout(x.flatten(1), 0.5))
+            ones = nn.functional.dropout(torch.ones(64, device=x.device), 0.5, self.training)
+            if self.training:
+                self.kept += ones / 2
+            out: Tensor = self.classifier(x.flatten(1) * ones)
             return out
 
-    network = Dropping().cuda()
-    gradients = training._Gradients(network, 0.0, torch.device("cuda"), record=True)
-    images = torch.randn(32, 1, 8, 8, device="cuda")
-    targets = torch.randint(10, (32,), device="cuda")
-
-    def losses() -> list[float]:
-        torch.manual_seed(seed)
-        return [gradients(images, targets).item() for _ in range(8)]
-
-    losses()  # some of these are recorded or before the recording
-    assert gradients._graph is not None
-    first, again = losses(), losses()
-    assert len(set(first)) == len(first)
-    assert first == again
+    network = Dropping()
+    steps = len(load("digits").y_train) // 64 * 8
+    trained = _trained(network, replace(RECIPE, ema=0.0), seed)
+    seen = network.kept.tolist()
+    assert 0.3 * steps < min(seen)
+    assert max(seen) < 0.7 * steps
+    assert trained.epochs == 8
 
 
 def test_a_stopped_training_goes_on(seed: int, tmp_path: Path) -> None:
