@@ -213,6 +213,7 @@ def _as_begun(options: dict[str, Any]) -> None:
 @json_option
 def run(json_file: str | None, **options: Any) -> None:
     """Search, train the best, export, measure and report: from data to ONNX files."""
+    from . import formatting
     from .steps import pipeline
     from .terminal.measurements import print_measurements
 
@@ -223,6 +224,8 @@ def run(json_file: str | None, **options: Any) -> None:
     with finished:
         content = finished.content()
     print_measurements([one for entry in content.networks for one in entry.measurements], console)
+    if content.recommendation is not None:
+        console.print(formatting.verdict(content.recommendation))
     console.print(f"next: {command('app', finished.path)}")
     _deliver_json(content, json_file)
 
@@ -262,7 +265,7 @@ def train(
     json_file: str | None,
     **options: Any,
 ) -> None:
-    """Train networks of RUN on all its training data: the IDs given, or the best.
+    """Train networks of RUN, the IDs given or the best, and the strongest known network.
 
     Continues by itself after an interruption; what is trained already is left alone. On several
     GPUs:  torchrun --nproc-per-node 4 -m gemkit.app train RUN

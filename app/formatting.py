@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from gemkit.budget import format_bytes, format_count, format_latency
-from gemkit.records import Latency, Model, Network, Trial, TrialSummary
+from gemkit.records import Latency, Model, Network, Recommendation, Trial, TrialSummary
 
 AnyTrial = TypeVar("AnyTrial", Trial, TrialSummary)
 
 NONE = "–"
 MODEL_HEADS = (
     "network",
+    "hold-out",
     "test accuracy",
     "MACs",
     "params",
@@ -82,6 +83,7 @@ def network_row(network: Network) -> tuple[str, ...]:
     """A network as texts under MODEL_HEADS."""
     return (
         network.id,
+        NONE if network.holdout is None else percent(network.holdout.accuracy),
         percent(network.accuracy),
         count(network.macs),
         count(network.params),
@@ -92,6 +94,34 @@ def network_row(network: Network) -> tuple[str, ...]:
         parity(network.parity_max_abs),
         state(network),
     )
+
+
+def verdict(told: Recommendation) -> str:
+    """Which network a run recommends and by how much it is better than the other kind."""
+    kinds = {"found": "found by the search", "known": "a known network"}
+    text = (
+        f"recommended: {told.id}, {kinds[told.kind]}: {percent(told.holdout_accuracy)} of the "
+        f"{told.images:,} images kept from all trainings"
+    )
+    if told.rival is not None and told.better_by is not None and told.interval is not None:
+        low, high = (f"{100 * end:+.1f}" for end in told.interval)
+        other = "best known network" if told.kind == "found" else "best network found"
+        text += (
+            f", {_apart(told.better_by)} the {other}, {told.rival} (95 % interval {low} to {high}"
+        )
+        text += ": too few images to tell them apart)" if told.interval[0] <= 0 else ")"
+    text += f"; on the test images {percent(told.accuracy)}"
+    if told.test_better_by is not None:
+        text += f", {_apart(told.test_better_by)} it"
+    return text
+
+
+def _apart(difference: float) -> str:
+    """A difference of accuracies as a sentence's part."""
+    points = f"{abs(100 * difference):.1f}"
+    if points == "0.0":
+        return "level with"
+    return f"{points} points {'above' if difference > 0 else 'below'}"
 
 
 def state(entry: Trial | Network) -> str:

@@ -67,11 +67,13 @@ def interval(accuracy: float, images: int) -> tuple[float, float]:
 
 def _title(info: ModelInfo, data: str) -> str:
     channels, height, width = info.input_shape
+    known = "architecture" not in info.more
     kind = "grey" if channels == 1 else "colour" if channels == 3 else f"{channels}-channel"
     return (
         f"# {info.more.get('id', 'network')}\n\n"
         f"Classifies {kind} images of {height}x{width} pixels into {len(info.class_names)} classes"
-        f" ({_shortened(info.class_names)}). Trained on {data}; found, trained and exported by "
+        f" ({_shortened(info.class_names)}). Trained on {data}; "
+        f"{'a known network,' if known else 'found,'} trained and exported by "
         f"gemkit {info.more.get('version', '')}.".replace(" .", ".")
     )
 
@@ -107,7 +109,7 @@ def _facts(
     if "peak_memory_bytes" in more:
         rows.append(("peak activation memory", f"{format_bytes(more['peak_memory_bytes'])}, fp32"))
     if budget is not None:
-        rows.append(("searched within", budget.describe()))
+        rows.append(("limits asked for", budget.describe()))
     if parity is not None:
         rows.append(("largest difference from PyTorch", f"{parity:.1e}"))
     return _table(("what", "value"), rows)

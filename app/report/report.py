@@ -16,7 +16,7 @@ from gemkit.budget import Budget, format_count, format_latency
 from gemkit.cell import CellArrays
 from gemkit.export.card import interval
 from gemkit.files import write_text
-from gemkit.records import Baseline, DataInfo, Limits, Model, Network, Trial
+from gemkit.records import Baseline, DataInfo, Limits, Model, Network, Recommendation, Trial
 from gemkit.search import encoder
 from gemkit.store import Run
 
@@ -236,14 +236,18 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
                 formatting.MODEL_HEADS,
                 [formatting.network_row(entry) for entry in (*models, *baselines)],
             ),
-            Paragraph(_model_notes(data, models, baselines, budget)),
+            Paragraph(_model_notes(data, models, baselines, budget, run.recommendation())),
         ]
         there = [
             f"`{model.id}`: {text}." for model in models if (text := formatting.on_target(model))
         ]
         if there:
             blocks.append(Paragraph("On the device searched for. " + " ".join(there)))
-        files = [f"`{model.id}`: {_links(run, model.id)}" for model in models if model.onnx]
+        files = [
+            f"`{one.id}`: {_links(run, Path(one.onnx).parent)}"
+            for one in (*models, *baselines)
+            if one.onnx
+        ]
         if files:
             blocks.append(Paragraph("Files. " + " ".join(f"{line}." for line in files)))
     for name, text in (
@@ -284,7 +288,8 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
     return blocks
 
 
-def _links(run: Run, id: str) -> str:
+def _links(run: Run, folder: Path) -> str:
+    """Links to a network's files; the folder is relative to the run."""
     names = (
         "model.onnx",
         "model.fp16.onnx",
@@ -296,9 +301,9 @@ def _links(run: Run, id: str) -> str:
         "weights.safetensors",
     )
     return ", ".join(
-        f"[{name}](models/{id}/{name})"
+        f"[{name}]({(folder / name).as_posix()})"
         for name in names
-        if (run.path / "models" / id / name).is_file()
+        if (run.path / folder / name).is_file()
     )
 
 
@@ -308,11 +313,15 @@ def _summary(run: Run, data: DataInfo | None, models: Sequence[Model]) -> str:
     text = f"Data: {name}. Budget: {run.budget.describe()}."
     if not delivered:
         return text + " No network was delivered yet."
+    text += f" {formatting.number(len(delivered), 'network')} delivered."
+    told = run.recommendation()
+    if told is not None:
+        verdict = formatting.verdict(told)
+        return f"{text} {verdict[0].upper()}{verdict[1:]}."
     first = delivered[0]
     text += (
-        f" {formatting.number(len(delivered), 'network')} delivered; the one that the search ranks "
-        f"first, `{first.id}`, reaches {percent(first.accuracy)} on the test set with "
-        f"{count(first.macs)} MACs and {count(first.params)} params"
+        f" The one that the search ranks first, `{first.id}`, reaches {percent(first.accuracy)} on "
+        f"the test set with {count(first.macs)} MACs and {count(first.params)} params"
     )
     if first.latency_ms:
         text += f", {formatting.latency(first.latency_ms)} an image here"
@@ -330,13 +339,20 @@ def _within(limits: Limits) -> str:
 
 
 def _model_notes(
-    data: DataInfo | None, models: Sequence[Model], baselines: Sequence[Baseline], budget: Budget
+    data: DataInfo | None,
+    models: Sequence[Model],
+    baselines: Sequence[Baseline],
+    budget: Budget,
+    told: Recommendation | None,
 ) -> str:
-    first = next((model for model in models if model.accuracy is not None), None)
+    trained = [one for one in (*models, *baselines) if one.accuracy is not None]
+    first = next((one for one in trained if told and one.id == told.id), None)
+    first = first or next(iter(trained), None)
     images = data.test if data else None
     text = (
-        "Networks stand in the order of the search (by validation accuracy, not by test accuracy); "
-        "the test set was used once for each, after training."
+        "Found networks stand in the order of the search. The hold-out are training images that "
+        "neither the search nor a final training saw: they decide which network is recommended. "
+        "The test set was used once for each, after training, and decides nothing."
     )
     if first and baselines:
         text += (
@@ -460,4 +476,4 @@ def _inline(text: str) -> str:
     escaped = html.escape(text)
     escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
     # Links to files of the run alone: names of data and classes are somebody else's text.
-    return re.sub(r"\[([^\]]+)\]\((models/[^)]+)\)", r'<a href="\2">\1</a>', escaped)
+    return re.sub(r"\[([^\]]+)\]\(((?:models|baselines)/[^)]+)\)", r'<a href="\2">\1</a>', escaped)

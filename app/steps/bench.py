@@ -19,7 +19,7 @@ from ..hints import command
 from ..report import report
 from ..runs import opened
 from ..terminal.progress import bar, default_console
-from .cards import write_model_card
+from .cards import write_network_card
 from .convert import files_of
 
 
@@ -81,7 +81,7 @@ def bench(
             for entry in networks
             if entry.onnx and (run.path / entry.onnx).is_file()
         ]
-        if not any(isinstance(entry, Model) for entry, _ in entries):
+        if not entries:
             raise UserError(
                 f"{run.path} has no ONNX file to measure: run `{command('export', run.path)}` first"
             )
@@ -123,5 +123,4 @@ def _keep_measurements(
     latency = entry.latency_ms if usual is None else usual.latency_ms
     run.put(replace(entry, measurements=measurements, latency_ms=latency))
     write_json(path.with_name("bench.json"), plain(measurements))
-    if isinstance(entry, Model):
-        write_model_card(run, entry, path, path.with_name("card.md"), measurements)
+    write_network_card(run, entry, path, path.with_name("card.md"), measurements)

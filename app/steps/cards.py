@@ -1,36 +1,36 @@
-"""The cards of a run's models."""
+"""The cards of a run's networks."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from gemkit.export.card import write_card
-from gemkit.records import DataInfo, Measurement, Model, Scalar
+from gemkit.records import DataInfo, Measurement, Network, Scalar
 from gemkit.store import Run
 
 from .. import formatting
 from .convert import files_of
 
 
-def write_model_card(
+def write_network_card(
     run: Run,
-    model: Model,
+    network: Network,
     path: Path,
     card: Path,
     measurements: Sequence[Measurement] = (),
 ) -> None:
-    """Write the card of a run's model for its ONNX file at `path`."""
+    """Write the card of a run's network for its ONNX file at `path`."""
     data = run.setting("data", DataInfo)
-    recipe = model.recipe or run.setting("recipe", dict[str, Scalar], {})
+    recipe = network.recipe or run.setting("recipe", dict[str, Scalar], {})
     write_card(
         card,
         path,
         data=data.name if data else run.config["data"],
-        accuracy=model.accuracy,
+        accuracy=network.accuracy,
         test_images=data.test if data else None,
-        training=f"{model.epochs} epochs, recipe {recipe.get('recipe')}, seed {model.seed}",
+        training=f"{network.epochs} epochs, recipe {recipe.get('recipe')}, seed {network.seed}",
         budget=run.budget,
-        parity_max_abs=model.parity_max_abs,
+        parity_max_abs=network.parity_max_abs,
         measurements=measurements,
         files=files_of(path)[1:],
-        elsewhere=formatting.on_target(model),
+        elsewhere=formatting.on_target(network),
     )

@@ -25,9 +25,9 @@ from ..hints import command
 from ..report import cell_plots, plots
 from ..runs import find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
-from .cards import write_model_card
+from .cards import write_network_card
 from .convert import convert, entry_of, files_of
-from .networks import Job, baseline_job, model_job, put, restored
+from .networks import Job, job_of, put, restored
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,20 @@ class Delivery:
     """What an export has written.
 
     Attributes:
-        models: those that were asked for.
-        files: what was made now, by the model's id, under the names that programs read.
+        networks: those that were asked for, the found ones first.
+        files: what was made now, by the network's id, under the names that programs read.
         folder: where their files went besides the run; None where they went nowhere else.
     """
 
-    models: tuple[Model, ...]
+    networks: tuple[Model | Baseline, ...]
     files: Mapping[str, Sequence[Mapping[str, Any]]]
     folder: Path | None
 
     def to_json(self) -> list[dict[str, Any]]:
-        """The models, each with its `files`, under the names that programs read."""
+        """The networks, each with its `files`, under the names that programs read."""
         return [
-            {**model.to_json(), "files": list(self.files.get(model.id, ()))}
-            for model in self.models
+            {**network.to_json(), "files": list(self.files.get(network.id, ()))}
+            for network in self.networks
         ]
 
 
@@ -86,7 +86,8 @@ def export(
     Where anything else is asked for, the files go to `out` only.
 
     Args:
-        ids: only these models.
+        ids: only these networks; by default the found ones, and the known one where the run
+            recommends it.
         dataset: the run's data, where they are loaded already.
         precision: fp32 is always written; fp16 and int8 come from it, as `model.fp16.onnx` and
             `model.int8.onnx`, int8 calibrated on training images. That of the run's budget is
@@ -103,24 +104,21 @@ def export(
         data: where the run's data lie now; needed where it keeps no pictures and they have moved.
 
     Returns:
-        the models, and where their files went.
+        the networks, and where their files went.
 
     Raises:
-        UserError: no run, no such model, nothing trained yet, or an option is not possible.
+        UserError: no run, no such network, nothing trained yet, or an option is not possible.
     """
     console = console or default_console()
     form = Form(input == "uint8", softmax, batch, opset or DEFAULT_OPSET)
     check_options(form.batch, form.opset)
     with opened(run) as run:
-        models = _chosen_models(run, ids)
+        chosen = {one.id for one in _chosen(run, ids)}
         dataset = run_data.for_files(run, data, dataset)
-        entries: list[tuple[Job, Model | Baseline]] = [
-            (model_job(run, model), model) for model in models if not _is_there(run, model)
-        ]
-        entries += [
-            (baseline_job(run, entry), entry)
-            for entry in run.baselines()
-            if entry.accuracy is not None and not _is_there(run, entry)
+        entries = [
+            (job_of(run, entry), entry)
+            for entry in _trained(run)
+            if (entry.id in chosen or isinstance(entry, Baseline)) and not _is_there(run, entry)
         ]
         for job, _ in entries:
             job.check_weights()
@@ -133,11 +131,10 @@ def export(
                 _export_one(run, job, entry, dataset, console)
                 advance(completed=index + 1)
         _note_memory(run)
-        chosen = {model.id for model in models}
         kinds = tuple(dict.fromkeys([*precision, run.budget.precision]))
         folder = folder_of(run.path, out, form)
         made: dict[str, list[dict[str, Any]]] = {}
-        for model in run.models():
+        for model in _trained(run):
             if model.id not in chosen or not model.onnx:
                 continue
             path = run.path / model.onnx
@@ -164,8 +161,14 @@ def export(
                 _card_beside(run, model, folder, measured)
         if folder is not None:
             console.print(f"files: {folder}")
-        delivered = tuple(model for model in run.models() if model.id in chosen)
+        delivered = tuple(one for one in _trained(run) if one.id in chosen)
         return Delivery(delivered, made, folder)
+
+
+def _trained(run: Run) -> list[Model | Baseline]:
+    """All networks of a run that have an accuracy, the found ones first."""
+    networks: list[Model | Baseline] = [*run.models(), *run.baselines()]
+    return [one for one in networks if one.accuracy is not None]
 
 
 def _is_there(run: Run, entry: Model | Baseline) -> bool:
@@ -189,10 +192,10 @@ def folder_of(run: Path, out: Path | str | None, form: Form) -> Path | None:
 
 
 def _export_as(
-    run: Run, model: Model, dataset: Dataset, form: Form, path: Path, console: Console
+    run: Run, model: Model | Baseline, dataset: Dataset, form: Form, path: Path, console: Console
 ) -> dict[str, Any]:
     """Write a model in another form than the run's own file."""
-    exported = _written(run, model_job(run, model), model, dataset, path, form)
+    exported = _written(run, job_of(run, model), model, dataset, path, form)
     console.print(
         f"  {path.name}: {formatting.size(exported.file_bytes)}, "
         f"{'uint8 pixels' if form.preprocessing else 'normalised images'} in, "
@@ -204,7 +207,7 @@ def _export_as(
     return {**exported.to_json(), "precision": "fp32"}
 
 
-def _fits_converted(run: Run, model: Model, path: Path, console: Console) -> bool:
+def _fits_converted(run: Run, model: Model | Baseline, path: Path, console: Console) -> bool:
     """Measure the file that a latency budget in another precision than fp32 means."""
     budget = run.budget
     if budget.latency_ms is None or budget.precision == "fp32" or is_elsewhere(run):
@@ -221,10 +224,12 @@ def _fits_converted(run: Run, model: Model, path: Path, console: Console) -> boo
     return False
 
 
-def _card_beside(run: Run, model: Model, folder: Path, measured: Sequence[Measurement]) -> None:
+def _card_beside(
+    run: Run, model: Model | Baseline, folder: Path, measured: Sequence[Measurement]
+) -> None:
     """The card of the files that were put into a folder, with what was measured of these files."""
     id = model.id
-    write_model_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
+    write_network_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
 
 
 def _copy(path: Path, id: str, out: Path) -> None:
@@ -232,15 +237,21 @@ def _copy(path: Path, id: str, out: Path) -> None:
         write_bytes(out / file.name.replace("model", id, 1), file.read_bytes())
 
 
-def _chosen_models(run: Run, ids: Sequence[str]) -> list[Model]:
-    trained = [model for model in run.models() if model.accuracy is not None]
+def _chosen(run: Run, ids: Sequence[str]) -> list[Model | Baseline]:
+    trained = _trained(run)
     if not trained:
         raise UserError(
             f"{run.path} has no trained network: run `{command('train', run.path)}` first"
         )
-    if not ids:
-        return [model for model in trained if model.state == "done"]
-    return [find(id, run.path, trained) for id in dict.fromkeys(ids)]
+    if ids:
+        return [find(id, run.path, trained) for id in dict.fromkeys(ids)]
+    told = run.recommendation()
+    return [
+        one
+        for one in trained
+        if one.state == "done"
+        and (isinstance(one, Model) or (told is not None and one.id == told.id))
+    ]
 
 
 def _written(
@@ -298,10 +309,10 @@ def _export_one(
     )
     if (there := formatting.on_target(entry)) is not None:
         text += f", {there}"
-    elif job.architecture is not None and budget.latency_ms and budget.precision == "fp32":
+    elif _is_measured(run, entry):
         milliseconds = latency_ms([path])[0]
         text += f", {format_latency(milliseconds)}"
-        if milliseconds > budget.latency_ms:
+        if milliseconds > (budget.latency_ms or 0):
             path.unlink()
             reason = f"measured {format_latency(milliseconds)} when it was exported"
             values = {"onnx": None, "state": "failed", "error": reason}
@@ -310,6 +321,15 @@ def _export_one(
     if isinstance(entry, Model):
         _draw(job, entry)
     console.print(text)
+
+
+def _is_measured(run: Run, entry: Model | Baseline) -> bool:
+    """Whether a network must be measured here before it is delivered."""
+    budget = run.budget
+    if budget.latency_ms is None or budget.precision != "fp32" or is_elsewhere(run):
+        return False
+    # One that was trained only to compare with, as in older runs, was not made to fit.
+    return isinstance(entry, Model) or entry.holdout is not None
 
 
 def _draw(job: Job, model: Model) -> None:

@@ -116,13 +116,9 @@ def put(run: Run, job: Job, **changes: Any) -> None:
     run.put(replace(entry_of(run, job), **changes))
 
 
-def baseline_job(run: Run, entry: Baseline) -> Job:
-    """The known network of a run's entry."""
-    folder = run.path / "baselines" / entry.id
-    return Job(entry.id, None, entry.limits, entry.seed or 0, folder)
-
-
-def model_job(run: Run, model: Model) -> Job:
-    """The found network of a run's entry."""
-    folder = run.path / "models" / model.id
-    return Job(model.id, architecture_of(run, model), Limits(), model.seed or 0, folder)
+def job_of(run: Run, entry: Model | Baseline) -> Job:
+    """The network of a run's entry, found or known."""
+    if isinstance(entry, Model):
+        folder = run.path / "models" / entry.id
+        return Job(entry.id, architecture_of(run, entry), Limits(), entry.seed or 0, folder)
+    return Job(entry.id, None, entry.limits, entry.seed or 0, run.path / "baselines" / entry.id)

@@ -58,10 +58,11 @@ def run(
             if len(models) == known:  # no other network is left to take a refused one's place
                 break
             known = len(models)
-            delivered = [one for one in export(found, **shared).models if one.onnx]
+            networks = export(found, **shared).networks
+            delivered = [one for one in networks if isinstance(one, Model) and one.onnx]
             if len(delivered) >= top:
                 break
-        if not delivered:
+        if not any(one.onnx for one in networks):
             reasons = [model.error for model in found.models() if model.error]
             raise UserError(
                 f"no network could be delivered within the budget ({'; '.join(reasons[:3])}): "

@@ -42,7 +42,7 @@ from ..runs import (
 from ..terminal.progress import default_console
 from . import estimate, known, torchrun
 from .final_training import Outcome, Settings, check_tensorboard, train_side_by_side
-from .networks import Job, baseline_job, put
+from .networks import Job, job_of, put
 
 TOP = 2
 RECIPE = "standard"
@@ -144,6 +144,8 @@ def train(
         _draw_mistakes(run, dataset)
         _keep_examples(run.path, dataset)
         run_data.keep_pictures(run, dataset)
+        if (told := run.recommendation()) is not None:
+            console.print(formatting.verdict(told))
         return [model for model in run.models() if model.accuracy is not None]
 
 
@@ -322,7 +324,7 @@ def _planned_baseline(
     if any(entry.state in ("done", "failed") for entry in planned):
         return None
     if planned:
-        return baseline_job(run, planned[0])
+        return job_of(run, planned[0])
     limits = _limits(run)
     name = None if limits is None else known.strongest(run, dataset, limits, largest_batch, console)
     if name is None or limits is None:  # none of them can be made so small
@@ -335,7 +337,7 @@ def _planned_baseline(
     )
     found = Baseline(id=name, macs=macs, params=params, seed=run.seed, limits=limits)
     run.put(found)
-    return baseline_job(run, found)
+    return job_of(run, found)
 
 
 def _draw_mistakes(run: Run, dataset: Dataset) -> None:

@@ -18,14 +18,17 @@ from ..runs import find
 from .tables import headed, table_of
 
 _SHOWN = 20
-_HEADS = ("network", "accuracy", "MACs", "params", "memory", "p50", "p90", "p99", "parity", "state")
+_HEADS = ("network", "hold-out", "accuracy", "MACs", "params", "memory",
+          "p50", "p90", "p99", "parity", "state")  # fmt: skip
 
 
 def _networks(entries: Sequence[Network], width: int) -> tuple[Any, Any]:
     """Heads and rows of the networks, with as many columns as the terminal has room for."""
-    left_out = {"p90"} if width >= 90 else {"p90", "parity"}
+    left_out = {"p90"} if width >= 90 else {"p90", "p99", "parity"}
     if all(entry.state == "done" for entry in entries):
         left_out.add("state")
+    if all(entry.holdout is None for entry in entries):
+        left_out.add("hold-out")
     kept = [place for place, head in enumerate(_HEADS) if head not in left_out]
     rows = [[formatting.network_row(entry)[place] for place in kept] for entry in entries]
     return [_HEADS[place] for place in kept], rows
@@ -60,6 +63,8 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
         for entry in networks:
             if (there := formatting.on_target(entry)) is not None:
                 console.print(f"  {entry.id}: {there}")
+    if content.recommendation is not None:
+        console.print(formatting.verdict(content.recommendation))
     if trials:
         shown = formatting.best_trials(trials)
         if not everything:
@@ -79,6 +84,8 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
         )
     if networks or trials:
         best = (networks or formatting.best_trials(trials))[0].id
+        if content.recommendation is not None:
+            best = content.recommendation.id
         look, page = command("show", folder, best), command("app", folder)
         console.print(f"next: {look}   or   {page}")
     else:
