@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from gemkit.app.terminal.progress import console_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.cost import count_with_fvcore
-from gemkit.data import load
+from gemkit.data import final_split, load
 from gemkit.network import load_network
 from gemkit.pictures import read_picture
 from gemkit.store import Run
@@ -98,6 +99,47 @@ def test_the_strongest_known_network_within_the_limits_stands_beside(run_folder:
     assert baseline["params"] <= 10_000
     assert baseline["epochs"] == content["models"][0]["epochs"]
     assert baseline["latency_ms"]["p50"] > 0
+
+
+def test_the_best_on_the_hold_out_is_recommended_and_delivered(
+    run_folder: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = _content(run_folder)
+    networks = [*content["models"], *content["baselines"]]
+    held_out = final_split(load(data))
+    # Judged once more by the files.
+    reached = {}
+    for one in networks:
+        classifier = predict.Classifier.open(run_folder / one["onnx"])
+        answers = [classifier.classify(image)[0].argmax() for image in held_out.x_validation]
+        right = np.array(answers) == held_out.y_validation
+        reached[one["id"]] = right.mean()
+        assert one["extra"]["holdout"]["images"] == len(right) == 72
+        assert one["extra"]["holdout"]["wrong"] == np.flatnonzero(~right).tolist()
+    best = content["recommended"]
+    assert reached[best] == max(reached.values())
+    kind = {"found": "models", "known": "baselines"}[content["recommendation"]["kind"]]
+    assert best in [one["id"] for one in content[kind]]
+    assert f"Recommended: {best}" in (run_folder / "report.md").read_text()
+    succeeds(["show", str(run_folder)])
+    said = " ".join(capsys.readouterr().out.split())
+    assert f"recommended: {best}" in said
+    # A known network is exported as a found one is.
+    (known,) = content["baselines"]
+    again = tmp_path / "copy"
+    shutil.copytree(run_folder, again)
+    succeeds(
+        ["export", str(again), known["id"], "--precision", "int8", "--out", str(tmp_path / "to")]
+    )
+    card = (tmp_path / "to" / f"{known['id']}.card.md").read_text()
+    assert "a known network, trained and exported by gemkit" in card
+    assert (tmp_path / "to" / f"{known['id']}.int8.onnx").is_file()
+
+
+def succeeds(words: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(words)
+    assert ended.value.code == 0
 
 
 def test_measurements_are_stored_and_written(run_folder: Path) -> None:
