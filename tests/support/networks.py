@@ -11,19 +11,23 @@ DIGITS = skeleton_for((1, 8, 8), 10)
 
 
 def random_cell(
-    rng: np.random.Generator, nodes: int | None = None, aggregation: str | None = None
+    rng: np.random.Generator,
+    nodes: int | None = None,
+    aggregation: str | None = None,
+    density: float | None = None,
 ) -> Cell:
-    """A cell of 1 to 12 nodes, or of the number given."""
+    """A cell whose input reaches all its nodes: 1 to 12 of them, or the number given."""
     nodes = nodes or int(rng.integers(1, 13))
     operations = ("input", *(str(rng.choice(OPERATIONS[1:])) for _ in range(nodes)))
-    density = rng.uniform(0.1, 0.5)
-    edges = {
+    density = density or rng.uniform(0.1, 0.5)
+    edges = [
         (source, target)
         for target in range(1, nodes + 1)
         for source in range(target)
         if rng.random() < density
-    } | {(0, 1)}
-    return Cell(operations, tuple(edges), aggregation or str(rng.choice(AGGREGATIONS))).pruned()
+    ]
+    edges += [(0, node) for node in set(range(1, nodes + 1)) - {target for _, target in edges}]
+    return Cell(operations, tuple(edges), aggregation or str(rng.choice(AGGREGATIONS)))
 
 
 def pools(seed: int) -> list[CellArrays]:

@@ -49,12 +49,6 @@ from gemkit.search.sampling import random_cells
 from gemkit.store import Run
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    seed = int(request.config.getoption("--seed"))
-    return page_run.make(tmp_path_factory.mktemp("page") / "shown", seed)
-
-
 @pytest.fixture
 def shown(folder: Path) -> Iterator[content.PageRun]:
     opened = content.PageRun.open(folder)

@@ -28,19 +28,6 @@ pytestmark = visitor.needs_chromium
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    seed = int(request.config.getoption("--seed"))
-    return page_run.make(tmp_path_factory.mktemp("page") / "shown", seed)
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    server = page.launch(folder, "127.0.0.1", 0)
-    yield server.address
-    server.close()
-
-
-@pytest.fixture(scope="module")
 def visit(chromium: Any, address: str) -> Iterator[Any]:
     """One visitor for all tests that leave the page usable."""
     tab = visitor.open_page(chromium, address)

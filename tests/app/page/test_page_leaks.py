@@ -19,7 +19,6 @@ from urllib.parse import quote, unquote, urlsplit
 import pytest
 from gradio import processing_utils
 
-import page_run
 from gemkit.app.page import page, uploads
 
 SECRET = b"this-is-nobody's-business"
@@ -31,12 +30,6 @@ _KINDS: dict[str, dict[str, Any]] = {
     "read-only": {"read_only": True},
     "password": {"login": LOGIN},
 }
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    seed = int(request.config.getoption("--seed"))
-    return page_run.make(tmp_path_factory.mktemp("page") / "shown", seed)
 
 
 @pytest.fixture

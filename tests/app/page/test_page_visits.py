@@ -24,19 +24,6 @@ from gemkit.store import Run
 pytestmark = visitor.needs_chromium
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
-    seed = int(request.config.getoption("--seed"))
-    return page_run.make(tmp_path_factory.mktemp("visits") / "shown", seed)
-
-
-@pytest.fixture(scope="module")
-def address(folder: Path) -> Iterator[str]:
-    server = page.launch(folder, "127.0.0.1", 0)
-    yield server.address
-    server.close()
-
-
 @pytest.fixture
 def visit(chromium: Any, address: str) -> Iterator[Callable[..., Any]]:
     """Open the page; nothing may have gone wrong in it."""

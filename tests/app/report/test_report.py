@@ -1,16 +1,13 @@
 """What a report shows: its links, and the drawings of cells."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gemkit.app.report import cell_layout, cell_plots, plots, report
-from gemkit.cell import Cell
 from gemkit.errors import UserError
-
-MakeCell = Callable[[np.random.Generator, int, float], Cell]
+from networks import random_cell
 
 
 def test_links_in_a_report_lead_to_files_of_the_run_alone(tmp_path: Path) -> None:
@@ -20,12 +17,10 @@ def test_links_in_a_report_lead_to_files_of_the_run_alone(tmp_path: Path) -> Non
     assert page.count("<a ") == 1
 
 
-def test_the_drawing_keeps_nodes_apart_and_lines_going_right(
-    random_cell: MakeCell, seed: int
-) -> None:
+def test_the_drawing_keeps_nodes_apart_and_lines_going_right(seed: int) -> None:
     rng = np.random.default_rng(seed)
     for nodes, density in ((1, 1.0), (12, 0.2), (30, 0.1), (30, 0.5)):
-        cell = random_cell(rng, nodes, density)
+        cell = random_cell(rng, nodes, density=density)
         placed = cell_layout.layout(cell)
         points = placed.positions
         assert len(points) == nodes + 2
@@ -39,10 +34,8 @@ def test_the_drawing_keeps_nodes_apart_and_lines_going_right(
             assert reached == expected
 
 
-def test_pictures_are_written_whole_or_refused(
-    tmp_path: Path, random_cell: MakeCell, seed: int
-) -> None:
-    cell = random_cell(np.random.default_rng(seed), 30, 0.2)
+def test_pictures_are_written_whole_or_refused(tmp_path: Path, seed: int) -> None:
+    cell = random_cell(np.random.default_rng(seed), 30, density=0.2)
     figure = cell_plots.cell_figure(cell, "title", "subtitle")
     for name in ("cell.png", "cell.svg"):
         plots.save(figure, tmp_path / name)

@@ -18,7 +18,6 @@ from gemkit.app import cli
 from gemkit.app.report import report
 from gemkit.app.steps import final_training, train
 from gemkit.architecture import Architecture, skeleton_for
-from gemkit.cell import Cell
 from gemkit.data import final_split, load
 from gemkit.errors import UserError
 from gemkit.export import latency
@@ -27,6 +26,7 @@ from gemkit.records import HoldOut
 from gemkit.store import Run
 from gemkit.train import logits
 from gemkit.workers import Workers
+from networks import random_cell
 
 
 @pytest.fixture
@@ -45,13 +45,11 @@ def few(tmp_path: Path) -> str:
 
 
 @pytest.fixture
-def fresh(made_run: Path) -> Path:
-    """The made run without its model, so that there is something to train."""
-    with Run.open(made_run, write=True) as run:
+def fresh(untrained_run: Path) -> Path:
+    """A run whose search has ended."""
+    with Run.open(untrained_run, write=True) as run:
         run.set_setting("ranking", [run.trials()[0].id])
-        run._connection.execute("DELETE FROM models")
-        run._connection.commit()
-    return made_run
+    return untrained_run
 
 
 def test_what_is_seen_of_a_training(
@@ -323,14 +321,13 @@ def test_torchrun_trains_in_two_processes(fresh: Path, few: str) -> None:
 
 def test_a_network_that_is_too_slow_is_narrowed(
     monkeypatch: pytest.MonkeyPatch,
-    random_cell: Callable[[np.random.Generator, int, float], Cell],
     seed: int,
 ) -> None:
     monkeypatch.setattr(
         latency, "measure_here", lambda networks, **_: [0.01 * one.width for one in networks]
     )
     rng = np.random.default_rng(seed)
-    cell = random_cell(rng, 10, 0.3)
+    cell = random_cell(rng, 10, "concat", 0.3)
     wide = Architecture((cell,), skeleton_for((1, 8, 8), 10), int(rng.integers(20, 60)))
     limit = 0.01 * int(rng.integers(5, 20))
     fitting, milliseconds = train.narrowed(wide, limit)
