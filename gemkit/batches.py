@@ -136,7 +136,7 @@ class Batches:
                     changed = _COLOUR_CHANGES[change](images, amount[:, None, None, None])
                     images = torch.where(chosen[:, None, None, None], changed, images)
                 elif change != "none":
-                    step = _turn(change, torch.where(chosen, amount, 0))
+                    step = turn(change, torch.where(chosen, amount, 0))
                     turned = torch.bmm(turned, step)
             images = images.clamp(0, 255)
         if torch.equal(turned, torch.eye(2, device=self._device).expand_as(turned)):
@@ -246,7 +246,7 @@ _COLOUR_CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 _CHANGES = (*_COLOUR_CHANGES, "rotate", "shear x", "shear y", "none")
 
 
-def _turn(change: str, amount: Tensor) -> Tensor:
+def turn(change: str, amount: Tensor) -> Tensor:
     """Matrices (n, 2, 2) of a rotation by up to 30 degrees or a shear by up to 0.3."""
     one, none = torch.ones_like(amount), torch.zeros_like(amount)
     if change == "rotate":

@@ -49,7 +49,7 @@ IntArray = NDArray[np.int64]
 
 _AREAS = [kernel**2 for kernel in KERNELS]
 """Weights of a depthwise convolution per channel, by kernel."""
-_CHUNK = 4096
+CHUNK = 4096
 """Cells reduced at a time: their arrays stay in the processor's cache."""
 _WORD = 32
 """Bits that hold a set of nodes: room for the cell input and MAX_NODES more."""
@@ -391,9 +391,9 @@ class CostModel:
         stages = [cells] if isinstance(cells, CellArrays) else list(cells)
         if len(stages) not in (1, len(skeleton.stages)) or len({len(s) for s in stages}) != 1:
             raise ValueError("give cells for all stages, or as many for each stage")
-        starts = range(0, max(len(stages[0]), 1), _CHUNK)
+        starts = range(0, max(len(stages[0]), 1), CHUNK)
         counts = (
-            _Counts.concatenate([_count(stage[start : start + _CHUNK]) for start in starts])
+            _Counts.concatenate([_count(stage[start : start + CHUNK]) for start in starts])
             for stage in stages
         )
         return cls(skeleton, tuple(counts))

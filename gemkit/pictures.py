@@ -52,11 +52,11 @@ _STARTS = (b"\xff\xd8\xff", b"\x89PNG\r\n", b"GIF8", b"II*\0", b"MM\0*", b"P6\n"
 _DEPTHS = (8, 10, 12, 14, 16, 20, 24, 32)  # bits a pixel that cameras and files have
 _LEAST_OF_16_BITS = 16  # of 256: what stays of a value of 12 bits when the lower 8 are cut off
 _READING = 2  # changes with what pictures are read to, so that no older copy is taken
-_CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
-_CACHED_FROM_BYTES = 2**30
-_CACHED_FROM_ENCODED_BYTES = 2**27  # of large photographs few take long
+CACHED_FROM = 10_000  # images; fewer are decoded again in about a second
+CACHED_FROM_BYTES = 2**30
+CACHED_FROM_ENCODED_BYTES = 2**27  # of large photographs few take long
 _LEFT_OVER_AFTER = 3600.0  # seconds without a write
-_STREAMED_FROM = 16 * 2**30  # bytes when decoded
+STREAMED_FROM = 16 * 2**30  # bytes when decoded
 
 
 class PictureError(UserError):
@@ -430,12 +430,12 @@ def decoded(
         with ThreadPoolExecutor(usable_cores()) as pool:
             _decode_all(target, content, pool, 64)
 
-    if math.prod(shape) > _STREAMED_FROM:
+    if math.prod(shape) > STREAMED_FROM:
         return cast(Images, StreamedImages(shape, content))
     if (
-        shape[0] < _CACHED_FROM
-        and math.prod(shape) < _CACHED_FROM_BYTES
-        and encoded_bytes < _CACHED_FROM_ENCODED_BYTES
+        shape[0] < CACHED_FROM
+        and math.prod(shape) < CACHED_FROM_BYTES
+        and encoded_bytes < CACHED_FROM_ENCODED_BYTES
     ):
         images = np.empty(shape, dtype=np.uint8)
         fill(images)

@@ -151,7 +151,7 @@ def train(
     place = _device(device)
     batch = _batch_size(recipe, len(x))
     classes = _check_outputs(network, x, y, y_eval)
-    layout = _layout(network, place)
+    layout = memory_format(network, place)
     record = place.type == "cuda" and _ranks()[1] == 1 and not compile
     with _stream_of_its_own(place, record), _seeded(place), _memory_explained(batch):
         network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
@@ -376,7 +376,7 @@ def logits(
     The network is moved to the device and left in evaluation mode.
     """
     place = _device(device)
-    layout = _layout(network, place)
+    layout = memory_format(network, place)
     network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
     network.eval()
     normalise = Normalisation(mean, std, place, layout)
@@ -470,7 +470,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _layout(network: nn.Module, device: torch.device) -> torch.memory_format:
+def memory_format(network: nn.Module, device: torch.device) -> torch.memory_format:
     """Channels last, but contiguous on the CPU where that would write past its memory."""
     if device.type == "cpu" and any(_overruns(module) for module in network.modules()):
         return torch.contiguous_format

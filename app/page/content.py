@@ -31,7 +31,7 @@ from . import cell_svg, downloads
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
 
-_LOOK_EVERY = 0.2
+LOOK_EVERY = 0.2
 """Seconds between two looks at whether another process has changed the run."""
 _COLUMNS = (
     "id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "width", "round",
@@ -182,7 +182,7 @@ class PageRun:
         self._run = run
         self._lock = threading.Lock()
         self._seen: tuple[int, bool] | None = None
-        self._looked = -_LOOK_EVERY
+        self._looked = -LOOK_EVERY
         self._content: Content | None = None
         self._drawn_cell = functools.lru_cache(maxsize=1024)(self._find_drawn_cell)
         self._times: dict[str, Times] = {}
@@ -209,7 +209,7 @@ class PageRun:
     def content(self) -> Content:
         """The run as it is now, or was a moment ago."""
         content = self._content
-        if content is not None and time.monotonic() - self._looked < _LOOK_EVERY:
+        if content is not None and time.monotonic() - self._looked < LOOK_EVERY:
             return content
         with self._lock:
             seen = (self._run.change_count(), self._run.is_being_written())

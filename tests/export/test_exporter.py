@@ -168,10 +168,10 @@ def test_failed_check_leaves_no_file(
     sentence: str,
 ) -> None:
     network = random_network(np.random.default_rng(seed), width=4)
-    real = exporter._to_onnx
+    real = exporter.build_onnx
 
-    def damaged(*arguments):
-        model = real(*arguments)
+    def damaged(*arguments, **options):
+        model = real(*arguments, **options)
         first = {node.op_type: node for node in reversed(model.graph.node)}
         if broken == "parity":
             weights = next(t for t in model.graph.initializer if t.name == first["Gemm"].input[1])
@@ -183,7 +183,7 @@ def test_failed_check_leaves_no_file(
             del first["Conv"].input[2]
         return model
 
-    monkeypatch.setattr(exporter, "_to_onnx", damaged)
+    monkeypatch.setattr(exporter, "build_onnx", damaged)
     with pytest.raises(error, match=sentence):
         export_onnx(network, tmp_path / "model.onnx", **HOW)
     assert list(tmp_path.iterdir()) == []

@@ -152,7 +152,7 @@ def test_many_cells_cost_what_each_costs(
     rng: np.random.Generator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "_CHUNK", 16)
+    monkeypatch.setattr(module, "CHUNK", 16)
     cells = batch(draw_cell, 70, aggregation, rng)
     widths = rng.integers(MIN_WIDTH, 50, size=70)
     drawn = [draw_architecture().skeleton for _ in range(6)]

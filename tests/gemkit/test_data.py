@@ -158,7 +158,7 @@ def test_encoded_images_decode_to_the_same_pixels(tmp_path: Path, arrays: Arrays
 def test_large_sets_are_decoded_once(
     tmp_path: Path, arrays: Arrays, own_data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pictures, "_CACHED_FROM", 30)
+    monkeypatch.setattr(pictures, "CACHED_FROM", 30)
     spec = saved(tmp_path / "png.npz", encoded(arrays, kind="PNG"))
     first = load(spec)
     kept = list((own_data_folder / "decoded").iterdir())
@@ -327,7 +327,7 @@ def test_what_a_killed_process_decoded_is_removed(
     tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch, own_data_folder: Path
 ) -> None:
     write_folder(tmp_path / "set", np.random.default_rng(seed), 5)
-    monkeypatch.setattr(pictures, "_CACHED_FROM", 1)
+    monkeypatch.setattr(pictures, "CACHED_FROM", 1)
     load(f"imagefolder:{tmp_path / 'set'}@8")
     kept = sorted((own_data_folder / "decoded").iterdir())
     for path in kept:
@@ -350,7 +350,7 @@ def test_images_too_many_to_keep_are_streamed(
 
     write_folder(tmp_path / "set", np.random.default_rng(seed), 12)
     kept = load(f"imagefolder:{tmp_path / 'set'}@16")
-    monkeypatch.setattr(pictures, "_STREAMED_FROM", 1000)
+    monkeypatch.setattr(pictures, "STREAMED_FROM", 1000)
     streamed = load(f"imagefolder:{tmp_path / 'set'}@16")
     assert isinstance(streamed.x_train, pictures.StreamedImages)
     assert not own_data_folder.exists()

@@ -230,7 +230,7 @@ def test_a_run_that_grows_is_read_again(
     rng = np.random.default_rng(seed)
     trials = page_run.trials_of([page_run.chain(nodes) for nodes in range(2, 8)], rng)
     config = {"data": "digits", "budget": {"macs": 10**9}, "seed": 0}
-    monkeypatch.setattr(content, "_LOOK_EVERY", 0.0)
+    monkeypatch.setattr(content, "LOOK_EVERY", 0.0)
     with Run.create(tmp_path / "grows", config) as run:
         shown = content.PageRun.open(tmp_path / "grows")
         before = shown.content
