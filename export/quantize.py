@@ -163,11 +163,11 @@ def to_int8(
     choice = order[cut : cut + CHOICE_IMAGES] if len(order) > cut else order
     x, y = training[0][choice], training[1][choice]
     with quiet():
-        prepared = _prepared(model)
-        ranges = _ranges(prepared, info.normalise(training[0][calibration]))
-        trial = _Trial(prepared, ranges, info.normalise(x), y)
-        method, left = _choose(trial, progress)
-        quantised = _quantised(prepared, ranges[method], left)
+        model = prepared(model)
+        ranges = tensor_ranges(model, info.normalise(training[0][calibration]))
+        attempt = Attempt(model, ranges, info.normalise(x), y)
+        method, left = choose(attempt, progress)
+        quantised = _quantised(model, ranges[method], left)
     return _deliver(quantised, info, "int8", Path(source), Path(target), test, method, left)
 
 
@@ -206,7 +206,7 @@ def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _prepared(model: onnx.ModelProto) -> onnx.ModelProto:
+def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
     """With shapes inferred and every node named, as onnxruntime's quantiser needs it."""
     model = onnx.shape_inference.infer_shapes(model)
     for index, node in enumerate(model.graph.node):
@@ -226,7 +226,7 @@ def _activations(model: onnx.ModelProto) -> list[str]:
     ]
 
 
-def _ranges(model: onnx.ModelProto, inputs: NDArray[Any]) -> dict[str, Ranges]:
+def tensor_ranges(model: onnx.ModelProto, inputs: NDArray[Any]) -> dict[str, Ranges]:
     """Range of every activation, by method.
 
     Min-max is over all images; the others are the means over batches of the batch's quantiles,
@@ -311,7 +311,7 @@ def _before_first_layer(model: onnx.ModelProto) -> list[str]:
 
 
 @dataclass(frozen=True)
-class _Trial:
+class Attempt:
     """What candidates are judged on."""
 
     model: onnx.ModelProto
@@ -329,10 +329,10 @@ class _Trial:
         return float(lost), float(((found - wanted) ** 2).mean())
 
 
-def _choose(trial: _Trial, progress: Callable[[float], None] | None) -> tuple[str, tuple[str, ...]]:
+def choose(trial: Attempt, progress: Callable[[float], None] | None) -> tuple[str, tuple[str, ...]]:
     """Method, and layers to leave in float where accuracy needs it."""
     wanted = trial.outputs(trial.model)
-    sets = _candidates_for_float(trial.model)
+    sets = candidates_for_float(trial.model)
     total, done = len(_METHODS) + len(sets), 0
 
     def judged(method: str, left: tuple[str, ...]) -> tuple[float, float]:
@@ -359,7 +359,7 @@ def _choose(trial: _Trial, progress: Callable[[float], None] | None) -> tuple[st
     return method, best
 
 
-def _candidates_for_float(model: onnx.ModelProto) -> list[tuple[str, ...]]:
+def candidates_for_float(model: onnx.ModelProto) -> list[tuple[str, ...]]:
     """Sets of layers worth keeping in float: the ends of the network, its depthwise layers."""
     layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
     first, last = layers[0].name, layers[-1].name

@@ -177,7 +177,7 @@ def best_order(graph: Graph, seconds: float = 10.0, accumulate: bool = False) ->
 
     Where every order must pass through one step, the parts before and after are ordered apart.
     """
-    problem = _Problem(units(graph, accumulate), graph)
+    problem = Problem(units(graph, accumulate), graph)
     given = peak_memory(steps(problem.units, graph))
     pieces = problem.parts()
     # No part need be better than the best that another can do, so the hardest is ordered first.
@@ -220,7 +220,7 @@ class Part:
 
 def parts(graph: Graph, accumulate: bool = False) -> list[Part]:
     """A graph's parts in its own order, cut where one tensor alone is alive."""
-    problem = _Problem(units(graph, accumulate), graph)
+    problem = Problem(units(graph, accumulate), graph)
     found: list[Part] = []
     own: list[Unit] = []
     before = highest = problem.live(0)
@@ -273,7 +273,7 @@ def cut(needs: Sequence[int]) -> list[tuple[int, list[int]]]:
     ]
 
 
-class _Problem:
+class Problem:
     """Units and tensors as bit masks: a state of the search is the set of units done."""
 
     def __init__(self, order: list[Unit], graph: Graph) -> None:
@@ -418,12 +418,10 @@ class _Problem:
         for unit in part:
             during, live = self.run(unit, state, live)
             state, high = state | 1 << unit, max(high, during)
-        order, found = self._beam(done, part, floor, max(1, _BEAM // len(part)))
+        order, found = self.beam(done, part, floor, max(1, _BEAM // len(part)))
         return (order, found) if found < high else (list(part), high)
 
-    def _beam(
-        self, done: int, part: Sequence[int], floor: int, width: int
-    ) -> tuple[list[int], int]:
+    def beam(self, done: int, part: Sequence[int], floor: int, width: int) -> tuple[list[int], int]:
         front: dict[int, tuple[int, int, list[int]]] = {done: (floor, self.live(done), [])}
         for _ in part:
             following: dict[int, tuple[int, int, list[int]]] = {}

@@ -449,9 +449,7 @@ def test_the_best_order_is_the_best_of_all(
 ) -> None:
     rng = np.random.default_rng(seed)
     if not guessed:  # the search begins at the order given
-        monkeypatch.setattr(
-            schedule._Problem, "_beam", lambda self, done, part, *_: (part, 1 << 60)
-        )
+        monkeypatch.setattr(schedule.Problem, "beam", lambda self, done, part, *_: (part, 1 << 60))
     for _ in range(6):
         graph = small_graph(rng, aggregation)
         best = schedule.best_order(graph, accumulate=accumulate)

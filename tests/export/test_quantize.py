@@ -124,9 +124,9 @@ def test_ranges_come_from_the_training_images_alone(
 ) -> None:
     source, data = trained
     seen = []
-    real = quantize._ranges
+    real = quantize.tensor_ranges
     monkeypatch.setattr(
-        quantize, "_ranges", lambda model, inputs: seen.append(inputs) or real(model, inputs)
+        quantize, "tensor_ranges", lambda model, inputs: seen.append(inputs) or real(model, inputs)
     )
     to_int8(
         source,
@@ -141,9 +141,9 @@ def test_ranges_come_from_the_training_images_alone(
 
 def test_ranges_against_numpy(trained: Trained) -> None:
     source, data = trained
-    model = quantize._prepared(onnx.load(source))
+    model = quantize.prepared(onnx.load(source))
     inputs = read_info(source).normalise(data.x_train[:32])
-    found = quantize._ranges(model, inputs)
+    found = quantize.tensor_ranges(model, inputs)
     last = model.graph.output[0].name
     outputs = ort.InferenceSession(source).run([last], {"image": inputs})[0]
     assert found["min-max"][last] == pytest.approx((outputs.min(), outputs.max()), rel=1e-4)
@@ -156,20 +156,20 @@ def test_layers_stay_in_float_when_accuracy_needs_it(
 ) -> None:
     """A judge that only likes one of the sets gets it, and the fewest layers that are enough."""
     source, _ = trained
-    model = quantize._prepared(onnx.load(source))
-    sets = quantize._candidates_for_float(model)
-    trial = quantize._Trial(model, {}, np.zeros(0), np.zeros(0))
-    monkeypatch.setattr(quantize._Trial, "outputs", lambda self, model: None)
+    model = quantize.prepared(onnx.load(source))
+    sets = quantize.candidates_for_float(model)
+    trial = quantize.Attempt(model, {}, np.zeros(0), np.zeros(0))
+    monkeypatch.setattr(quantize.Attempt, "outputs", lambda self, model: None)
     for liked in sets:
         monkeypatch.setattr(
-            quantize._Trial,
+            quantize.Attempt,
             "loss",
             lambda self, method, left, wanted, liked=liked: (
                 0.0 if left == liked else 0.1,
                 1.0 if method == "99.9 %" else 2.0,
             ),
         )
-        assert quantize._choose(trial, None) == ("99.9 %", liked)
+        assert quantize.choose(trial, None) == ("99.9 %", liked)
 
 
 def test_unusable_input(trained: Trained, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -625,15 +627,26 @@ def test_a_cut_or_flipped_database_gives_an_answer_or_one_sentence(
     assert sentences > 5
 
 
-def test_a_full_disk_is_said_and_costs_nothing_stored(run: Run) -> None:
+def test_a_full_disk_is_said_and_costs_nothing_stored(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(sqlite3.Connection):
+        """A database that cannot grow."""
+
+        def __init__(self, *given: Any, **options: Any) -> None:
+            super().__init__(*given, **options)
+            pages = self.execute("PRAGMA page_count").fetchone()[0]
+            self.execute(f"PRAGMA max_page_count = {pages}")
+
     run.add_trials([trial(0)])
-    pages = run._connection.execute("PRAGMA page_count").fetchone()[0]
-    run._connection.execute(f"PRAGMA max_page_count = {pages}")
-    with pytest.raises(UserError) as error:
-        run.add_trials([trial(index, error="x" * 5000) for index in range(1, 6)])
-    assert "disk is full" in sentence(error)
-    assert [one.index for one in run.trials()] == [0]
-    run.trial_done(0, 0.5, 1.0)
+    run.close()
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Full))
+    with Run.open(run.path, write=True) as full:
+        with pytest.raises(UserError) as error:
+            full.add_trials([trial(index, error="x" * 5000) for index in range(1, 6)])
+        assert "disk is full" in sentence(error)
+        assert [one.index for one in full.trials()] == [0]
+        full.trial_done(0, 0.5, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -651,10 +664,16 @@ def test_a_full_disk_is_said_and_costs_nothing_stored(run: Run) -> None:
 def test_what_sqlite_refuses_is_told_apart(
     run: Run, monkeypatch: pytest.MonkeyPatch, refusal: str, free: int, said: str
 ) -> None:
-    usage = shutil.disk_usage(run.path)._replace(free=free)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=said) as error, store._explained(run.path):
-        raise sqlite3.OperationalError(refusal)
+    class Refusing(sqlite3.Connection):
+        def execute(self, query: str, *values: Any) -> sqlite3.Cursor:
+            if "FROM trials" in query:
+                raise sqlite3.OperationalError(refusal)
+            return super().execute(query, *values)
+
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
+    monkeypatch.setattr(sqlite3, "connect", partial(sqlite3.connect, factory=Refusing))
+    with Run.open(run.path) as opened, pytest.raises(UserError, match=said) as error:
+        opened.trials()
     assert str(run.path / "search.db") in sentence(error)
 
 

@@ -463,7 +463,8 @@ def test_two_processes_train_one_network(seed: int) -> None:
 def test_a_batch_that_processes_cannot_share_is_refused(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("gemkit.train._ranks", lambda: (0, 5))
+    for name, value in {"is_initialized": True, "get_rank": 0, "get_world_size": 5}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda value=value: value)
     with pytest.raises(UserError, match="32 images cannot be shared evenly by 5 processes"):
         fit(new(seed), Arrays(seed), PLAIN)
 
