@@ -16,7 +16,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -27,6 +27,9 @@ from gemkit.records import Measurement, read
 from . import timing
 from .exporter import ModelInfo, export_onnx, info_of
 from .onnx_file import load_onnx
+
+if TYPE_CHECKING:
+    from torch import nn
 
 IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
 """What a network named alone is built for, when no file of ours says something else."""
@@ -130,7 +133,7 @@ def _files(models: Sequence[str], folder: Path) -> dict[str, Path]:
     named = [model for model in models if not _is_file(model)]
     shape, classes = IMAGENET_SHAPE, IMAGENET_CLASSES
     if named:
-        from gemkit.baselines import BASELINES
+        from gemkit.baselines import BASELINES, baseline
 
         for name in named:
             if name not in BASELINES:
@@ -147,7 +150,7 @@ def _files(models: Sequence[str], folder: Path) -> dict[str, Path]:
     for model in models:
         if model in named:
             files[model] = folder / f"{model}.onnx"
-            export_untrained(model, files[model], shape, classes)
+            export_untrained(baseline(model, shape, classes), files[model], shape, classes)
         else:
             files[model] = Path(model)
     return files
@@ -158,20 +161,18 @@ def _is_file(model: str) -> bool:
 
 
 def export_untrained(
-    name: str, path: Path, input_shape: tuple[int, int, int], classes: int
+    network: "nn.Module", path: Path, input_shape: tuple[int, int, int], classes: int
 ) -> None:
-    """Export a network of `gemkit.baselines` with random weights, to measure its latency."""
-    from gemkit.baselines import baseline
-
+    """Export a network with random weights, called as its file is, to be measured."""
     channels = input_shape[0]
     export_onnx(
-        baseline(name, input_shape, classes),
+        network,
         path,
         input_shape=input_shape,
         class_names=[str(label) for label in range(classes)],
         mean=[0.5] * channels,
         std=[0.25] * channels,
-        metadata={"id": name},
+        metadata={"id": path.stem},
     )
 
 

@@ -10,10 +10,9 @@ from PIL import Image
 from rich.console import Console
 
 from gemkit.architecture import MIN_WIDTH, Architecture
-from gemkit.baselines import baseline
 from gemkit.budget import format_count, format_latency
 from gemkit.cell import CellArrays, write_cell
-from gemkit.cost import cost, count_with_fvcore
+from gemkit.cost import cost
 from gemkit.data import Dataset, held_out, load
 from gemkit.errors import UserError
 from gemkit.export import latency
@@ -21,7 +20,7 @@ from gemkit.files import write_bytes
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES
-from gemkit.records import Baseline, Latency, Limits, Model, OnTarget, Scalar, Trial, plain
+from gemkit.records import Latency, Limits, Model, OnTarget, Scalar, Trial
 from gemkit.store import Run
 from gemkit.widths import VECTOR
 
@@ -29,7 +28,6 @@ from .. import formatting, run_data
 from ..report import plots
 from ..runs import (
     LATENCY_FILE,
-    architecture_of,
     check_suits,
     data_of,
     find,
@@ -47,8 +45,6 @@ from .networks import Job, job_of, put
 TOP = 2
 RECIPE = "standard"
 _EXAMPLES = 8
-_TOLERANCE = 0.03
-"""A network is planned to take so much less than a latency budget, for the noise of measuring."""
 
 
 def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | None, float]:
@@ -59,7 +55,7 @@ def narrowed(architecture: Architecture, limit: float) -> tuple[Architecture | N
     Returns:
         the architecture, None when even the smallest width is too slow, and its milliseconds.
     """
-    aim = limit * (1 - _TOLERANCE)
+    aim = limit * (1 - known.TOLERANCE)
     found = latency.measure_here([architecture])[0]
     if found <= aim:
         return architecture, found
@@ -100,9 +96,9 @@ def train(
 
     The networks are the `ids`, or the `top` best trials in the search's own order. Where the run
     has a latency budget each is first measured and, if need be, narrowed until it fits; one that
-    fits at no width, or whose training fails, is replaced by the next best. One torchvision
-    network of about the first one's size is trained beside them under the same recipe. Networks
-    that are trained already are left alone.
+    fits at no width, or whose training fails, is replaced by the next best. The strongest known
+    network of the same limits is trained beside them under the same recipe. Networks that are
+    trained already are left alone.
 
     Args:
         dataset: the data, where they are loaded already.
@@ -303,19 +299,6 @@ def _keep(run: Run, job: Job, outcome: Outcome) -> None:
         write_cell(job.folder / "cell.json", job.architecture.cells[0])
 
 
-def _limits(run: Run) -> Limits | None:
-    """What a known network may cost: the run's own limits of MACs and params; where it has
-    neither, what the first found network costs. None before there is one."""
-    budget = run.budget
-    if budget.macs is not None or budget.params is not None:
-        return Limits(budget.macs, budget.params, any_width=False)
-    models = [model for model in run.models() if model.macs is not None]
-    if not models:
-        return None
-    price = cost(architecture_of(run, models[0]), budget.precision)
-    return Limits(price.macs, price.params, any_width=False)
-
-
 def _planned_baseline(
     run: Run, dataset: Dataset, largest_batch: int, console: Console
 ) -> Job | None:
@@ -325,17 +308,13 @@ def _planned_baseline(
         return None
     if planned:
         return job_of(run, planned[0])
-    limits = _limits(run)
-    name = None if limits is None else known.strongest(run, dataset, limits, largest_batch, console)
-    if name is None or limits is None:  # none of them can be made so small
+    found = known.strongest(run, dataset, largest_batch, console)
+    if found is None:  # none of them can be made so small
         return None
-    network = baseline(name, dataset.input_shape, dataset.classes, **plain(limits))
-    macs, params = count_with_fvcore(network, dataset.input_shape)
     console.print(
-        f"beside them {name}, as wide as the limits allow: {format_count(macs)} MACs, "
-        f"{format_count(params)} params"
+        f"beside them {found.id}, as wide as the limits allow: {format_count(found.macs or 0)} "
+        f"MACs, {format_count(found.params or 0)} params"
     )
-    found = Baseline(id=name, macs=macs, params=params, seed=run.seed, limits=limits)
     run.put(found)
     return job_of(run, found)
 
