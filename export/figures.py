@@ -79,7 +79,7 @@ def count(model: Any, accumulate: bool = False) -> Figures:
     """
     graph = read(model)
     batch = max(1, model.graph.input[0].type.tensor_type.shape.dim[0].dim_value)
-    plain = _without_conversions(graph)
+    plain = without_conversions(graph)
     return Figures(
         macs=sum(_macs(graph, node) for node in graph.nodes) // batch,
         weights=sum(_weights(graph, node) for node in graph.nodes),
@@ -132,9 +132,11 @@ def _weights(graph: Graph, node: Node) -> int:
     return total
 
 
-def _without_conversions(graph: Graph) -> Graph:
+def without_conversions(graph: Graph) -> Graph:
     """The graph as processors run it that compute in 8 bits: the pairs of quantisation and its
     inverse are no tensors of their own, and what they bracket has the size of its type.
+
+    A tensor bears the name of its 8-bit form then, a weight still that of its float form.
     """
     if not any(node.op == "QuantizeLinear" for node in graph.nodes):
         return graph

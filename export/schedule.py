@@ -111,6 +111,12 @@ def _unit(graph: Graph, nodes: list[Node]) -> Unit:
 
 def steps(order: Sequence[Unit], graph: Graph) -> list[Step]:
     """The order as steps over buffers, for `gemkit.cost.peak_memory`."""
+    return buffers(order, graph)[0]
+
+
+def buffers(order: Sequence[Unit], graph: Graph) -> tuple[list[Step], dict[str, str]]:
+    """The order as steps over buffers, the first of which writes the inputs and the last of which
+    reads the outputs; and by tensor the buffer that it lies in."""
     last = {name: index for index, unit in enumerate(order) for name in unit.reads}
     buffer = {name: name for name in graph.inputs}
     found = [Step((), tuple((name, graph.bytes(name)) for name in graph.inputs))]
@@ -133,7 +139,7 @@ def steps(order: Sequence[Unit], graph: Graph) -> list[Step]:
             found.append(Step(reads, unit.writes))
     # A buffer that ends as the model's output is read there once more.
     found.append(Step(tuple(buffer[name] for name in graph.outputs)))
-    return found
+    return found, buffer
 
 
 def peak(graph: Graph, accumulate: bool = False) -> int:

@@ -1,0 +1,1 @@
+"""C99 for microcontrollers, made of the ONNX files that gemkit writes."""
