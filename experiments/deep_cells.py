@@ -56,6 +56,8 @@ class Form:
         identity: the cell's input is added as it is, where its channels agree.
         output: whether the joined leaves pass a convolution.
         share: channels of a node as a share of the cell's.
+        squeezed: the cell's output passes squeeze-and-excitation (Hu et al. 2018) before what is
+            beside it is added.
     """
 
     residual: bool = False
@@ -67,16 +69,36 @@ class Form:
     identity: bool = False
     output: bool = True
     share: float = 1.0
+    squeezed: bool = False
 
 
 @dataclass(frozen=True)
 class Frame:
     """A skeleton: stem of (kernel, stride, channels as a share of the width), stages of (width
-    factor, repeats) and whether images are pooled (2x2) after the stem."""
+    factor, repeats), whether images are pooled (2x2) after the stem, and hidden units of the
+    classifier (none, or so many times the last stage's channels)."""
 
     stem: tuple[tuple[int, int, float], ...] = ((3, 1, 1.0), (3, 2, 1.0))
     stages: tuple[tuple[float, int], ...] = ((1, 1), (2, 1), (4, 1))
     pooled: bool = False
+    hidden: float = 0.0
+
+
+class Squeezed(nn.Module):
+    """Squeeze-and-excitation with a quarter of the channels inside."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(channels, max(4, channels // 4), 1),
+            nn.ReLU(),
+            nn.Conv2d(max(4, channels // 4), channels, 1),
+            nn.Hardsigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.layers(x)
 
 
 @dataclass(frozen=True)
@@ -187,6 +209,8 @@ class DeepCell(nn.Module):
             self.weights.append(nn.Parameter(torch.zeros(len(sizes))))
         joined = width if self.summed else width * len(cell.leaves)
         self.output = nn.Sequential(*_convolution(joined, channels)) if form.output else None
+        if form.squeezed and self.output is not None:
+            self.output.append(Squeezed(channels))
         # The cell's input beside its nodes: as it is, by the entry, or by a projection of its own.
         self.own = form.identity and channels_in == channels
         self.by_entry = form.identity and self.entry is not None and width == channels
@@ -257,7 +281,12 @@ class DeepNet(nn.Module):
                 blocks.append(DeepCell(cell, channels, wide, form))
                 channels = wide
             self.stages.append(nn.Sequential(*blocks))
+        hidden = round(frame.hidden * channels)
         self.classifier = nn.Linear(channels, 10)
+        if hidden:
+            self.classifier = nn.Sequential(
+                nn.Linear(channels, hidden), nn.Hardswish(), nn.Linear(hidden, 10)
+            )
         self.pre = form.pre
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -392,6 +421,23 @@ def rounds() -> dict[str, list[Job]]:
                 Form(share=0.5),
                 Form(residual=True, identity=True),
                 Form(inner=False),
+            )
+        ],
+        # What MobileNetV3-small has and our space has not; as long as a CPU affords.
+        "levers": [
+            replace(job, epochs=20, trained=10_000)
+            for job in (
+                Job("star5", frame=light),
+                Job("known:mobilenet_v3_small"),
+                Job("star5", frame=replace(light, hidden=4.0)),
+                Job("star5", frame=replace(light, stages=((1, 1), (2, 1), (4, 1), (8, 1)))),
+                Job("star5", Form(squeezed=True), light),
+                Job("star1", frame=light),
+                Job("chain3", frame=light),
+                Job("star5", frame=Frame(((3, 2, 0.5), (3, 1, 1.0)))),
+                Job("star1", Form(identity=True), replace(light, stages=((1, 2), (2, 3), (4, 2)))),
+                Job("known:shufflenet_v2"),
+                Job("resnet20"),
             )
         ],
         "larger": [

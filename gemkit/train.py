@@ -29,11 +29,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -55,8 +56,10 @@ _CHANNELS_OF_AVX2 = 8  # float32 in a register
 _CHECKED_EVERY = 16  # steps; looking at the loss makes a GPU wait
 _EVALUATION_BATCH_ON_GPU = 2048
 _STEPS_BEFORE_RECORDING = 2  # in which cuDNN and cuBLAS set themselves up
-_PREPARING = threading.Lock()
-"""Held by the thread that records: its first steps and the recording."""
+_PREPARER = ThreadPoolExecutor(1, "gemkit-gpu")
+"""The thread that runs on a GPU what is not replayed: cuDNN's plans belong to the thread that made
+them, and making them for all shapes of a network takes seconds."""
+Result = TypeVar("Result")
 _GENERATOR = threading.Lock()
 """Held while PyTorch's own generators are seeded, recorded from or replayed: they are shared."""
 
@@ -185,7 +188,8 @@ def train(
         del training  # and with it the memory that a recorded step holds
         seconds = sum(entry["seconds"] for entry in curve)
         rate = recipe.epochs * steps * batch / max(seconds, 1e-9)
-        found = logits(network, x_eval, mean, std, str(place))
+        evaluated = network, x_eval, mean, std, str(place)
+        found = _prepared(logits, *evaluated) if record else logits(*evaluated)
     network.to(device="cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     if not np.isfinite(found).all():
         raise TrainingFailed("the trained network's outputs are not finite")
@@ -243,14 +247,12 @@ class _Steps:
             self._computed(images, targets)
         elif self._graph is not None:
             self._replayed(images, targets)
+        elif self._before:
+            self._before -= 1
+            _prepared(self._computed, images, targets)
         else:
-            with _PREPARING:
-                if self._before:
-                    self._before -= 1
-                    self._computed(images, targets)
-                else:
-                    self._record(images, targets)
-                    self._replayed(images, targets)
+            _prepared(self._record, images, targets)
+            self._replayed(images, targets)
         self._optimiser.done += 1
 
     def _computed(self, images: Tensor, targets: Tensor) -> None:
@@ -285,6 +287,17 @@ class _Steps:
             self._graph.replay()
 
 
+def _prepared(work: Callable[..., Result], *given: Any) -> Result:
+    """What a function gives when the preparing thread runs it on this thread's stream."""
+    stream = torch.cuda.current_stream()
+
+    def run() -> Result:
+        with torch.cuda.stream(stream):  # and on its device
+            return work(*given)
+
+    return _PREPARER.submit(run).result()
+
+
 @contextmanager
 def _stream_of_its_own(place: torch.device, wanted: bool) -> Iterator[None]:
     """Recording needs a stream that is not the default one."""
@@ -292,7 +305,7 @@ def _stream_of_its_own(place: torch.device, wanted: bool) -> Iterator[None]:
         yield
         return
     with torch.cuda.device(place):
-        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()
+        before, stream = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(before)
         with torch.cuda.stream(stream):
             yield

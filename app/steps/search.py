@@ -1,5 +1,6 @@
 """`gemkit search`: from data and a budget to a run full of trials."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -45,6 +46,8 @@ _WORK_PER_CANDIDATE = {"cpu": 1.5e7, "gpu": 5e8}
 _CANDIDATES = (2_000, 1_000_000)
 _MUTANTS, _CROSSOVERS = 20_000, 10_000
 """The most of a round: ten parents have not many more children of few edits."""
+_TRIALS_OF_A_GPU = 8
+"""Trials that run side by side on one."""
 _LONGER = 3
 """How many times longer promoted trials are trained."""
 
@@ -85,7 +88,7 @@ def search(
         nodes: of the complete graph whose sub-graphs are candidates.
         trials: networks trained on the proxy task.
         time_limit: seconds after which no new trial is started.
-        workers: processes; by default one per core.
+        workers: processes; by default one per core. On a GPU threads, by default 8 per GPU.
         dask: address of a Dask scheduler that runs the trials instead.
         encoder: a graph encoder's file; by default the one that comes with gemkit.
         epochs: of a trial; by default those of the proxy recipe.
@@ -120,7 +123,7 @@ def search(
     predictor = _check_feasible(budget, skeleton, device_known)
     check_device(device)
     chosen_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
-    many = Workers.dask(dask) if dask else Workers.local(workers or usable_cores())
+    many = _workers(workers, dask, device)
     epochs = epochs or RECIPES["proxy"].epochs
     config: dict[str, Any] = {
         **of_data,
@@ -185,8 +188,14 @@ def search(
                     space, dataset, len(split.y_train), plan, missing, many.count, device
                 )
             )
+        began = time.monotonic()
         with watched(console, opened.trials(), plan.trials + plan.promoted) as watch:
             best = loop.search(opened, space, propose, partial(run_trial, task), plan, many, watch)
+        if missing > 0:
+            minutes = (time.monotonic() - began) / 60
+            console.print(
+                f"{formatting.number(missing, 'trial')}, {missing / minutes:.1f} a minute"
+            )
         opened.set_setting("ranking", [trial.id for trial in best])
         _name_the_best(best, space.exponent, len(split.y_validation), console)
     except BaseException:
@@ -209,6 +218,15 @@ def _skeletons(
         if (measured.input_shape, measured.classes) == (dataset.input_shape, dataset.classes):
             return (measured,)
     return skeletons_for(dataset.input_shape, dataset.classes, any_width)
+
+
+def _workers(count: int | None, dask: str | None, device: str) -> Workers:
+    """What runs the trials."""
+    if dask:
+        return Workers.dask(dask)
+    if estimate.on_gpu(device):
+        return Workers.threads(count or _TRIALS_OF_A_GPU * torch.cuda.device_count())
+    return Workers.local(count or usable_cores())
 
 
 def _say_skeletons(budget: Budget, others: Sequence[Skeleton], console: Console) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -31,6 +32,18 @@ def all_of(workers: Workers, calls: dict[int, tuple]) -> dict[int, Ended]:
 def test_local_processes_are_numbered(tmp_path: Path) -> None:
     found = all_of(Workers.local(2), {key: (leave_number, tmp_path, key) for key in range(2)})
     assert {one.value for one in found.values()} == {0, 1}
+    assert worker_number() == 0
+
+
+def test_threads_are_numbered_and_share_the_process() -> None:
+    together = threading.Barrier(3, timeout=60)  # so that each of them takes one call
+
+    def who() -> tuple[int, int]:
+        together.wait()
+        return worker_number(), os.getpid()
+
+    found = all_of(Workers.threads(3), dict.fromkeys(range(3), (who,)))
+    assert {one.value for one in found.values()} == {(number, os.getpid()) for number in range(3)}
     assert worker_number() == 0
 
 
