@@ -501,10 +501,10 @@ def data(data: str, out: Path | None, skip_unusable: bool, json_file: str | None
 
     DATA is what --data takes, such as imagefolder:PATH.
     """
-    from .steps import data as module
+    from .terminal.data import show_data
 
     _check_json(json_file)
-    _deliver_json(module.data(data, out, skip_unusable, _console(json_file)), json_file)
+    _deliver_json(show_data(data, out, skip_unusable, _console(json_file)), json_file)
 
 
 @cli.command()

@@ -21,6 +21,7 @@ from gemkit.architecture import Architecture
 from gemkit.budget import Budget
 from gemkit.cost import cost, verify
 from gemkit.errors import UserError
+from gemkit.export.exporter import export_onnx
 from gemkit.files import read_json, write_bytes, write_json
 from gemkit.records import Latency, Machine, Measurement, plain, read
 
@@ -212,8 +213,6 @@ def pack(network: "GEMNet", about: Mapping[str, Any], folder: Path | None = None
 
 def write(known: Card, path: Path, **form: Any) -> dict[str, Any]:
     """Write a network's fp32 file; nothing but its card and weights is needed for it."""
-    from gemkit.export.exporter import export_onnx
-
     network = load(known.name)
     exported = export_onnx(
         network,

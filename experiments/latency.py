@@ -35,8 +35,8 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.export import timing
 from gemkit.export.latency import (
-    ROUNDS,
-    SECONDS,
+    LEARNED_ROUNDS,
+    LEARNED_SECONDS,
     LatencyModel,
     Measured,
     levelled,
@@ -120,7 +120,7 @@ def measured(paths: list[Path], number: int, noisy: bool) -> dict[str, Any]:
     start, busy = time.monotonic(), time.process_time()
     with neighbours(number) if noisy else contextlib.nullcontext():
         found = timing.measure(
-            [str(paths[index]) for index in order], rounds=ROUNDS, seconds=SECONDS
+            [str(paths[index]) for index in order], rounds=LEARNED_ROUNDS, seconds=LEARNED_SECONDS
         )
     back = [found[index] for index in np.argsort(order)]
     latencies = [one["latency_ms"] for one in back]

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
+from gemkit.baselines import BASELINES, baseline
 from gemkit.errors import UserError
 from gemkit.machine import versions
 from gemkit.records import Measurement, read
@@ -133,8 +134,6 @@ def _files(models: Sequence[str], folder: Path) -> dict[str, Path]:
     named = [model for model in models if not _is_file(model)]
     shape, classes = IMAGENET_SHAPE, IMAGENET_CLASSES
     if named:
-        from gemkit.baselines import BASELINES, baseline
-
         for name in named:
             if name not in BASELINES:
                 raise UserError(

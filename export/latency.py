@@ -47,7 +47,7 @@ MARGIN = 1.5
 WIDEST = 64
 """Largest width measured where no budget ends it before."""
 _KIND, _FORMAT = "gemkit latency model", 2
-ROUNDS, SECONDS = 3, 0.03
+LEARNED_ROUNDS, LEARNED_SECONDS = 3, 0.03
 """Least number of rounds of a measurement, and how long each of their visits runs a network."""
 _RIDGE = 1e-2
 _CHUNK = 8192
@@ -319,8 +319,8 @@ def load_model(path: Path | str) -> LatencyModel:
 
 def measure_here(
     architectures: Sequence[Architecture],
-    rounds: int = ROUNDS,
-    seconds: float = SECONDS,
+    rounds: int = LEARNED_ROUNDS,
+    seconds: float = LEARNED_SECONDS,
     progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.

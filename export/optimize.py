@@ -35,7 +35,7 @@ ORDER_SECONDS = 10.0
 LEAST_GAIN = 1.02
 """A rewrite that is not faster by this factor, in each of two measurements, is not applied."""
 
-ROUNDS, SECONDS = 2, 0.03
+CHOICE_ROUNDS, CHOICE_SECONDS = 2, 0.03
 """Least number of rounds of each measurement, and how long their visits run a candidate."""
 _BATCHES = (1, 3)
 
@@ -164,7 +164,7 @@ def optimize(
     *,
     threads: int = 1,
     provider: str = "CPUExecutionProvider",
-    seconds: float = SECONDS,
+    seconds: float = CHOICE_SECONDS,
     limits: Budget | None = None,
     measure: Measure | None = None,
     progress: Callable[[Tried], None] | None = None,
@@ -424,7 +424,12 @@ class _Bench:
 
 def _calm_ms(paths: Sequence[Path], provider: str, threads: int, seconds: float) -> list[float]:
     found = timing.measure(
-        [str(path) for path in paths], [threads], (), [provider], rounds=ROUNDS, seconds=seconds
+        [str(path) for path in paths],
+        [threads],
+        (),
+        [provider],
+        rounds=CHOICE_ROUNDS,
+        seconds=seconds,
     )
     return [float(one["calm_ms"]) for one in found]
 

@@ -12,7 +12,7 @@ import numpy as np
 from gemkit.errors import UserError
 from gemkit.pictures import read_picture
 
-from ..steps import predict
+from ..classifier import Classifier
 from .content import PageRun
 from .parts import Part
 
@@ -24,8 +24,8 @@ _NOT_RUNNABLE = (
 
 
 @functools.lru_cache(maxsize=8)
-def _classifier(path: Path, changed: int) -> predict.Classifier:
-    opened = predict.Classifier.open(path)
+def _classifier(path: Path, changed: int) -> Classifier:
+    opened = Classifier.open(path)
     channels, height, width = opened.info.input_shape
     # The first call prepares, and would tell no time.
     opened.classify(np.zeros((height, width, channels), dtype=np.uint8))

@@ -34,7 +34,7 @@ from PIL import Image
 
 from gemkit import budget, data, pictures, recipe, train
 from gemkit.app import options
-from gemkit.app.steps import predict
+from gemkit.app.classifier import Classifier
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell, read_cell
 from gemkit.errors import UserError
@@ -256,7 +256,7 @@ def bench_metadata(path: Path) -> None:
         model.metadata_props.add(key=key, value=text)
     path.write_bytes(model.SerializeToString())
     bench_onnx(path)
-    opened = predict.Classifier.open(path)
+    opened = Classifier.open(path)
     channels, height, width = opened.info.input_shape
     opened.classify(np.zeros((height, width, channels), np.uint8))
 

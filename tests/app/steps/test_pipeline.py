@@ -16,6 +16,7 @@ from PIL import Image
 
 from gemkit import pictures
 from gemkit.app import cli
+from gemkit.app.classifier import Classifier
 from gemkit.app.steps import pipeline, predict
 from gemkit.app.steps.search import search
 from gemkit.app.terminal.progress import console_for
@@ -110,7 +111,7 @@ def test_the_best_on_the_hold_out_is_recommended_and_delivered(
     # Judged once more by the files.
     reached = {}
     for one in networks:
-        classifier = predict.Classifier.open(run_folder / one["onnx"])
+        classifier = Classifier.open(run_folder / one["onnx"])
         answers = [classifier.classify(image)[0].argmax() for image in held_out.x_validation]
         right = np.array(answers) == held_out.y_validation
         reached[one["id"]] = right.mean()
@@ -218,7 +219,7 @@ def test_pictures_can_be_classified(run_folder: Path, capsys: pytest.CaptureFixt
     assert ended.value.code == 0
     found = json.loads(capsys.readouterr().out)
     assert [entry["image"] for entry in found] == [str(path) for path in pictures]
-    classifier = predict.Classifier.open(run_folder / model["onnx"])
+    classifier = Classifier.open(run_folder / model["onnx"])
     for entry, path in zip(found, pictures, strict=True):
         probabilities, _ = classifier.classify(read_picture(path, classifier.info.input_shape))
         assert probabilities.sum() == pytest.approx(1)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 from gemkit.survey import Survey, skip_unusable, survey
 
 from ..hints import command
+from ..report import plots
+from ..report.contact_sheet import contact_sheet
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
 _NAMED = 10  # files of one kind, on the terminal
 
 
-def data(spec: str, out: Path | None, skip: bool, console: "Console") -> dict[str, Any]:
+def show_data(spec: str, out: Path | None, skip: bool, console: "Console") -> dict[str, Any]:
     """Print what a data set holds and what may mislead.
 
     Args:
@@ -43,9 +45,6 @@ def data(spec: str, out: Path | None, skip: bool, console: "Console") -> dict[st
     for warning in found.warnings():
         console.print(f"warning: {warning}", style="yellow")
     if out is not None:
-        from ..report import plots
-        from ..report.contact_sheet import contact_sheet
-
         plots.save(contact_sheet(found), out)
         console.print(f"images of every class: {out}")
     elif found.unusable and found.plan is not None:
