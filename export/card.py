@@ -1,9 +1,12 @@
 """The model card, `card.md`: what a delivered network is, costs, reaches, and how to run it."""
 
 import hashlib
+import json
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from gemkit.budget import Budget, format_bytes, format_count, format_latency
 from gemkit.files import write_text
@@ -11,6 +14,7 @@ from gemkit.records import Measurement
 
 from .exporter import ModelInfo, read_info
 from .onnx_file import load_onnx
+from .snippets import cpp_lines, input_text, javascript_lines, python_lines
 from .timing import short_name
 
 _Z = 1.959964
@@ -48,6 +52,7 @@ def write_card(
     """
     info = read_info(model)
     sections = [
+        _front_matter(info, data, accuracy),
         _title(info, data),
         _facts(info, data, accuracy, test_images, training, budget, parity_max_abs),
         _latency(measurements, elsewhere),
@@ -63,6 +68,27 @@ def interval(accuracy: float, images: int) -> tuple[float, float]:
     middle = (accuracy + z / 2) / (1 + z)
     half = _Z / (1 + z) * math.sqrt(accuracy * (1 - accuracy) / images + z / (4 * images))
     return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _front_matter(info: ModelInfo, data: str, accuracy: float | None) -> str:
+    """What the Hugging Face Hub reads of a card."""
+    name = str(info.more.get("id", "network"))
+    value: dict[str, Any] = {
+        "library_name": "onnx",
+        "pipeline_tag": "image-classification",
+        "tags": ["onnx", "gemkit", "neural-architecture-search"],
+    }
+    if accuracy is not None:
+        metric = {"type": "accuracy", "value": round(accuracy, 6), "name": "test accuracy"}
+        result = {
+            "task": {"type": "image-classification"},
+            "dataset": {"name": data, "type": re.sub(r"[^a-z0-9]+", "-", data.lower()).strip("-")},
+            "metrics": [metric],
+        }
+        value |= {"metrics": ["accuracy"], "model-index": [{"name": name, "results": [result]}]}
+    # JSON is YAML; a key on each line reads well.
+    lines = (f"{key}: {json.dumps(one)}" for key, one in value.items())
+    return "\n".join(["---", *lines, "---"])
 
 
 def _title(info: ModelInfo, data: str) -> str:
@@ -184,44 +210,6 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in row)} |" for row in lines)
 
 
-def python_lines(info: ModelInfo, file: str, image: str = "image.png", batch: int = 1) -> str:
-    """A program that classifies one image; needs onnxruntime, numpy and pillow."""
-    channels, height, width = info.input_shape
-    mode = "L" if channels == 1 else "RGB"
-    lines = [
-        "import json",
-        "import numpy as np",
-        "import onnxruntime as ort",
-        "from PIL import Image, ImageOps",
-        "",
-        f'session = ort.InferenceSession("{file}", providers=["CPUExecutionProvider"])',
-        "# Ordinary pictures: 8 bits, nothing transparent. gemkit.pictures.read_picture reads all.",
-        f'image = ImageOps.exif_transpose(Image.open("{image}")).convert("{mode}")',
-        f"image = ImageOps.fit(image, ({width}, {height}), Image.Resampling.BILINEAR)",
-        f"x = np.asarray(image).reshape(1, {height}, {width}, {channels})",
-    ]
-    if not info.preprocessing:
-        mean, std = (json_list(values) for values in (info.mean, info.std))
-        kind = "float16" if info.precision == "fp16" else "float32"
-        lines += [
-            f"x = (x / 255 - np.array({mean})) / np.array({std})",
-            f"x = x.transpose(0, 3, 1, 2).astype(np.{kind})",
-        ]
-    if batch > 1:
-        lines.append(f"x = np.repeat(x, {batch}, axis=0)")
-    lines += [
-        'scores = session.run(None, {"image": x})[0][0]',
-        'names = json.loads(session.get_modelmeta().custom_metadata_map["gemkit.class_names"])',
-        "print(names[scores.argmax()])",
-    ]
-    return "\n".join(lines)
-
-
-def json_list(values: Sequence[float]) -> str:
-    """Numbers as they stand in programs, short."""
-    return "[" + ", ".join(f"{value:.6g}" for value in values) + "]"
-
-
 def _fixed_batch(model: Path | str) -> int:
     """The batch that a file is fixed to; 1 where it takes any."""
     first = load_onnx(model).graph.input[0].type.tensor_type.shape.dim[0]
@@ -229,66 +217,24 @@ def _fixed_batch(model: Path | str) -> int:
 
 
 def _usage(info: ModelInfo, file: str, batch: int) -> str:
-    channels, height, width = info.input_shape
-    size = batch * channels * height * width
-    if info.preprocessing:
-        layout, kind, cpp, js = (
-            f"{batch}, {height}, {width}, {channels}",
-            "uint8",
-            "uint8_t",
-            "Uint8Array",
-        )
-        say = "The input `image` takes the pixels, uint8 (batch, height, width, channels)."
-    else:
-        layout, kind, cpp, js = (
-            f"{batch}, {channels}, {height}, {width}",
-            "float32",
-            "float",
-            "Float32Array",
-        )
-        say = (
-            "The input `image` is float32 (batch, channels, height, width): pixels / 255, minus "
-            f"{json_list(info.mean)}, divided by {json_list(info.std)}, per channel."
-        )
-    output = "probabilities" if info.softmax else "logits"
-    say += f" The output is `{output}`, one per class."
-    if batch > 1:
-        say += f" The batch is fixed to {batch}; the lines below fill it with one image."
     return f"""## How to run it
 
-{say}
+{input_text(info, batch)}
 
 Python (`pip install onnxruntime numpy pillow`):
 
 ```python
-{python_lines(info, file, batch=batch)}
+{python_lines(info, file, batch)}
 ```
 
-C++ (onnxruntime's C++ API; `pixels` holds the prepared image):
+C++ (onnxruntime's C++ API):
 
 ```cpp
-#include <onnxruntime_cxx_api.h>
-
-Ort::Env env;
-Ort::Session session(env, "{file}", Ort::SessionOptions{{}});  // a wide string on Windows
-std::vector<{cpp}> pixels({size});
-std::array<int64_t, 4> shape{{{layout}}};
-auto memory = Ort::MemoryInfo::CreateCpu(OrtArenaAllocator, OrtMemTypeDefault);
-auto image = Ort::Value::CreateTensor<{cpp}>(
-    memory, pixels.data(), pixels.size(), shape.data(), shape.size());
-const char* inputs[] = {{"image"}};
-const char* outputs[] = {{"{output}"}};
-auto result = session.Run(Ort::RunOptions{{}}, inputs, &image, 1, outputs, 1);
-const float* scores = result[0].GetTensorData<float>();
+{cpp_lines(info, file, batch)}
 ```
 
-Browser (`npm install onnxruntime-web`; `pixels` is a {js} of {size} numbers):
+Browser (`npm install onnxruntime-web`):
 
 ```js
-import * as ort from "onnxruntime-web";
-
-const session = await ort.InferenceSession.create("{file}");
-const image = new ort.Tensor("{kind}", pixels, [{layout}]);
-const {{ {output} }} = await session.run({{ image }});
-const best = {output}.data.indexOf(Math.max(...{output}.data));
+{javascript_lines(info, file, batch)}
 ```"""

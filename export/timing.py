@@ -63,6 +63,8 @@ _CALIBRATION_SECONDS = 0.003
 _COARSE = 1e-4
 """A clock that moves in larger steps is not used."""
 PERCENTILES = (50, 90, 95, 99)
+DISTRIBUTION = (1, 5, *range(10, 100, 10), 95, 99)
+"""Percentiles of `distribution_ms`."""
 _OVER_INPUT = 8
 """So many times the memory of its input a network needs at least, roughly."""
 _TYPES = {
@@ -394,6 +396,10 @@ class Timed:
         return {
             "latency_ms": latency,
             "p50_wall": float(wall[0]),
+            "distribution_ms": [
+                1e3 * float(one)
+                for one in np.median([np.percentile(calls, DISTRIBUTION) for calls in walls], 0)
+            ],
             "noisy": noisy,
             "calm_ms": 1e3 * speed * float(min(one.low for one in self.visits) / min(fastest)),
             "calibration_ms": 1e3 * speed,

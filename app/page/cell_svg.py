@@ -5,7 +5,9 @@ for narrow screens; the page's style sheet shows the one that fits. Colours are 
 variables, so that the drawing follows its dark mode.
 """
 
+import functools
 import json
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 
@@ -30,11 +32,60 @@ def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = Non
     placed = layout(cell)
     notes = node_notes(cell, shares, times)
     told = {str(node): lines for node, lines in notes.items()}
+    drawings = "".join(
+        f'<div class="gk-scroll {name}">{_svg(cell, placed, down=down)}</div>'
+        for name, down in (("gk-across", False), ("gk-down", True))
+    )
     return (
         f'<div class="gk-cell" data-notes="{escape(json.dumps(told), quote=True)}">'
-        f"{_svg(cell, placed, down=False)}{_svg(cell, placed, down=True)}"
-        f"{_LEGEND}</div>"
+        f"{drawings}{_LEGEND}</div>"
     )
+
+
+@functools.lru_cache(maxsize=256)
+def thumbnail(cell: Cell) -> str:
+    """A drawing to be seen small, without texts."""
+    placed = layout(cell)
+    width, height = placed.width * _SCALE + 2 * _MARGIN, placed.height * _SCALE + 2 * _MARGIN
+    output = len(placed.positions) - 1
+    marks = []
+    for segment in placed.segments:
+        (x, y), (to_x, to_y) = (_across(placed, *end) for end in (segment.start, segment.end))
+        middle = (x + to_x) / 2
+        marks.append(
+            f'<path class="gk-line" d="M{x:.1f} {y:.1f}C{middle:.1f} {y:.1f} {middle:.1f} '
+            f'{to_y:.1f} {to_x:.1f} {to_y:.1f}"/>'
+        )
+    for index, place in enumerate(placed.positions):
+        x, y = _across(placed, *map(float, place))
+        own = "" if index in (0, output) else _OWN[cell.operations[index]]
+        marks.append(f'<circle class="gk-spot"{own} cx="{x:.1f}" cy="{y:.1f}" r="{_RADIUS}"/>')
+    return (
+        f'<svg class="gk-small" role="img" aria-label="a cell of '
+        f'{formatting.number(cell.nodes, "step")}" viewBox="0 0 {width:.0f} {height:.0f}">'
+        f"{''.join(marks)}</svg>"
+    )
+
+
+_STYLE = """\
+svg{color:#3a4b5a}.gk-line{fill:none;stroke:currentColor;stroke-width:1.5;opacity:.55}
+.gk-rest{stroke-dasharray:5 4}.gk-tip{fill:currentColor}
+.gk-node text{font:700 11px monospace;text-anchor:middle;fill:#fff}
+.gk-node rect,.gk-node circle{fill:currentColor}
+.gk-node .gk-leaf{fill:none;stroke:#3a4b5a;stroke-width:1.6}"""
+
+
+def standalone(cell: Cell) -> str:
+    """A drawing as an SVG file of its own, on white, for programs that know no variables."""
+    drawing = _svg(cell, layout(cell), down=False)
+    drawing = re.sub(r' style="--gk-own:([^"]+)"', r' color="\1"', drawing)
+    head, bracket, rest = drawing.partition(">")
+    paper = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f"{head}{bracket}<style>{_STYLE}</style>{paper}{rest}"
+
+
+def _across(placed: Layout, x: float, y: float) -> tuple[float, float]:
+    return x * _SCALE + _MARGIN, (placed.height - y) * _SCALE + _MARGIN
 
 
 _OWN = {"input": ""} | {one.name: f' style="--gk-own:{one.colour}"' for one in TABLE}
@@ -96,8 +147,7 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
     long, wide = placed.width * _SCALE + 2 * _MARGIN, placed.height * _SCALE + 2 * _MARGIN
 
     def point(x: float, y: float) -> tuple[float, float]:
-        along = x * _SCALE + _MARGIN
-        across = (placed.height - y) * _SCALE + _MARGIN
+        along, across = _across(placed, x, y)
         return (across, along) if down else (along, across)
 
     output = len(placed.positions) - 1
@@ -129,14 +179,13 @@ def _svg(cell: Cell, placed: Layout, *, down: bool) -> str:
     width, height = (wide, long) if down else (long, wide)
     label = f"a cell of {formatting.number(cell.nodes, 'node')}"
     return (
-        f'<div class="gk-scroll {"gk-down" if down else "gk-across"}">'
         f'<svg xmlns="http://www.w3.org/2000/svg" role="group" aria-label="{label}" '
         f'width="{width:.0f}" height="{height:.0f}" style="min-width:{_LEAST * width:.0f}px" '
         f'viewBox="0 0 {width:.0f} {height:.0f}">'
         f'<defs><marker id="{arrowhead}" viewBox="0 0 6 6" refX="1" refY="3" markerWidth="6" '
         'markerHeight="6" markerUnits="userSpaceOnUse" orient="auto">'
         '<path d="M0 0L6 3L0 6z" class="gk-tip"/></marker></defs>'
-        f"{''.join(parts)}</svg></div>"
+        f"{''.join(parts)}</svg>"
     )
 
 

@@ -21,20 +21,21 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.records import DataInfo, Latency, Model, Network, Trial, TrialSummary
+from gemkit.records import DataInfo, Latency, Model, Network, Recommendation, Trial, TrialSummary
 from gemkit.store import Run
 
 from .. import formatting
 from ..hints import command
 from ..runs import is_elsewhere, skeletons_of, target_name
-from . import cell_svg, downloads
+from . import cell_svg, downloads, names, verdict
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
 
 LOOK_EVERY = 0.2
 """Seconds between two looks at whether another process has changed the run."""
 _COLUMNS = (
-    "id", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "width", "round",
+    "id", "name", "kind", "accuracy", "macs", "params", "memory", "latency", "nodes", "width",
+    "round",
 )  # fmt: skip
 
 
@@ -51,6 +52,7 @@ class Content:
             that measured the networks.
         writing: whether a process is writing to the run.
         version: grows with every change.
+        recommendation: which network is the best on the hold-out; None where none was judged.
     """
 
     trials: tuple[TrialSummary, ...]
@@ -61,6 +63,7 @@ class Content:
     device: str | None
     writing: bool
     version: int
+    recommendation: Recommendation | None = None
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -76,6 +79,16 @@ class Content:
     def by_id(self) -> Mapping[str, TrialSummary]:
         """The trials by their id."""
         return {trial.id: trial for trial in self.trials}
+
+    @functools.cached_property
+    def names(self) -> Mapping[str, str]:
+        """The trained networks' names."""
+        return names.network_names(self.models, self.baselines)
+
+    def name(self, id: str) -> str:
+        """What a network or candidate is called; its id where nothing has it."""
+        trial = self.by_id.get(id)
+        return self.names.get(id) or (id if trial is None else names.design_name(trial))
 
     def network(self, id: str) -> Network | None:
         """The trained network or baseline of that id."""
@@ -106,6 +119,9 @@ class Content:
         ) -> None:
             values = {
                 "id": entry.id,
+                "name": self.names.get(entry.id)
+                if isinstance(entry, Network)
+                else names.design_name(entry),
                 "kind": kind,
                 "accuracy": None if entry.accuracy is None else round(entry.accuracy, 6),
                 "macs": entry.macs,
@@ -229,6 +245,7 @@ class PageRun:
             target_name(self._run) if is_elsewhere(self._run) else None,
             writing,
             1 if self._content is None else self._content.version + 1,
+            self._run.recommendation(),
         )
 
     def trials(self) -> list[Trial]:
@@ -245,13 +262,17 @@ class PageRun:
     # -- what stands at the top
 
     @property
+    def verdict(self) -> verdict.Verdict | None:
+        """Which network to take; None where none is trained."""
+        return verdict.verdict(self.content, lambda id: self.onnx(id) is not None)
+
+    @property
     def first(self) -> str | None:
-        """What is selected when the page opens: the best network, else the best candidate."""
-        content = self.content
-        if content.models:
-            fine = [one for one in content.models if self.onnx(one.id)]
-            return (fine or content.models)[0].id
-        done = formatting.best_trials(one for one in content.trials if one.state == "done")
+        """What is selected when the page opens: the network to take, else the best candidate."""
+        found = self.verdict
+        if found is not None:
+            return found.offered.id
+        done = formatting.best_trials(one for one in self.content.trials if one.state == "done")
         return done[0].id if done else None
 
     @property
@@ -260,30 +281,6 @@ class PageRun:
         data = self.content.data
         name = data.name if data else self.info.config.get("data", "your images")
         return f"Small networks for {name}"
-
-    def introduction(self) -> str:
-        """Title and the sentences under it, as Markdown."""
-        content = self.content
-        lines = [f"# {self.title}"]
-        if not content.trials:
-            lines.append(
-                "This run has no candidate yet. The page shows them as they appear; "
-                f"a search goes on with `{command('search', '--out', self.asked, '--resume')}`."
-            )
-        else:
-            text = (
-                f"A search tried **{formatting.number(content.done, 'candidate')}** on a "
-                "small share "
-                "of the images"
-            )
-            if content.models:
-                text += f" and trained the best **{len(content.models)}** on all of them"
-            text += (
-                f". Asked for: {self.budget.describe()}. Each point is a network: "
-                "click one to see it, try it and take it with you."
-            )
-            lines.append(text)
-        return "\n\n".join(lines)
 
     # -- one network
 
@@ -325,7 +322,7 @@ class PageRun:
         """Why a trained network has no sound ONNX file, in one sentence; None if it has."""
         entry = self.content.network(id)
         if entry is None:
-            return "Not trained fully: a candidate has no file to download but its cell."
+            return "Tried briefly only: there is no file to download but its cell."
         if entry.state == "failed":
             return f"Not delivered: {entry.error}."
         if entry.onnx is None:
@@ -346,104 +343,31 @@ class PageRun:
         found = []
         for entry in content.networks:
             if self.onnx(entry.id) is not None:
-                label = f"{entry.id}  ({formatting.percent(entry.accuracy, 1)})"
+                share = formatting.percent(entry.accuracy, 1)
+                label = f"{content.name(entry.id)} ({share} right)"
                 found.append((label, entry.id))
         return found
 
-    def facts(self, id: str) -> str:
-        """Name and figures of what is selected, as HTML."""
-        content = self.content
-        entry = content.network(id)
-        trial = content.by_id.get(id)
-        if entry is None and trial is None:
-            return f'<p class="gk-empty">There is nothing called {escape(id)} in this run.</p>'
-        shown = entry or trial
-        assert shown is not None
-        if entry is None:
-            what, where = "candidate", "validation images"
-        elif content.kind(id) == "models":
-            what, where = "found network", "test images"
-        else:
-            what, where = "known network, trained alike", "test images"
-        tiles = [
-            (formatting.percent(shown.accuracy), f"of the {where} right"),
-            (formatting.count(shown.macs), "multiply-accumulates an image"),
-            (formatting.count(shown.params), "parameters"),
-            (formatting.size(shown.peak_memory_bytes), "of activations at once"),
-        ]
-        if entry is not None and entry.latency_ms is not None:
-            tiles.append((formatting.latency(entry.latency_ms), "an image (CPU, one thread)"))
-        if content.device is not None:
-            there = content.latency(entry) if entry else shown.latency_ms
-            if there is not None:
-                tiles.append(
-                    (formatting.latency(there), f"an image on {content.device}, predicted")
-                )
-        elif entry is None and shown.latency_ms is not None:
-            tiles.append((formatting.latency(shown.latency_ms), "an image, predicted"))
-        boxes = "".join(
-            f"<div><b>{escape(value)}</b><span>{escape(text)}</span></div>" for value, text in tiles
-        )
-        note = ""
-        if entry is not None and trial is not None and trial.accuracy is not None:
-            note = (
-                f'<p class="gk-note">As a candidate, trained {trial.epochs} epochs on a tenth: '
-                f"{formatting.percent(trial.accuracy)} of validation images.</p>"
-            )
-        elif trial is not None and trial.state == "failed":
-            note = f'<p class="gk-note">This candidate failed: {escape(str(trial.error))}</p>'
+    def stem(self, id: str) -> str:
+        """How the names of a network's downloads begin."""
+        return names.file_stem(self.name, self.content.name(id))
+
+    def download_link(self, id: str) -> str:
+        """The button that fetches a network's ONNX file, as HTML."""
+        size = formatting.size(self.files(id)[0].size)
         return (
-            f'<div class="gk-facts"><h3>{escape(id)} <small>{what}</small></h3>'
-            f'<div class="gk-tiles">{boxes}</div>{note}{self._take(id)}</div>'
+            f'<a class="gk-button gk-primary" download="{self.stem(id)}.onnx" '
+            f'href="run/files/{escape(id)}/model.onnx">Download (ONNX, {size})</a>'
         )
 
-    def _take(self, id: str) -> str:
-        """What can be downloaded, as HTML."""
-        files = self.files(id)
-        missing = self.missing(id)
-        if not files:
-            link = ""
-            if self.drawn_cell(id) is not None:
-                link = (
-                    f' <a class="gk-button" download href="run/cells/{escape(id)}.json">'
-                    "Download the cell</a>"
-                )
-            return f'<p class="gk-note">{escape(missing or "")}</p>{link}'
-        rows = "".join(
-            f'<tr><td><a download href="run/files/{escape(id)}/{file.name}">{file.name}</a>'
-            f"<span>{escape(file.told)}</span></td><td>{formatting.size(file.size)}</td>"
-            f'<td><code title="SHA-256: {file.sha256}">{file.sha256[:12]}…</code>'
-            f'<button class="gk-copy" data-copy="{file.sha256}" '
-            f'aria-label="copy the SHA-256 of {file.name}">copy</button></td></tr>'
-            for file in files
-        )
-        first = ""
-        if missing is None:
-            first = (
-                f'<a class="gk-button gk-primary" download="{escape(id)}.onnx" '
-                f'href="run/files/{escape(id)}/model.onnx">Download the network (ONNX, '
-                f"{formatting.size(files[0].size)})</a> "
-            )
-        else:
-            first = f'<p class="gk-note gk-warn">{escape(missing)}</p>'
-        return (
-            f'<p class="gk-take">{first}<a class="gk-button" download '
-            f'href="run/zip/{escape(id)}.zip">All files (zip)</a></p>'
-            f"<details><summary>{formatting.number(len(files), 'file')}, one by one, with SHA-256"
-            f'</summary><div class="gk-wide"><table class="gk-table gk-files"><thead><tr><th>file'
-            f"</th><th>size</th><th>SHA-256</th></tr></thead><tbody>{rows}</tbody></table></div>"
-            "</details>"
-        )
-
-    def cell(self, id: str) -> str:
-        """The drawing of a cell and the cost of each part, as HTML."""
+    def thumbnail(self, id: str) -> str:
+        """A small drawing of a cell, as HTML; empty for what has none."""
         drawn = self.drawn_cell(id)
-        if drawn is None:
-            return (
-                '<p class="gk-empty">A known network from torchvision: it is not made of one '
-                "cell, so there is none to draw.</p>"
-            )
-        return drawn.html(self._times.get(id))
+        return "" if drawn is None else cell_svg.thumbnail(drawn.cell)
+
+    def times(self, id: str) -> Times | None:
+        """Which part of a network takes how much time, once that is measured."""
+        return self._times.get(id)
 
     def profile(self, ended: threading.Event) -> None:
         """Measure which part of each network takes how much time; for a thread of its own.
@@ -469,37 +393,3 @@ class DrawnCell:
     def apart(self) -> Shares | None:
         """Its cost, taken apart."""
         return None if self.architecture is None else take_apart(self.architecture)
-
-    def html(self, times: Times | None) -> str:
-        """The drawing and the cost by part."""
-        with _DRAWING:
-            return _drawn(self.cell, self.apart, times)
-
-
-_DRAWING = threading.Lock()
-"""Of many threads only one computes at a time: more would only keep the server from answering."""
-
-
-@functools.lru_cache(maxsize=1024)
-def _drawn(cell: Cell, apart: Shares | None, times: Times | None) -> str:
-    head = (
-        "<h4>The cell that the network "
-        f"repeats</h4><p>{formatting.number(cell.nodes, 'convolution')}, "
-        f"{formatting.number(len(cell.edges), 'connection')}. Each line carries a node's "
-        "output to the "
-        "nodes that read it; point at a node to see what it does and costs.</p>"
-    )
-    svg = cell_svg.cell_svg(cell, apart, times)
-    if apart is None:
-        return head + svg
-    most = max(macs for _, macs in apart.parts)
-    rows = "".join(
-        f'<tr><td>{escape(name)}</td><td><div class="gk-bar"><i style="width:'
-        f'{100 * macs / most:.1f}%"></i></div></td><td>{formatting.count(macs)}</td>'
-        f"<td>{formatting.percent(macs / apart.total, 1)}</td></tr>"
-        for name, macs in apart.parts
-    )
-    return (
-        f"{head}{svg}<h4>Where the multiply-accumulates go</h4>"
-        f'<div class="gk-wide"><table class="gk-table gk-parts"><tbody>{rows}</tbody></table></div>'
-    )

@@ -28,6 +28,7 @@ _TOLD = {
     "card.md": "model card: data, accuracy, latency, how it was trained",
     "bench.json": "all measurements",
     "weights.safetensors": "PyTorch weights",
+    "mistakes.png": "the test images of its worst mistakes",
 }
 
 
@@ -86,8 +87,8 @@ def _sha256(path: Path, changed: int, size: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def packed(id: str, files: Sequence[Download]) -> bytes:
-    """All files of a network as a zip with their SHA256SUMS; the same files, the same bytes."""
+def packed(folder: str, files: Sequence[Download]) -> bytes:
+    """All files of a network as a zip of a folder with their SHA256SUMS; always the same bytes."""
     contents = {file.name: file.path.read_bytes() for file in files}
     sums = "".join(
         f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()
@@ -96,7 +97,7 @@ def packed(id: str, files: Sequence[Download]) -> bytes:
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for name, content in contents.items():
-            entry = zipfile.ZipInfo(f"{id}/{name}", (1980, 1, 1, 0, 0, 0))
+            entry = zipfile.ZipInfo(f"{folder}/{name}", (1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.external_attr = 0o644 << 16
             archive.writestr(entry, content)

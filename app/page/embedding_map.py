@@ -42,7 +42,7 @@ class EmbeddingMap:
             if self._answer is not None and self._answer[0] == content.version:
                 return self._answer[1]
             if len(content.trials) < _LEAST:
-                return {"error": f"A map needs at least {_LEAST} candidates; there are fewer yet."}
+                return {"error": f"A map needs at least {_LEAST} designs; there are fewer yet."}
             try:
                 found = self._places()
             except UserError as error:
@@ -90,8 +90,9 @@ class EmbeddingMap:
         likeness = similarity(one.cell, other.cell)
         edits = edit_distance(one.cell, other.cell)
         places = self._known.get(first), self._known.get(second)
+        name = self._shown.content.name
         text = (
-            f"{first} and {second}: at most {formatting.number(edits, 'edit')} apart "
+            f"{name(first)} and {name(second)}: at most {formatting.number(edits, 'edit')} apart "
             "(nodes and edges to add, remove or change); Weisfeiler-Lehman similarity "
             f"{likeness:.3f} of 1"
         )

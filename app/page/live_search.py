@@ -25,7 +25,7 @@ from gemkit.store import is_run
 
 from .. import formatting
 from ..hints import command
-from . import downloads
+from . import downloads, facts
 from .content import PageRun
 from .embedding_map import EmbeddingMap
 
@@ -57,8 +57,8 @@ class SearchRequest:
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
-            ("candidates", self.trials, 4, MOST_TRIALS),
-            ("nodes", self.nodes, 2, MOST_NODES),
+            ("designs", self.trials, 4, MOST_TRIALS),
+            ("steps", self.nodes, 2, MOST_NODES),
             ("thousands of MACs", self.kilo_macs, 100, 5000),
             ("epochs", self.epochs, 1, 3),
             ("seed", self.seed, 0, 2**31 - 1),
@@ -216,7 +216,7 @@ class LiveSearch:
         if request is None:
             return (
                 '<p class="gk-empty">Nothing has been started yet. Choose limits and start: the '
-                "candidates appear here one by one.</p>"
+                "designs appear here one by one.</p>"
             )
         log = ""
         if self._log.is_file():
@@ -247,14 +247,14 @@ class LiveSearch:
             told += " (another visitor started it)"
         head = (
             f'<p class="gk-note" id="live-state" data-state="{state}" data-done="{len(done)}">'
-            f"<b>{len(done)} of {request.trials}</b> candidates trained, best "
-            f"<b>{formatting.percent(best)}</b> of the validation images: {escape(told)}</p>"
+            f"<b>{len(done)} of {request.trials}</b> designs trained, best "
+            f"<b>{formatting.percent(best)}</b> of the validation pictures: {escape(told)}</p>"
         )
         assert self._map is not None
         places = self._map.places()
         log_box = "" if state == "finished" else f'<div class="gk-log">{escape(log)}</div>'
         return (
-            f'{head}<div class="gk-two"><div><h4>Accuracy, candidate by candidate</h4>'
+            f'{head}<div class="gk-two"><div><h4>Share right, design by design</h4>'
             f"{_course(content.trials, request.trials)}</div><div><h4>Where their cells lie</h4>"
             f"{_places(places, content.trials)}</div></div>{_best(shown)}{log_box}"
         )
@@ -284,15 +284,15 @@ def _best(shown: PageRun) -> str:
     done = [trial for trial in shown.content.trials if trial.accuracy is not None]
     boxes = []
     for trial in formatting.best_trials(done)[:_TOLD]:
-        id = escape(trial.id)
+        id, name = escape(trial.id), escape(shown.content.name(trial.id))
         told = (
-            f"{formatting.percent(trial.accuracy)} of the validation images, "
+            f"{formatting.percent(trial.accuracy)} of the validation pictures, "
             f"{formatting.count(trial.macs)} MACs"
         )
         boxes.append(
-            f'<details class="gk-result" data-id="{id}"><summary><b>{id}</b> {told}</summary>'
+            f'<details class="gk-best" data-id="{id}"><summary><b>{name}</b> {told}</summary>'
             f'<p class="gk-take"><a class="gk-button" download href="run/live/{id}.json">'
-            f"Download the cell</a></p>{shown.cell(trial.id)}</details>"
+            f"Download the cell</a></p>{facts.cell(shown, trial.id)}</details>"
         )
     head = "<h4>The best so far: open one to see its cell</h4>" if boxes else ""
     return head + "".join(boxes)
@@ -302,7 +302,7 @@ def _course(trials: Sequence[TrialSummary], planned: int) -> str:
     """Accuracy by trial with the best so far as a line, as SVG."""
     done = [(trial.index, trial.accuracy) for trial in trials if trial.accuracy is not None]
     if not done:
-        return '<p class="gk-empty">the first candidate is being trained</p>'
+        return '<p class="gk-empty">the first design is being trained</p>'
     low = min(accuracy for _, accuracy in done) - 0.02
     high = max(accuracy for _, accuracy in done) + 0.02
 
@@ -328,10 +328,9 @@ def _course(trials: Sequence[TrialSummary], planned: int) -> str:
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4.5" fill="#1f8a8a"/>')
     parts.append(f'<path d="{path}" fill="none" stroke="var(--gk-conv)" stroke-width="2"/>')
     parts.append(
-        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">candidate, of {planned}'
-        "</text>"
+        f'<text x="{_WIDTH / 2}" y="{_HEIGHT - 6}" text-anchor="middle">design, of {planned}</text>'
     )
-    return _plot(parts, "accuracy of the candidates in order")
+    return _plot(parts, "share right of the designs in order")
 
 
 def _places(places: dict[str, Any], trials: Sequence[TrialSummary]) -> str:
@@ -385,18 +384,18 @@ def tab(live: LiveSearch, computer: str, visitor: "gradio.BrowserState") -> None
 
     gr.Markdown(
         f"Search for a network yourself: on {computer}, for the handwritten digits that come with "
-        "scikit-learn. Every candidate is a real network, trained on a small share of the images."
+        "scikit-learn. Every design is a real network, trained on a small share of the images."
     )
     with gr.Row():
-        trials = _number("candidates", f"4 to {MOST_TRIALS}", 12, "live-trials")
-        nodes = _number("nodes of a cell", f"at most, 2 to {MOST_NODES}", 12, "live-nodes")
+        trials = _number("designs", f"4 to {MOST_TRIALS}", 12, "live-trials")
+        nodes = _number("steps of a cell", f"at most, 2 to {MOST_NODES}", 12, "live-nodes")
         macs = _number("thousand MACs", "at most, 100 to 5000", 1000, "live-macs")
         epochs = _number("epochs for each", "1 to 3", 1, "live-epochs")
         strategy = gr.Dropdown(
             list(_STRATEGIES),
             value="nasgem",
             label="strategy",
-            info="how candidates are chosen",
+            info="how designs are chosen",
             min_width=150,
         )
         seed = _number("seed", "another, other cells", 0, "live-seed")

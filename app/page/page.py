@@ -1,8 +1,9 @@
 """`gemkit app`: the page of a run. Here is the layout; what it shows comes from other modules.
 
-`content` reads the run; `explore`, `try_it`, `latency_table` and `live_search` are tabs of it,
-`browser` serves what a visitor's own browser runs, `cell_svg` draws cells, `embedding_map` places
-them. `server` answers, and `guard` and `uploads` decide what may be asked and named.
+`content` reads the run; `result`, `try_it`, `speed` and `live_search` are tabs of it. `verdict`
+says which network to take, `facts` tells all of one, `cell_svg` draws cells, `embedding_map` places
+them, `browser` serves what a visitor's own browser runs. `server` answers, and `guard` and
+`uploads` decide what may be asked and named.
 """
 
 import signal
@@ -16,7 +17,7 @@ from gemkit.pictures import MAX_PIXELS
 from . import browser, guard, server, uploads
 from .content import PageRun
 from .embedding_map import EmbeddingMap
-from .parts import Part, read_together, scripted
+from .parts import read_together, scripted
 
 if TYPE_CHECKING:
     import gradio
@@ -25,6 +26,17 @@ if TYPE_CHECKING:
     from .live_search import LiveSearch
 
 _QUEUE = 32
+_COURSE = {
+    "progress": "## Design after design\n\n"
+    "Each ring is a design, in the order tried. The line is the best so far.",
+    "parallel": "## What the good ones have in common\n\n"
+    "Each line is a design, from the steps of its cell to the share it gets right. Drag along an "
+    "axis to keep those that pass there; a click on the axis lets all pass again.",
+    "map": "## Which designs are alike\n\n"
+    "Cells that are built alike lie close together; the search chose what to train by where it "
+    "lies.",
+}
+"""How a search went, picture by picture: the script's name and what is said above it."""
 
 
 def layout_of(shown: PageRun, live: "LiveSearch | None", measuring: bool) -> "gradio.Blocks":
@@ -36,7 +48,7 @@ def layout_of(shown: PageRun, live: "LiveSearch | None", measuring: bool) -> "gr
     """
     import gradio as gr
 
-    from . import explore, latency_table, live_search, try_it
+    from . import live_search, result, speed, try_it
 
     quiet: dict[str, Any] = {
         "queue": False,
@@ -46,30 +58,26 @@ def layout_of(shown: PageRun, live: "LiveSearch | None", measuring: bool) -> "gr
     with gr.Blocks(
         title=f"{shown.title}: gemkit", analytics_enabled=False, delete_cache=(600, 3600)
     ) as blocks:
-        introduction = gr.Markdown(shown.introduction(), elem_id="introduction")
+        gr.Markdown(f"# {shown.title}", elem_id="introduction")
         visitor = None if live is None else gr.BrowserState("", storage_key="gemkit-visitor")
         with gr.Tabs():
-            with gr.Tab("Explore", elem_id="tab-explore"):
-                points = explore.tab(shown)
+            with gr.Tab("Result", elem_id="tab-result"):
+                points, top = result.tab(shown)
             with gr.Tab("Try it", elem_id="tab-try"):
                 tried, network = try_it.tab(shown)
-            with gr.Tab("Latency", elem_id="tab-latency"):
-                measured = latency_table.tab(shown, measuring)
-            with gr.Tab("In your browser", elem_id="tab-browser"):
+            with gr.Tab("Speed", elem_id="tab-speed"):
+                measured = speed.tab(shown, measuring)
                 gr.Markdown(
-                    "How fast are these networks **on your own device**? They are downloaded and "
-                    "run here, in your browser."
+                    "## On your own device\n\nHow fast are these networks where you are? They are "
+                    "downloaded and run here, in your browser."
                 )
                 scripted("browser", "gk-browser", elem_id="browser")
-            with gr.Tab("Map of cells", elem_id="tab-map"):
-                gr.Markdown(
-                    "Each point is a cell that was tried; the graph encoder puts cells that are "
-                    "built alike close to one another. The search chose what to train by where "
-                    "it lies."
-                )
-                scripted("map", "gk-map", elem_id="map")
+            with gr.Tab("How it was found", elem_id="tab-how"):
+                for name, told in _COURSE.items():
+                    gr.Markdown(told)
+                    scripted(name, f"gk-{name}", elem_id=name)
             if live is not None and visitor is not None:
-                with gr.Tab("Search live", elem_id="tab-live"):
+                with gr.Tab("Search", elem_id="tab-search"):
                     live_search.tab(live, shown.computer, visitor)
 
         def selected(event: gr.EventData) -> Any:
@@ -83,12 +91,21 @@ def layout_of(shown: PageRun, live: "LiveSearch | None", measuring: bool) -> "gr
 
         points.picked(selected, None, network, trigger_mode="always_last", **quiet)
         # The run may have changed since this was laid out, and may change under an open page.
-        top = Part([], [introduction], lambda: (shown.introduction(),))
         whole = read_together([top, tried, measured])
         for changed in (blocks.load, points.grown):
             changed(whole.read, [*whole.inputs], [*whole.outputs], **quiet)
     blocks.queue(max_size=_QUEUE)
     return blocks
+
+
+def _accent() -> Any:
+    """The page's one colour, in the steps that Gradio's themes want."""
+    import gradio as gr
+
+    steps = (
+        "#eef5fb #d6e7f6 #b1d1ee #7fb3e0 #4a90cf #1f6fb8 #1a62a5 #164f86 #123f6b #0e3154 #0a2540"
+    )
+    return gr.themes.Color(*steps.split())
 
 
 def launch(
@@ -162,7 +179,9 @@ def launch(
         i18n=gr.I18n(en={"common.complete": "done"}),
         run_history=False,
         css=resources.files("gemkit.app.page").joinpath("static", "page.css").read_text(),
-        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]),
+        theme=gr.themes.Default(
+            primary_hue=_accent(), font=fonts, font_mono=["ui-monospace", "Menlo", "monospace"]
+        ),
         head=(
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             + "".join(f'<script src="page/{name}"></script>' for name in server.SCRIPTS)

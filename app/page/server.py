@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .embedding_map import EmbeddingMap
     from .live_search import LiveSearch
 
-SCRIPTS = ("address.js", "page.js", "browser.js")
+SCRIPTS = ("address.js", "page.js", "result.js", "how.js", "pad.js", "browser.js")
 """The page's own scripts, in their order."""
 
 
@@ -38,7 +38,7 @@ def routes(
     from fastapi import Response
     from fastapi.responses import FileResponse, JSONResponse
 
-    from . import browser
+    from . import browser, cell_svg, facts
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     nothing = fastapi.HTTPException(404)
@@ -68,7 +68,13 @@ def routes(
 
     @app.get("/run/told/{id}")
     def told(id: str) -> Response:
-        return JSONResponse({"facts": shown.facts(id), "cell": shown.cell(id)})
+        return JSONResponse({"id": id, "facts": facts.html(shown, id)})
+
+    @app.get("/run/pair.json")
+    def pair(first: str, second: str) -> Response:
+        first, second = first[:64], second[:64]
+        told = places.compare(first, second)
+        return JSONResponse({"html": facts.pair(shown, first, second), **told})
 
     @app.get("/run/map.json")
     def positions() -> Response:
@@ -82,7 +88,8 @@ def routes(
     def file(id: str, name: str) -> Response:
         for one in shown.files(id):
             if one.name == name:
-                return FileResponse(one.path, headers=attached(f"{id}-{name}"))
+                called = f"{shown.stem(id)}.{name.removeprefix('model.')}"
+                return FileResponse(one.path, headers=attached(called))
         raise nothing
 
     @app.get("/run/zip/{name}")
@@ -91,15 +98,20 @@ def routes(
         files = shown.files(id)
         if not files or name == id:
             raise nothing
-        return Response(downloads.packed(id, files), 200, attached(name), "application/zip")
+        called = shown.stem(id)
+        content = downloads.packed(called, files)
+        return Response(content, 200, attached(f"{called}.zip"), "application/zip")
 
     @app.get("/run/cells/{name}")
     def cell(name: str) -> Response:
-        drawn = shown.drawn_cell(name.removesuffix(".json"))
-        if drawn is None or not name.endswith(".json"):
+        id, _, ending = name.rpartition(".")
+        drawn = shown.drawn_cell(id)
+        if drawn is None or ending not in ("json", "svg"):
             raise nothing
-        content = downloads.cell_file(drawn.cell)
-        return Response(content, 200, attached(f"cell-{name}"), "application/json")
+        called = attached(f"{shown.stem(id)}.cell.{ending}")
+        if ending == "svg":
+            return Response(cell_svg.standalone(drawn.cell), 200, called, "image/svg+xml")
+        return Response(downloads.cell_file(drawn.cell), 200, called, "application/json")
 
     @app.get("/run/live/{name}")
     def found_live(name: str) -> Response:

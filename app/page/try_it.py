@@ -14,9 +14,10 @@ from gemkit.pictures import read_picture
 
 from ..classifier import Classifier
 from .content import PageRun
-from .parts import Part
+from .parts import Part, scripted
 
 _PREDICTIONS_AT_ONCE = 2
+_NAMED = 20
 _NOT_RUNNABLE = (
     "No network of this run has an ONNX file yet, so there is nothing to run. "
     "The steps to one are: gemkit train {run}, then gemkit export {run}."
@@ -73,30 +74,34 @@ def tab(shown: PageRun) -> tuple[Part, gr.Dropdown]:
     runnable = shown.runnable()
     ids = [id for _, id in runnable]
     first = shown.first if shown.first in ids else None
-    others = (id for id in ids if id != shown.first and shown.content.kind(id) == "baselines")
+    other = _beside(shown)
     nothing = gr.HTML(
         f'<p class="gk-empty">{_NOT_RUNNABLE.format(run=escape(shown.asked))}</p>',
         visible=not runnable,
     )
+    gr.HTML(f'<p class="gk-hint">{_pictures(shown)}</p>', apply_default_css=False)
+    digits = shown.content.data is not None and shown.content.data.name == "digits"
     with gr.Row():
-        with gr.Column(scale=2, min_width=280):
-            image = _image(shown)
-            button = gr.Button(
-                "Classify", variant="primary", elem_id="classify", interactive=bool(runnable)
-            )
-        with gr.Column(scale=2, min_width=250):
+        if digits:
+            with gr.Column(scale=2, min_width=250):
+                scripted("pad", "gk-pad", elem_id="pad")
+        with gr.Column(scale=3, min_width=280):
             left = gr.Dropdown(runnable, value=first, label="network", elem_id="left")
             left_answer = gr.Label(num_top_classes=5, label="answer", elem_id="left-answer")
             left_note = gr.Markdown(elem_id="left-note")
-        with gr.Column(scale=2, min_width=250):
             right = gr.Dropdown(
                 [("none", ""), *runnable],
-                value=next(others, ""),
+                value=other if other in ids else "",
                 label="beside it",
                 elem_id="right",
             )
             right_answer = gr.Label(num_top_classes=5, label="answer", elem_id="right-answer")
             right_note = gr.Markdown(elem_id="right-note")
+        with gr.Column(scale=3, min_width=280):
+            image = _image(shown)
+            button = gr.Button(
+                "Classify", variant="primary", elem_id="classify", interactive=bool(runnable)
+            )
 
     def try_it(image: Any, one: str | None, other: str | None) -> tuple[Any, ...]:
         try:
@@ -132,6 +137,30 @@ def tab(shown: PageRun) -> tuple[Part, gr.Dropdown]:
         )
 
     return Part([left, right], [nothing, button, left, right], read), left
+
+
+def _beside(shown: PageRun) -> str | None:
+    """The other of the two networks that the verdict compares."""
+    found = shown.verdict
+    if found is None or found.known is None:
+        return None
+    return found.known.id if found.offered is found.found else found.found.id
+
+
+def _pictures(shown: PageRun) -> str:
+    """What pictures the networks know, as HTML; of others they can say nothing sensible."""
+    data = shown.content.data
+    if data is None or not data.class_names or data.input_shape is None:
+        return "The networks know only pictures like those that they were trained on."
+    channels, height, width = data.input_shape
+    named = ", ".join(data.class_names[:_NAMED])
+    if len(data.class_names) > _NAMED:
+        named += f" and {len(data.class_names) - _NAMED} more"
+    colours = {1: "grey ", 3: "colour "}.get(channels, "")
+    return escape(
+        f"The networks were trained on {colours}pictures of {height} x {width} pixels "
+        f"({data.name}) and answer one of: {named}. Whatever you show, they choose among these."
+    )
 
 
 def _image(shown: PageRun) -> Any:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 from rich.console import Console
 
@@ -138,6 +139,7 @@ def train(
         _name_left_alone(run, chosen[:wanted], schedule.epochs, console)
         _train_models(run, dataset, chosen, wanted, settings, workers, console)
         _draw_mistakes(run, dataset)
+        _keep_mistakes(run, dataset)
         _keep_examples(run.path, dataset)
         run_data.keep_pictures(run, dataset)
         if (told := run.recommendation()) is not None:
@@ -340,16 +342,30 @@ def _draw_mistakes(run: Run, dataset: Dataset) -> None:
         plots.save(plots.images_figure(images, texts, title), folder / "mistakes.png")
 
 
+def _keep_mistakes(run: Run, dataset: Dataset) -> None:
+    """The most confused images of each network side by side, in their order, for the page."""
+    if dataset.input_shape[0] not in (1, 3):
+        return
+    for kind, networks in (("models", run.models()), ("baselines", run.baselines())):
+        for network in networks:
+            if network.mistakes:
+                strip = np.hstack([dataset.x_test[one.index] for one in network.mistakes])
+                write_bytes(run.path / kind / network.id / "mistakes.png", _png(strip))
+
+
+def _png(pixels: NDArray[np.uint8]) -> bytes:
+    """An image (h, w, c) of one or three channels as a file."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
 def _keep_examples(folder: Path, dataset: Dataset) -> None:
     """A few test images as files, for `predict` and the page to be tried with."""
     if dataset.input_shape[0] not in (1, 3) or (folder / "examples").is_dir():
         return
     for index in np.linspace(0, len(dataset.y_test) - 1, _EXAMPLES).astype(int):
-        pixels = dataset.x_test[index]
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
         label = "".join(
             c if c.isalnum() else "-" for c in dataset.class_names[dataset.y_test[index]][:40]
         )
-        write_bytes(folder / "examples" / f"{index:05d}-{label}.png", buffer.getvalue())
+        write_bytes(folder / "examples" / f"{index:05d}-{label}.png", _png(dataset.x_test[index]))

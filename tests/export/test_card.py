@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from PIL import Image
 from scipy.stats import binom
 
@@ -71,6 +72,11 @@ def test_python_lines_run(tmp_path: Path, seed: int, preprocessing: bool) -> Non
     ):
         assert part in text
     assert text.count(exported.sha256) == 1  # listed once, though named twice
+    front = ModelCard(text).data
+    assert (front.library_name, front.pipeline_tag) == ("onnx", "image-classification")
+    (result,) = front.eval_results
+    assert (result.metric_type, result.metric_value) == ("accuracy", 0.9)
+    assert (result.dataset_name, result.dataset_type) == ("Pets (JPEG copy)", "pets-jpeg-copy")
     # As wide as it comes, and turned: prepared as everywhere else.
     wide = rng.integers(0, 256, (23, 61, 3), dtype=np.uint8)
     turned = Image.Exif()

@@ -105,6 +105,7 @@ def test_a_calm_machine_tells_the_time_itself() -> None:
             calm = dict.fromkeys(names, ms) | {"noisy": False}
             assert found["latency_ms"] == pytest.approx(calm)
             assert (found["calm_ms"], found["p50_wall"]) == pytest.approx((ms, ms))
+            assert found["distribution_ms"] == pytest.approx([ms] * len(timing.DISTRIBUTION))
             assert found["drift"] == pytest.approx(0, abs=1e-9)
             assert not found["noisy"]
             assert found["rounds"] == 4
@@ -135,6 +136,10 @@ def test_drift_of_the_machine_cancels(seed: int) -> None:
         assert latency["p50_low"] <= latency["p50"] <= latency["p50_high"]
         assert one["noisy"] is latency["noisy"] is True  # since some calls take 9 ms longer
         assert latency["p99"] > one["p50_wall"] >= latency["p50"]
+        spread = one["distribution_ms"]
+        assert spread == sorted(spread)
+        middle, top = timing.DISTRIBUTION.index(50), timing.DISTRIBUTION.index(99)
+        assert (spread[middle], spread[top]) == (one["p50_wall"], latency["p99"])
 
 
 def test_rounds_go_on_until_the_interval_is_narrow() -> None:

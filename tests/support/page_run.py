@@ -19,6 +19,7 @@ from gemkit.store import Run
 
 SKELETON = skeleton_for((1, 8, 8), 10)
 NAMES = tuple(str(digit) for digit in range(10))
+_DATA = DataInfo("digits", train=1437, test=360, input_shape=(1, 8, 8), class_names=NAMES)
 
 
 def chain(nodes: int) -> Cell:
@@ -78,7 +79,7 @@ def with_trials(path: Path, trials: list[Trial]) -> Run:
     }
     run = Run.create(path, config)
     run.set_setting("skeleton", SKELETON)
-    run.set_setting("data", DataInfo("digits", train=1437, test=360))
+    run.set_setting("data", _DATA)
     run.add_trials(trials)
     return run
 

@@ -39,3 +39,14 @@ def open_page(chromium: Any, address: str, way: str = "", **options: Any) -> Any
 def go(tab: Any, name: str) -> None:
     """Click on a tab of the page."""
     tab.get_by_role("tab", name=name).first.click()
+
+
+def choose(tab: Any, id: str) -> None:
+    """Click on a network's row in the table."""
+    tab.locator(f'.gk-list tr[data-id="{id}"]').first.click()
+    wait_for_facts(tab, id)
+
+
+def wait_for_facts(tab: Any, id: str) -> None:
+    """Until the page tells of a network."""
+    tab.wait_for_selector(f'#facts .gk-facts[data-id="{id}"]', state="attached")

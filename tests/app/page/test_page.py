@@ -30,10 +30,12 @@ from gemkit.app.page import (
     content,
     downloads,
     embedding_map,
+    facts,
     guard,
-    latency_table,
     page,
+    speed,
     try_it,
+    verdict,
 )
 from gemkit.app.page.shares import measure_shares, shares
 from gemkit.app.report.cell_layout import layout
@@ -211,7 +213,7 @@ def test_a_run_for_another_device_shows_that_device_s_latency(folder: Path, tmp_
     table = json.loads(gzip.decompress(shown.content.table))
     assert table["device"] == "my-pi"
     assert table["columns"]["latency"][:3] == [3.21, None, None]
-    assert "an image on my-pi, predicted" in shown.facts(model.id)
+    assert "a picture on my-pi, predicted" in facts.html(shown, model.id)
     shown.close()
 
 
@@ -219,9 +221,9 @@ def test_the_latest_measurement_tells_its_time() -> None:
     network = Baseline(id="known")
     undated = page_run.measurement("baselines/known/model.onnx", 1, 1, 0.5)
     dates = [f"2026-0{month}-02T03:04:05.678+00:00" for month in (3, 5, 4)]
-    found = [(network, replace(undated, date=date)) for date in (*dates, None)]
-    assert latency_table.when(found) == "last measured 2026-05-02 03:04 UTC"
-    assert latency_table.when([(network, undated)]) == ""
+    found = [speed.Entry("known", network, replace(undated, date=date)) for date in (*dates, None)]
+    assert speed.when(found) == "last measured 2026-05-02 03:04 UTC"
+    assert speed.when([speed.Entry("known", network, undated)]) == ""
 
 
 def test_a_run_that_grows_is_read_again(
@@ -234,7 +236,7 @@ def test_a_run_that_grows_is_read_again(
     with Run.create(tmp_path / "grows", config) as run:
         shown = content.PageRun.open(tmp_path / "grows")
         before = shown.content
-        assert "no candidate yet" in shown.introduction()
+        assert "no design yet" in verdict.html(shown)
         assert before.trials == ()
         assert shown.content is before
         run.add_trials(trials)
@@ -251,16 +253,16 @@ def test_a_missing_file_is_told_and_the_rest_goes_on(tmp_path: Path, folder: Pat
     gone, damaged = (one.id for one in shown.content.models)
     (path / "models" / gone / "model.onnx").unlink()
     (path / "models" / damaged / "model.onnx").write_bytes(b"no network")
-    assert "is missing: gemkit export" in shown.facts(gone)
-    assert "is damaged: delete it, then gemkit export" in shown.facts(damaged)
-    assert "gk-primary" not in shown.facts(damaged)
+    assert "is missing: gemkit export" in facts.html(shown, gone)
+    assert "is damaged: delete it, then gemkit export" in facts.html(shown, damaged)
+    assert "gk-primary" not in facts.html(shown, damaged)
     image = str(next((path / "examples").glob("*.png")))
     with pytest.raises(UserError, match="is missing"):
         try_it.classify(shown, gone, image)
     with pytest.raises(UserError, match=r"model\.onnx"):
         try_it.classify(shown, damaged, image)
     shown.profile(threading.Event())
-    assert "<svg" in shown.cell(damaged)
+    assert "<svg" in facts.cell(shown, damaged)
     probabilities, _ = try_it.classify(shown, "mobilenet_v2", image)
     assert sum(probabilities.values()) == pytest.approx(1)
     shown.close()
@@ -275,8 +277,8 @@ def test_commands_name_the_run_as_it_was_asked_for(
         shown = content.PageRun.open(path)
         id = shown.content.models[0].id
         Path("runs/mine/models", id, "model.onnx").unlink(missing_ok=True)
-        assert f"gemkit export {named} {id}" in shown.facts(id)
-        assert str(tmp_path) not in shown.facts(id)
+        assert f"gemkit export {named} {id}" in facts.html(shown, id)
+        assert str(tmp_path) not in facts.html(shown, id)
         shown.close()
 
 
@@ -331,13 +333,13 @@ def test_a_download_is_the_file_and_its_sum_is_right(
     assert status == 200
     assert content == (folder / "models" / id / "model.onnx").read_bytes()
     onnxruntime.InferenceSession(content)
-    assert hashlib.sha256(content).hexdigest() in shown.facts(id)
+    assert hashlib.sha256(content).hexdigest() in facts.html(shown, id)
     status, packed = _ask(address, f"/run/zip/{id}.zip")
     assert status == 200
     with zipfile.ZipFile(io.BytesIO(packed)) as archive:
-        sums = archive.read(f"{id}/SHA256SUMS").decode().split()
+        sums = archive.read("shown-found-1/SHA256SUMS").decode().split()
         for sum_, name in zip(sums[::2], sums[1::2], strict=True):
-            assert hashlib.sha256(archive.read(f"{id}/{name}")).hexdigest() == sum_
+            assert hashlib.sha256(archive.read(f"shown-found-1/{name}")).hexdigest() == sum_
     candidate = shown.content.trials[5].id
     status, content = _ask(address, f"/run/cells/{candidate}.json")
     assert Cell.from_json(json.loads(content)).id == candidate

@@ -80,8 +80,7 @@ def test_an_example_is_answered_by_one_click_and_uploads_are_still_checked(
     upload(deep)
     tab.wait_for_selector("#left-note strong")
     shown = PageRun.open(folder)
-    chosen = tab.locator("#left input").input_value().split()[0]
-    probabilities, _ = try_it.classify(shown, chosen, str(deep))
+    probabilities, _ = try_it.classify(shown, _ids(folder)[0], str(deep))
     shown.close()
     best = max(probabilities, key=lambda name: probabilities[name])
     assert tab.locator("#left-answer h2").inner_text().strip() == best
@@ -95,16 +94,16 @@ def test_another_network_is_asked_at_once(visit: Callable[..., Any], folder: Pat
     tab.wait_for_selector("#left-note strong")
     shown = PageRun.open(folder)
     answers = {
-        id: max(found, key=lambda name: found[name])
+        shown.content.name(id): max(found, key=lambda one: found[one])
         for id in (*_ids(folder), "mobilenet_v2")
         for found, _ in [try_it.classify(shown, id, str(image))]
     }
     shown.close()
-    for id, answer in answers.items():
+    for name, answer in answers.items():
         tab.locator("#left input").click()
-        tab.get_by_role("option", name=id).click()
+        tab.get_by_role("option", name=name).click()
         tab.wait_for_function(
-            "(wanted) => document.querySelector('#left input').value.startsWith(wanted)", arg=id
+            "(wanted) => document.querySelector('#left input').value.startsWith(wanted)", arg=name
         )
         tab.wait_for_function(
             "(answer) => document.querySelector('#left-answer h2')?.innerText.trim() === answer",
@@ -137,10 +136,10 @@ def test_scripts_that_arrive_late_still_fill_the_page(chromium: Any, address: st
     )
     tab.goto(address)
     tab.wait_for_selector("#points .gk-plot[data-points]")
-    tab.wait_for_selector("#facts h3")
-    visitor.go(tab, "Map of cells")
+    tab.wait_for_selector("#facts h3", state="attached")
+    visitor.go(tab, "How it was found")
     tab.wait_for_selector("#map .gk-plot[data-points]")
-    visitor.go(tab, "In your browser")
+    visitor.go(tab, "Speed")
     tab.wait_for_function("() => !document.querySelector('#browser [data-waiting]')")
     context.close()
 
@@ -154,11 +153,10 @@ def test_a_page_outlives_its_server(chromium: Any, folder: Path) -> None:
     tab.locator(f'.gk-list tr[data-id="{second}"]').first.click()
     server = page.launch(folder, "127.0.0.1", port, read_only=True)
     try:
-        tab.wait_for_selector(f'#facts h3:has-text("{second}")')
-        tab.locator(f'.gk-list tr[data-id="{first}"]').first.click()
-        tab.wait_for_selector(f'#facts h3:has-text("{first}")')
+        visitor.wait_for_facts(tab, second)
+        visitor.choose(tab, first)
         tab.reload()
-        tab.wait_for_selector(f'#facts h3:has-text("{first}")')
+        visitor.wait_for_facts(tab, first)
     finally:
         tab.context.close()
         server.close()
@@ -205,8 +203,7 @@ def test_the_page_works_behind_a_proxy_that_strips_a_prefix(chromium: Any, folde
         address = f"http://127.0.0.1:{proxy.server_port}/gemkit/"
         tab = visitor.open_page(chromium, address)
         second = _ids(folder)[1]
-        tab.locator(f'.gk-list tr[data-id="{second}"]').first.click()
-        tab.wait_for_selector(f'#facts h3:has-text("{second}")')
+        visitor.choose(tab, second)
         visitor.go(tab, "Try it")
         tab.locator("#examples .gallery-item, #examples button").first.click()
         tab.wait_for_selector("#left-note strong")
@@ -235,10 +232,10 @@ def test_what_is_exported_or_measured_later_appears(
         try:
             tab = visitor.open_page(chromium, server.address, f"#id={second}")
             tab.wait_for_selector('#facts:has-text("No ONNX file yet")')
-            visitor.go(tab, "Latency")
+            visitor.go(tab, "Speed")
             tab.wait_for_selector("#latency-table tbody tr")
-            assert second not in tab.locator("#latency-table").inner_text()
-            visitor.go(tab, "Explore")
+            assert "Found 2" not in tab.locator("#latency-table").inner_text()
+            visitor.go(tab, "Result")
             onnx.write_bytes(kept)
             told = f"models/{second}/model.onnx"
             measured = page_run.measurement(told, 1, 1, 7.77)
@@ -250,14 +247,14 @@ def test_what_is_exported_or_measured_later_appears(
             tab.wait_for_selector('#facts:has-text("7.77 ms")')
             row = tab.locator(f'.gk-list tr[data-id="{second}"]')
             assert "7.77 ms" in row.inner_text()
-            visitor.go(tab, "Latency")
-            tab.wait_for_selector(f'#latency-table tr:has-text("{second}")')
+            visitor.go(tab, "Speed")
+            tab.wait_for_selector(f'#latency-table tr[data-id="{second}"]')
             visitor.go(tab, "Try it")
             tab.locator("#right input").click()
-            assert tab.get_by_role("option", name=second).count() == 1
+            assert tab.get_by_role("option", name="Found 2").count() == 1
             tab.keyboard.press("Escape")
-            fresh = visitor.open_page(chromium, server.address, f"#id={second}&tab=latency")
-            fresh.wait_for_selector(f'#latency-table tr:has-text("{second}")')
+            fresh = visitor.open_page(chromium, server.address, f"#id={second}&tab=speed")
+            fresh.wait_for_selector(f'#latency-table tr[data-id="{second}"]')
             assert tab.faults == fresh.faults == []
             fresh.context.close()
             tab.context.close()
@@ -271,15 +268,15 @@ def test_what_is_exported_or_measured_later_appears(
 def test_a_link_leads_to_what_it_was_copied_from(visit: Callable[..., Any], folder: Path) -> None:
     first, second = _ids(folder)
     tab = visit()
-    tab.locator(f'.gk-list tr[data-id="{second}"]').first.click()
-    tab.wait_for_selector(f'#facts h3:has-text("{second}")')
-    tab.select_option(".gk-choice select >> nth=0", "params")
+    visitor.choose(tab, second)
+    tab.get_by_label("against").select_option("params")
+    tab.locator(".gk-options > summary").click()
     tab.locator(".gk-sliders input").first.fill("30")
-    told = tab.locator("#listing .gk-count").inner_text()
+    told = tab.locator(".gk-listing .gk-count").inner_text()
     other = visit("#" + tab.url.partition("#")[2])
-    other.wait_for_selector(f'#facts h3:has-text("{second}")')
-    assert other.locator(".gk-choice select").first.input_value() == "params"
-    assert other.locator("#listing .gk-count").inner_text() == told
+    visitor.wait_for_facts(other, second)
+    assert other.get_by_label("against").input_value() == "params"
+    assert other.locator(".gk-listing .gk-count").inner_text() == told
     visitor.go(tab, "Try it")
     assert "tab=try" in tab.url
     third = visit("#" + tab.url.partition("#")[2])
@@ -288,10 +285,10 @@ def test_a_link_leads_to_what_it_was_copied_from(visit: Callable[..., Any], fold
     tab.go_back()
     tab.wait_for_selector("#points canvas")
     tab.go_back()
-    tab.wait_for_selector(f'#facts h3:has-text("{first}")')
+    visitor.wait_for_facts(tab, first)
     assert tab.url.startswith("http://127.0.0.1")
     tab.evaluate("(id) => { location.hash = '#' + id; }", second)
-    tab.wait_for_selector(f'#facts h3:has-text("{second}")')
+    visitor.wait_for_facts(tab, second)
 
 
 @pytest.mark.parametrize("way", ["#%E0%A4%A", "#id=%E0%A4%A&max_macs=x&x=y&tab=z", "#id=none"])
@@ -299,7 +296,7 @@ def test_an_address_that_means_nothing_stops_nothing(
     visit: Callable[..., Any], folder: Path, way: str
 ) -> None:
     tab = visit(way)
-    tab.wait_for_selector(f'#facts h3:has-text("{_ids(folder)[0]}")')
+    visitor.wait_for_facts(tab, _ids(folder)[0])
     assert tab.locator(".gk-plot").first.get_attribute("data-points") == "13"
 
 
@@ -308,16 +305,17 @@ def test_an_address_that_means_nothing_stops_nothing(
 
 def test_a_limit_says_of_how_many_nothing_is_known(visit: Callable[..., Any]) -> None:
     tab = visit()
-    every = tab.locator(".gk-list tbody tr").count()
+    every = tab.locator(".gk-list tr[data-id]").count()
+    tab.locator(".gk-options > summary").click()
     tab.get_by_label("at most, latency").fill("99")
-    told = tab.locator("#listing .gk-count").inner_text()
+    told = tab.locator(".gk-listing .gk-count").inner_text()
     assert "no latency is known" in told
     unknown = tab.locator(".gk-list tr.gk-unknown").count()
     assert unknown == 10  # candidates are not measured
     assert f"{unknown} more" in told
-    assert tab.locator(".gk-list tbody tr").count() >= every - 1
+    assert tab.locator(".gk-list tr[data-id]").count() >= every - 1
     tab.get_by_label("at most, latency").fill("100")
-    tab.select_option(".gk-choice select >> nth=0", "latency")
+    tab.get_by_label("against").select_option("latency")
     assert "10 without a known latency" in tab.locator(".gk-missing").inner_text()
 
 
@@ -330,21 +328,25 @@ def test_a_tap_tells_what_was_tapped_and_leads_to_the_facts(
     tab = visit(viewport={"width": 390, "height": 844}, has_touch=True, is_mobile=True)
     second = _ids(folder)[1]
     tab.locator("#points canvas").scroll_into_view_if_needed()
-    place = tab.evaluate("(id) => gemkit.explore.scatter.place(id)", second)
+    place = tab.evaluate("(id) => gemkit.result.scatter.place(id)", second)
     box = tab.locator("#points canvas").bounding_box()
     tab.touchscreen.tap(box["x"] + place["x"], box["y"] + place["y"])
     tip = tab.locator("#points .gk-tip-box")
     tip.wait_for(state="visible")
-    assert second in tip.inner_text()
-    assert second in tab.locator(".gk-peek").inner_text()
-    tab.touchscreen.tap(200, box["y"] - 30)
-    tip.wait_for(state="hidden")
-    tab.locator(".gk-peek button", has_text="Details").tap()
+    assert "Found 2" in tip.inner_text()
+    visitor.wait_for_facts(tab, second)
     tab.wait_for_function(
         "() => { const at = document.querySelector('#facts h3').getBoundingClientRect();"
         " return at.top >= 0 && at.bottom < innerHeight; }"
     )
-    for name in ("Try it", "Latency", "In your browser", "Map of cells", "Search live"):
+    tab.get_by_role("button", name="close").tap()
+    tab.locator("#side").wait_for(state="hidden")
+    tip.wait_for(state="hidden")
+    tab.locator(f'.gk-list tr[data-id="{second}"]').first.tap()
+    tab.locator("#side").wait_for(state="visible")
+    tab.get_by_role("tab", name="Result").tap()
+    tab.locator("#side").wait_for(state="hidden")
+    for name in ("Try it", "Speed", "How it was found", "Search"):
         button = tab.get_by_role("tab", name=name)
         button.scroll_into_view_if_needed()
         button.tap()
@@ -353,25 +355,25 @@ def test_a_tap_tells_what_was_tapped_and_leads_to_the_facts(
 
 def test_keys_change_tabs_sort_and_name_nodes(visit: Callable[..., Any]) -> None:
     tab = visit()
-    tab.get_by_role("tab", name="Explore").focus()
+    tab.get_by_role("tab", name="Result").focus()
     tab.keyboard.press("ArrowRight")
     assert tab.get_by_role("tab", name="Try it").get_attribute("aria-selected") == "true"
     tab.keyboard.press("Home")
-    assert tab.get_by_role("tab", name="Explore").get_attribute("aria-selected") == "true"
-    tab.get_by_role("button", name="MACs").focus()
+    assert tab.get_by_role("tab", name="Result").get_attribute("aria-selected") == "true"
+    tab.get_by_role("button", name="MACs").first.focus()
     for way in ("ascending", "descending"):
         tab.keyboard.press("Enter")
         head = tab.locator("th", has=tab.get_by_role("button", name="MACs"))
         assert head.get_attribute("aria-sort") in ("ascending", "descending"), way
         assert tab.evaluate("document.activeElement.dataset.sort") == "macs"
-    tab.wait_for_selector("#cell .gk-across .gk-node")
-    names = tab.locator("#cell .gk-across .gk-node").evaluate_all(
+    tab.wait_for_selector("#facts .gk-down .gk-node")
+    names = tab.locator("#facts .gk-across .gk-node").evaluate_all(
         "(all) => all.map((one) => one.getAttribute('aria-label'))"
     )
     assert names[0] == "cell input"
     assert names[1].startswith("node 1: ")
     for kind in ("across", "down"):  # what is hidden lends no arrowhead
-        marker = tab.locator(f"#cell .gk-{kind} marker").get_attribute("id")
-        line = tab.locator(f"#cell .gk-{kind} .gk-line[marker-end]").first
+        marker = tab.locator(f"#facts .gk-{kind} marker").get_attribute("id")
+        line = tab.locator(f"#facts .gk-{kind} .gk-line[marker-end]").first
         assert line.get_attribute("marker-end") == f"url(#{marker})"
-    assert tab.locator("#cell marker").count() == 2
+    assert tab.locator("#facts marker").count() == 2

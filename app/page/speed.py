@@ -1,11 +1,14 @@
-"""The page's latency tab: what was measured, beside the baselines, and measuring again."""
+"""The page's "Speed": what was measured of all networks, and measuring again."""
 
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from gemkit.export import timing
 from gemkit.records import Latency, Measurement, Model, Network
 
 from .. import formatting
@@ -17,18 +20,27 @@ if TYPE_CHECKING:
 _TIMEOUT = 900
 
 
-Entry = tuple[Network, Measurement]
-"""A network and one of its measurements."""
+class Entry(NamedTuple):
+    """A network, what the page calls it, and one of its measurements."""
+
+    name: str
+    network: Network
+    measured: Measurement
 
 
 def measurements(shown: "PageRun") -> list[Entry]:
     """All measurements of a run's networks and baselines."""
-    return [(network, one) for network in shown.content.networks for one in network.measurements]
+    content = shown.content
+    return [
+        Entry(content.name(network.id), network, one)
+        for network in content.networks
+        for one in network.measurements
+    ]
 
 
 def choices(found: Iterable[Entry], name: str) -> list[str]:
     """The values of one condition, as texts."""
-    values = {getattr(one, name) for _, one in found}
+    values = {getattr(one.measured, name) for one in found}
     return [str(value) for value in sorted(values)]
 
 
@@ -41,47 +53,80 @@ def table(found: Iterable[Entry], provider: str, precision: str, threads: str, b
         ("batch", batch),
     )
     rows = [
-        (network, one)
-        for network, one in found
-        if all(value in ("all", None) or str(getattr(one, name)) == value for name, value in wanted)
+        one
+        for one in found
+        if all(
+            value in ("all", None) or str(getattr(one.measured, name)) == value
+            for name, value in wanted
+        )
     ]
     if not rows:
         return '<p class="gk-empty">Nothing was measured under these conditions.</p>'
-    rows.sort(key=lambda row: row[1].latency_ms.p50 / row[1].batch)
-    most = max(_tail(one.latency_ms) for _, one in rows)
-    body = "".join(_row(network, one, most) for network, one in rows)
-    machines = {_machine(one) for _, one in rows}
-    notes = "".join(f"<br>{escape(text)}" for text in sorted(machines))
+    rows.sort(key=lambda row: row.measured.latency_ms.p50 / row.measured.batch)
+    most = max(_tail(row.measured.latency_ms) for row in rows)
+    body = "".join(_row(row, most) for row in rows)
+    lines = [
+        *(f"{row.name}: {note}" for row in rows for note in row.measured.notes or ()),
+        *sorted({_machine(row.measured) for row in rows}),
+    ]
+    notes = "".join(f"<br>{escape(text)}" for text in lines)
     return (
         '<div class="gk-wide"><table class="gk-table gk-lat"><thead><tr><th>network</th>'
-        "<th>p50</th><th>file</th><th>precision</th><th>p50, pale: to p99</th><th>p90</th>"
-        "<th>p95</th><th>p99</th><th>images/s</th><th>provider</th><th>threads</th><th>batch</th>"
+        f"<th>p50</th><th>file</th><th>precision</th><th>calls between 0 and {_ms(most)}</th>"
+        "<th>p90</th><th>p95</th><th>p99</th><th>images/s</th><th>provider</th><th>threads</th><th>batch</th>"
         f"</tr></thead><tbody>{body}</tbody></table></div>"
-        '<p class="gk-note">Milliseconds for one call. p50: the median; p99: 99 of 100 calls are '
-        f"faster. Measured in turn, round by round, after warm-up.{notes}</p>"
+        '<p class="gk-note">Milliseconds for one call. p50: the median, also the line in the '
+        "picture; p99: 99 of 100 calls are faster. The higher the hill, the more calls took that "
+        f"long. Measured in turn, round by round, after warm-up.{notes}</p>"
     )
 
 
 def _tail(latency: Latency) -> float:
-    return latency.p50 if latency.p99 is None else latency.p99
+    """How far to the right a measurement is drawn: one call of a hundred may take very long."""
+    return min(latency.p99 or latency.p50, 3 * latency.p50)
 
 
-def _row(network: Network, one: Measurement, most: float) -> str:
+def _ms(value: float) -> str:
+    return formatting.latency(Latency(value))
+
+
+_BINS, _HEIGHT = 60, 22
+
+
+def _spread(one: Measurement, most: float) -> str:
+    """How the calls of a measurement spread over the time from 0, as SVG; its percentiles as bars
+    where it was made before the whole spread was kept."""
     latency = one.latency_ms
-    kind = "" if isinstance(network, Model) else " gk-base"
-    bars = "".join(
-        f'<i class="{name}{kind}" style="width:{100 * value / most:.1f}%"></i>'
-        for value, name in ((_tail(latency), "gk-tail"), (latency.p50, ""))
+    middle = _BINS * latency.p50 / most
+    if not one.distribution_ms:
+        shape = f'<rect x="0" y="8" width="{_BINS * _tail(latency) / most:.2f}" height="6"/>'
+    else:
+        places = np.linspace(0, most, _BINS + 1)
+        shares = np.interp(
+            places, one.distribution_ms, np.array(timing.DISTRIBUTION) / 100, left=0, right=1
+        )
+        heights = np.diff(shares)
+        heights = _HEIGHT * heights / (heights.max() or 1)
+        line = " ".join(f"L{x} {_HEIGHT - y:.1f}h1" for x, y in enumerate(heights))
+        shape = f'<path d="M0 {_HEIGHT}{line}V{_HEIGHT}z"/>'
+    return (
+        f'<svg class="gk-spread" viewBox="0 0 {_BINS} {_HEIGHT}" preserveAspectRatio="none" '
+        f'aria-hidden="true">{shape}<path class="gk-median" d="M{middle:.2f} 0V{_HEIGHT}"/></svg>'
     )
+
+
+def _row(entry: Entry, most: float) -> str:
+    network, one = entry.network, entry.measured
+    latency = one.latency_ms
+    kind = "" if isinstance(network, Model) else ' class="gk-base"'
     file = (one.onnx or "model.onnx").rpartition("/")[2]
     percentiles = "".join(
         f"<td>{formatting.latency(latency, part)}</td>" for part in ("p90", "p95", "p99")
     )
-    notes = "".join(f"<small>{escape(note)}</small>" for note in one.notes or ())
     return (
-        f"<tr><td>{escape(network.id)}{notes}</td>"
+        f'<tr data-id="{escape(network.id)}"{kind}><td>{escape(entry.name)}</td>'
         f"<td>{formatting.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one.precision)}</td>"
-        f'<td><div class="gk-bar">{bars}</div></td>{percentiles}'
+        f"<td>{_spread(one, most)}</td>{percentiles}"
         f"<td>{one.throughput:,.0f}</td>"
         f"<td>{escape(one.provider.removesuffix('ExecutionProvider'))}</td>"
         f"<td>{one.threads}</td>"
@@ -104,7 +149,8 @@ def _machine(one: Measurement) -> str:
 
 def when(found: Iterable[Entry]) -> str:
     """When the latest of some measurements was made, for people; nothing where none says it."""
-    latest = max((one.date for _, one in found if one.date), default="")
+    dates = (one.measured.date for one in found)
+    latest = max(filter(None, dates), default="")
     return f"last measured {latest[:16].replace('T', ' ')} UTC" if latest else ""
 
 
