@@ -48,6 +48,7 @@ def verdict(content: "Content", has_file: Callable[[str], bool]) -> Verdict | No
     models = content.models
     if not models:
         return None
+    known: Network | None
     told = content.recommendation
     if told is not None:
         pair = [content.network(id) for id in (told.id, told.rival or "")]
