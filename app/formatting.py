@@ -96,23 +96,23 @@ def network_row(network: Network) -> tuple[str, ...]:
     )
 
 
-def verdict(told: Recommendation) -> str:
+def verdict(best: Recommendation) -> str:
     """Which network a run recommends and by how much it is better than the other kind."""
     kinds = {"found": "found by the search", "known": "a known network"}
     text = (
-        f"recommended: {told.id}, {kinds[told.kind]}: {percent(told.holdout_accuracy)} of the "
-        f"{told.images:,} images kept from all trainings"
+        f"recommended: {best.id}, {kinds[best.kind]}: {percent(best.holdout_accuracy)} of the "
+        f"{best.images:,} images kept from all trainings"
     )
-    if told.rival is not None and told.better_by is not None and told.interval is not None:
-        low, high = (f"{100 * end:+.1f}" for end in told.interval)
-        other = "best known network" if told.kind == "found" else "best network found"
+    if best.rival is not None and best.better_by is not None and best.interval is not None:
+        low, high = (f"{100 * end:+.1f}" for end in best.interval)
+        other = "best known network" if best.kind == "found" else "best network found"
         text += (
-            f", {_apart(told.better_by)} the {other}, {told.rival} (95 % interval {low} to {high}"
+            f", {_apart(best.better_by)} the {other}, {best.rival} (95 % interval {low} to {high}"
         )
-        text += ": too few images to tell them apart)" if told.interval[0] <= 0 else ")"
-    text += f"; on the test images {percent(told.accuracy)}"
-    if told.test_better_by is not None:
-        text += f", {_apart(told.test_better_by)} it"
+        text += ": too few images to tell them apart)" if best.interval[0] <= 0 else ")"
+    text += f"; on the test images {percent(best.accuracy)}"
+    if best.test_better_by is not None:
+        text += f", {_apart(best.test_better_by)} it"
     return text
 
 

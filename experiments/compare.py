@@ -8,7 +8,7 @@ and then 3; then all the rest from 2; then the first from 5. After each of these
 results/compare.json and docs/results.md are written from all trainings so far. About 3 hours on two
 free cores; the time left is said at the start of each part. Killed at any moment it goes on from
 the last epoch; where its state is gone, the found network and the trainings that
-results/compare.json tells of are taken over.
+results/compare.json lists are taken over.
 """
 
 import argparse
@@ -34,7 +34,7 @@ PARTS = ((1, 0), (3, 0), (3, 2), (5, 2))
 
 
 def trainings(result: Comparison) -> int:
-    """How many trainings a comparison tells of."""
+    """Number of trainings in a comparison."""
     return sum(len(entry.accuracies) for entry in result.networks)
 
 

@@ -214,7 +214,7 @@ def main() -> int:
                 flush=True,
             )
     finish(report, given.results)
-    tell(report)
+    describe(report)
     return 0
 
 
@@ -245,7 +245,7 @@ def drawn(dataset: Dataset, budget: Budget, cells: int) -> dict[int, Architectur
     }
 
 
-def tell(report: dict[str, Any]) -> None:
+def describe(report: dict[str, Any]) -> None:
     """Print what came out."""
     for row in report["compared"]:
         promoted = "" if row["promoted"] is None else f", best {row['promoted']} for {LONG}"

@@ -23,7 +23,7 @@ RESULTS, PAGE = ROOT / "results", ROOT / "docs" / "results.md"
 GOAL = (0.004, 0.036)
 """What the paper says its networks are more accurate by than those of other searches."""
 Bar = tuple[str, str, str, str, str]
-"""What was measured, the bar, the figure, whether it holds, where it is told."""
+"""What was measured, the bar, the figure, whether it holds, where it is described."""
 TRIED = {
     "search as good as random search at twice the trials, 10 trials": "the first ten trials are "
     "the first sample: nothing is learned before them",
@@ -60,7 +60,7 @@ def page() -> str:
             "versions it was made; `make experiments` and `make experiments-gpu` make them anew."
         ),
         report.Heading("What was aimed for, and what was reached"),
-        report.Table(("what", "bar", "measured", "holds", "told in"), bars),
+        report.Table(("what", "bar", "measured", "holds", "described in"), bars),
     ]
     blocks += _tried([bar[0] for bar in bars if bar[3] == "no"])
     if (bench := RESULTS / "bench.json").is_file():
@@ -113,9 +113,9 @@ def _tried(missed: Sequence[str]) -> list[report.Block]:
     ]
 
 
-def _row(what: str, bar: str, figure: str, holds: bool | None, told: str) -> Bar:
+def _row(what: str, bar: str, figure: str, holds: bool | None, document: str) -> Bar:
     words = {True: "yes", False: "no", None: "goal" if bar.startswith("goal") else ""}
-    return what, bar, figure, words[holds], f"[{told}]({told}.md)"
+    return what, bar, figure, words[holds], f"[{document}]({document}.md)"
 
 
 def _bars() -> Iterator[Bar]:

@@ -221,16 +221,16 @@ def ranked(
         for future in as_completed(waiting):
             known[name_of(waiting[future])] = future.result()
             write_json(file, known)
-    told = []
+    lines = []
     for network, short in networks.items():
         nodes = len(network.cells[0].operations) - 1
         long = formatting.percent(known[name_of(network)])
-        told.append(f"{nodes} nodes: {formatting.percent(short)} there and {long} here")
-        console.print(f"  {network.id} (width {network.width}), {told[-1]}")
+        lines.append(f"{nodes} nodes: {formatting.percent(short)} there and {long} here")
+        console.print(f"  {network.id} (width {network.width}), {lines[-1]}")
     return max(networks, key=lambda network: float(known[name_of(network)])), (
         f". Of {len(networks)} cells of it (the two best, the best of at least 8 nodes and of at "
         f"least 20, where these are others) the one that reached most after {RANKED_EPOCHS} epochs "
-        f"on {RANKED_IMAGES:,} of the training images, judged on the others ({'; '.join(told)})."
+        f"on {RANKED_IMAGES:,} of the training images, judged on the others ({'; '.join(lines)})."
     )
 
 
@@ -272,7 +272,7 @@ def trained(
             return load_network(weights), known
     last = [0]
 
-    def tell(now: Progress) -> None:
+    def report(now: Progress) -> None:
         if now.epoch != last[0] or now.step == now.steps:
             last[0] = now.epoch
             console.print(
@@ -294,7 +294,7 @@ def trained(
         std=dataset.std,
         seed=SEED,
         device=device,
-        progress=tell,
+        progress=report,
         checkpoint=folder / "checkpoint",
     )
     save_weights(model, weights)
@@ -389,7 +389,7 @@ def packed(
 
 
 _TRAINING = ("recipe", "seconds", "images_per_second", "machine", "versions")
-"""What a card tells of a training beside its text. The card's own machine is the one that measured
+"""What a card says of a training beside its text. The card's own machine is the one that measured
 the latencies."""
 
 

@@ -64,7 +64,7 @@ def benchmark(
         rounds: at least so many; up to three times as many where the figures differ.
         seconds: to run a file at each of a round's visits.
         memory: also take the peak resident memory, each in a fresh process.
-        progress: is told the share done.
+        progress: called with the share done.
 
     Returns:
         One measurement for each model, provider, thread count and batch, in that order.

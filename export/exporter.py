@@ -383,7 +383,7 @@ def quiet() -> Iterator[None]:
 
 
 def _about(network: "nn.Module") -> dict[str, Any]:
-    """What is known of the network without being told."""
+    """What the network itself says about its origin."""
     about: dict[str, Any] = {"version": __version__}
     architecture = getattr(network, "architecture", None)
     if isinstance(architecture, Architecture):

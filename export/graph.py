@@ -46,7 +46,7 @@ class Graph:
         nodes: in an execution order: a tensor is written before it is read.
         constants: weights and other constants by name.
         inputs, outputs: names of the model's own tensors.
-        model: the model that it was read from; what nodes and constants do not tell is its.
+        model: the model that it was read from; what nodes and constants lack is taken from it.
         known_tensors: what `tensors` gives where it cannot be inferred from the nodes.
     """
 
@@ -80,7 +80,7 @@ class Graph:
         A symbolic dimension counts as 1: only the batch is symbolic in the models meant here.
 
         Raises:
-            UserError: the shape of a tensor cannot be told from the model.
+            UserError: the shape of a tensor cannot be inferred from the model.
         """
         return dict(self.known_tensors or _infer_shapes(write(self)))
 
@@ -229,5 +229,5 @@ def _infer_shapes(model: Any) -> dict[str, tuple[tuple[int, ...], int]]:
     written = {name for node in proto.node for name in node.output if name}
     unknown = sorted(written - found.keys())
     if unknown:
-        raise UserError(f"the shape of tensor {unknown[0]!r} cannot be told from the model")
+        raise UserError(f"the shape of tensor {unknown[0]!r} cannot be inferred from the model")
     return found

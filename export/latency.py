@@ -8,7 +8,7 @@
 A network's time is modelled as a sum of costs of its kernels (`latency_features`). Runtimes work on
 blocks of channels, so each cost has a rate of its own for channels that are multiples of 8, of 4,
 or neither. The rates are not negative and fit relative errors; a Gaussian process
-(`gemkit.regression`) corrects the rest and tells how uncertain a prediction is.
+(`gemkit.regression`) corrects the rest and gives the uncertainty of a prediction.
 
 Weights do not matter for latency, so what is measured is the graph of `onnx_builder.py`.
 """
@@ -151,7 +151,7 @@ class LatencyModel:
         stepped = matrix @ STEPS
         scale = stepped.max(axis=0)
         scale[scale == 0] = 1
-        # Relative errors, with a small ridge: rates that the data do not tell apart share.
+        # Relative errors, with a small ridge: rates that the data cannot separate share.
         rows = np.vstack([stepped / scale / times[:, None], _RIDGE * np.eye(len(scale))])
         steps = nnls(rows, np.r_[np.ones(len(times)), np.zeros(len(scale))])[0] / scale
         rates = STEPS @ steps
@@ -429,7 +429,7 @@ def fit_latency(
         pools, budget: of the networks that will be asked for; see `plan`.
         samples: how many are measured, each in about half a second of processor time.
         measure: measures instead of this machine.
-        progress: is told the share done.
+        progress: called with the share done.
 
     Raises:
         UserError: too few networks fit the budget.

@@ -179,7 +179,7 @@ def optimize(
         seconds: to run each candidate at a visit; candidates run in turn with what they replace.
         limits: no rewrite is applied that leaves them where the model given does not.
         measure: measures in place of `timing`.
-        progress: is told of every rewrite tried.
+        progress: called with every rewrite tried.
 
     Returns:
         The rewritten model and the report. Inputs, outputs, metadata and the dynamic batch stay.
@@ -198,12 +198,14 @@ def optimize(
             threads,
             measure or partial(_calm_ms, provider=provider, threads=threads, seconds=seconds),
         )
-        tell = progress or (lambda item: None)
+        notify = progress or (lambda item: None)
         if objective == "latency":
-            best, tried = _for_latency(plain, bench, _Limits(limits, model), tell)
+            best, tried = _for_latency(plain, bench, _Limits(limits, model), notify)
             order_only, bound = None, None
         else:
-            best, tried, order_only, bound = _for_memory(plain, bench, _Limits(limits, model), tell)
+            best, tried, order_only, bound = _for_memory(
+                plain, bench, _Limits(limits, model), notify
+            )
         found = [bench.times([plain, best]) for _ in range(2)]
         if objective == "latency" and min(old / new for old, new in found) < LEAST_GAIN:
             best, tried = plain, [replace(item, applied=False) for item in tried]
@@ -272,7 +274,7 @@ class _Limits:
 
 
 def _for_latency(
-    plain: Graph, bench: "_Bench", limits: _Limits, tell: Callable[[Tried], None]
+    plain: Graph, bench: "_Bench", limits: _Limits, notify: Callable[[Tried], None]
 ) -> tuple[Graph, list[Tried]]:
     best, tried = plain, []
     for stage in STAGES:
@@ -287,7 +289,7 @@ def _for_latency(
                 note = f"outputs differ by {difference:.2g}"
             if note:
                 tried.append(Tried(name, note=note))
-                tell(tried[-1])
+                notify(tried[-1])
             else:
                 graphs[name] = graph
         gains = dict(zip(graphs, bench.gains(best, list(graphs.values())), strict=True))
@@ -295,14 +297,14 @@ def _for_latency(
         for name, gain in gains.items():
             applied = name == fastest and gain >= LEAST_GAIN
             tried.append(Tried(name, speedup=gain, applied=applied))
-            tell(tried[-1])
+            notify(tried[-1])
             if applied:
                 best = graphs[name]
     return best, tried
 
 
 def _for_memory(
-    plain: Graph, bench: "_Bench", limits: _Limits, tell: Callable[[Tried], None]
+    plain: Graph, bench: "_Bench", limits: _Limits, notify: Callable[[Tried], None]
 ) -> tuple[Graph, list[Tried], int, int]:
     """Orders and partial sums; the least peak wins, the time it takes is only reported."""
     least = schedule.best_order(plain, ORDER_SECONDS)
@@ -342,7 +344,7 @@ def _for_memory(
         applied = names[item.name] is best
         now = peak if applied else item.peak_memory_bytes
         tried.append(replace(item, speedup=gain, applied=applied, peak_memory_bytes=now))
-        tell(tried[-1])
+        notify(tried[-1])
     return best, tried, least.peak, bound
 
 

@@ -147,7 +147,7 @@ def to_int8(
             up to CHOICE_IMAGES others decide about method and float layers.
         test: for the accuracy that is reported.
         seed: of the choice of images.
-        progress: is told the share done.
+        progress: called with the share done.
 
     Raises:
         UserError: the source is no fp32 file of gemkit's, the images have another shape, or the
@@ -256,7 +256,7 @@ def tensor_ranges(model: onnx.ModelProto, inputs: NDArray[Any]) -> dict[str, Ran
         values = dict(zip(outputs, session.run(outputs, {image: part}), strict=True))
         values[image] = part
         for name in names:
-            # Beyond some 100,000 values a part of them tells the quantiles as well.
+            # Beyond some 100,000 values a part of them gives the quantiles as well.
             flat = np.asarray(values[name], dtype=np.float32).ravel()
             ends = flat.min(), flat.max()
             thinned = flat[:: max(1, len(flat) // 100_000)]

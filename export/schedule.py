@@ -2,7 +2,7 @@
 
 The definition of memory is that of `gemkit.cost`: a tensor lives from the step that writes it to
 the last that reads it; what works in place writes no new tensor. `best_order` finds the order of
-least peak among all, or tells how far from it the one found can be. Its search over the sets of
+least peak among all, or says how far from it the one found can be. Its search over the sets of
 steps already done follows the idea of dynamic programming with memory budgets (SERENITY, Ahn et
 al. 2020); the dominance rule and the best-first order, which makes the bound, are ours.
 """

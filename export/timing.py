@@ -53,7 +53,7 @@ CONFIDENCE = 0.9
 ROUNDS, SECONDS = 5, 0.1
 """Least number of rounds, and how long one visit runs a file."""
 KIT_SECONDS = 0.03
-"""The same for a kit, whose networks are many and small."""
+"""How long a visit runs a file of a kit, whose networks are many and small."""
 VISITS = 3
 """Of each file in one round."""
 _CHUNK = 5e-4
@@ -183,7 +183,7 @@ def _why(path: str, error: Exception) -> str:
 
 
 def memory_bytes() -> int | None:
-    """The memory of this machine, where the system tells."""
+    """The memory of this machine, where the system reports it."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -436,7 +436,7 @@ def in_rounds(
 
     Args:
         rounds: at least so many; up to three times as many.
-        progress: is told the share done, from 0 to 1.
+        progress: called with the share done, from 0 to 1.
 
     Returns:
         the figures of each (`Timed.result`), all at one speed of the machine.
@@ -479,7 +479,7 @@ def measure(
         rounds: at least so many; up to three times as many where they differ.
         seconds: to run a file at each visit, of which there are three a round.
         sizes: for the dimensions that a file leaves open beside the batch.
-        progress: is told the share done, from 0 to 1.
+        progress: called with the share done, from 0 to 1.
 
     Raises:
         MeasureError: something cannot be measured.

@@ -3,7 +3,7 @@
 The skeleton (macro-architecture) is a stem, stages that each halve the resolution, global average
 pooling and a classifier. All channel counts follow from one number, the width, so that a cell can
 be scaled to a budget: each is a factor of it, rounded to what processors like (`gemkit.widths`).
-What the network computes is told in `gemkit.network`; which skeletons are tried in
+What the network computes is documented in `gemkit.network`; which skeletons are tried in
 `gemkit.skeletons`.
 """
 

@@ -1,7 +1,7 @@
 """What a training step is given: images that were shuffled, changed at random and normalised.
 
 Images stay uint8 until a batch is taken; augmentation is a few tensor operations a batch on the
-device. What changes them is told in `gemkit.recipe.Recipe`.
+device. What changes them is set by `gemkit.recipe.Recipe`.
 """
 
 import math

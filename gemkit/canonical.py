@@ -1,10 +1,10 @@
 """Canonical order and key of labelled directed graphs, for many graphs at once.
 
 The order comes from colour refinement (every node's colour is hashed with the colours around it,
-as in the Weisfeiler-Lehman test). Nodes that end with the same colour are told apart by trying
+as in the Weisfeiler-Lehman test). Nodes that end with the same colour are distinguished by trying
 them in turn (individualisation and refinement, as in McKay's nauty), so that the order is exact:
 two graphs have equal canonical forms exactly when they are isomorphic. Ours; the hash of a colour
-only ever decides how soon nodes are told apart, never whether two graphs are equal.
+only ever decides how soon nodes are distinguished, never whether two graphs are equal.
 """
 
 import hashlib
@@ -101,7 +101,7 @@ def _individualised(
 def _descended(
     colours: Colours, operations: NDArray[np.int8], adjacency: NDArray[np.bool_]
 ) -> NDArray[np.intp]:
-    """The orders (n, m) that come of telling tied nodes apart by any of them, again and again."""
+    """The orders (n, m) from giving one of the tied nodes a colour of its own, again and again."""
     order, shared, tied = _first_ties(colours, adjacency)
     rows = np.flatnonzero(tied)
     while len(rows):

@@ -2,7 +2,7 @@
 
 Node 0 is the cell input; up to 30 nodes with an operation each follow it. An edge goes from the
 lower to the higher index and says that the source's output is an input of the target. What the
-nodes compute is told in `gemkit.network`, what a cell costs in `gemkit.cost`.
+nodes compute is documented in `gemkit.network`, what a cell costs in `gemkit.cost`.
 """
 
 import heapq
@@ -298,7 +298,7 @@ class CellArrays:
     Attributes:
         operations: int8 (n, m), codes into OPERATIONS; ABSENT where there is no node. Absent
             places come last, node 0 is the cell input.
-        adjacency: bool (n, m, m); [b, i, j] tells whether cell b has the edge i -> j (i < j).
+        adjacency: bool (n, m, m); [b, i, j] is true where cell b has the edge i -> j (i < j).
         aggregation: "concat" or "sum".
     """
 

@@ -61,7 +61,7 @@ class Dataset:
         note: what a reader of the results should know besides the name; may be empty.
         x_validation, y_validation: what trials of the search and final networks are judged by,
             likewise; None where shares of the training images do it.
-        identity: what tells it from other data; None of images that no source was named for.
+        identity: by which it is recognised later; None of images that no source was named for.
     """
 
     name: str

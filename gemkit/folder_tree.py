@@ -75,7 +75,9 @@ class Scan:
                 if _is_hidden(entry.name):
                     self._skip_all(_HIDDEN, found)
                 elif os.path.realpath(found) in (*above, here):
-                    self.remarks.append(f"{self.told(found)}/ links back to a folder it lies in")
+                    self.remarks.append(
+                        f"{self.relative(found)}/ links back to a folder it lies in"
+                    )
                 else:
                     folders.append(self.folder(found, (*above, here)))
             elif self._is_left_out(found):
@@ -104,7 +106,7 @@ class Scan:
             return True
         return False
 
-    def told(self, path: Path) -> str:
+    def relative(self, path: Path) -> str:
         """A path below the root as people read it."""
         return path.relative_to(self.root).as_posix()
 

@@ -6,7 +6,7 @@
 Either the folder holds one folder of images a class, or a training part and perhaps a validation
 and a test part that do: `train`, `Training`, `train_images`; `val`, `valid`, `dev`, `eval`;
 `test`, `testing` and so on, in any case. What could mean two things is refused, what is left out
-is told.
+is listed.
 """
 
 import difflib
@@ -157,7 +157,7 @@ def _unwrapped(scan: Scan, folder: Folder, names: Sequence[str]) -> Folder:
         if len(inner.filled()) == 1 and inner.filled()[0].pictures:
             break  # one class alone
         folder = inner
-        scan.remarks.append(f"read from {scan.told(inner.path)}/")
+        scan.remarks.append(f"read from {scan.relative(inner.path)}/")
     return folder
 
 
@@ -305,10 +305,10 @@ def _classes(scan: Scan, training: Folder) -> dict[str, Folder]:
     nested = []
     for folder in training.folders:
         if _split_of(folder.name) in (("training", ""), ("validation", ""), ("test", "")):
-            scan.remarks.append(f"{scan.told(folder.path)}/ is taken for a class")
+            scan.remarks.append(f"{scan.relative(folder.path)}/ is taken for a class")
         if not any(folder.all()):
             raise UserError(_empty(scan, folder))
-        nested += [scan.told(inner.path) for inner in folder.filled()]
+        nested += [scan.relative(inner.path) for inner in folder.filled()]
         scan.skip_others(folder)
     if nested:
         scan.remarks.append(f"pictures of folders inside classes are taken too: {_quoted(nested)}")

@@ -1,4 +1,4 @@
-"""Which data a result belongs to: told once, compared by every later step.
+"""Which data a result belongs to: recorded once, compared by every later step.
 
     before = load("imagefolder:photos").identity
     ...
@@ -30,7 +30,7 @@ _PATH_KINDS = ("imagefolder", "npz")
 
 @dataclass(frozen=True)
 class Identity:
-    """What tells two sets of images apart.
+    """By what a set of images is recognised.
 
     Attributes:
         data: as `gemkit.data.load` takes it, with an absolute path.

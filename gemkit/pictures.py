@@ -471,7 +471,7 @@ def jpeg_quality(image: "Image.Image") -> str:
     if image.format != "JPEG" or not table:
         return str(image.format)
     # The first entry of the standard table is 16 and scales with 50 / q below and 2 - q / 50
-    # above q = 50 (Independent JPEG Group); the mean over the whole table tells close ones apart.
+    # above q = 50 (Independent JPEG Group); the mean over the whole table distinguishes close ones.
     from PIL import Image
 
     best, least = 0, float("inf")

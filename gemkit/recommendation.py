@@ -28,14 +28,14 @@ def recommend(models: Sequence[Model], baselines: Sequence[Baseline]) -> Recomme
     kind: Literal["found", "known"] = "found" if first is found else "known"
     rival = known if first is found else found
     own = first.holdout
-    told = Recommendation(first.id, kind, own.images, own.accuracy, first.accuracy)
+    result = Recommendation(first.id, kind, own.images, own.accuracy, first.accuracy)
     if rival is None or rival.holdout is None:
-        return told
+        return result
     better_by, interval = difference(own, rival.holdout)
-    told = replace(told, rival=rival.id, better_by=better_by, interval=interval)
+    result = replace(result, rival=rival.id, better_by=better_by, interval=interval)
     if first.accuracy is None or rival.accuracy is None:
-        return told
-    return replace(told, test_better_by=first.accuracy - rival.accuracy)
+        return result
+    return replace(result, test_better_by=first.accuracy - rival.accuracy)
 
 
 def _best(networks: Sequence[Network]) -> Network | None:

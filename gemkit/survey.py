@@ -99,7 +99,7 @@ class Survey:
         error = 1.96 * math.sqrt(0.25 / max(sum(test), 1))
         if error > _VAGUE:
             found.append(
-                f"{sum(test):,} test images tell an accuracy to about {100 * error:.0f} points"
+                f"{sum(test):,} test images give an accuracy to about {100 * error:.0f} points"
             )
         if self.stored is not None and min(self.stored[1]) < min(self.shape[:2]):
             found.append(

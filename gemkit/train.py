@@ -506,7 +506,7 @@ def _overruns(module: nn.Module) -> bool:
 
 
 def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> int:
-    """How many classes the network tells apart; makes sure that the labels have no more."""
+    """Number of classes that the network has; makes sure that the labels have no more."""
     weight = next(network.parameters())
     image = torch.zeros(1, x.shape[3], *x.shape[1:3], device=weight.device)
     was_training = network.training
@@ -517,7 +517,7 @@ def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np
     largest = max(int(label.max()) for label in labels)
     if outputs.shape[1] <= largest:
         raise UserError(
-            f"the network tells {outputs.shape[1]} classes apart, the labels go up to {largest}"
+            f"the network has {outputs.shape[1]} classes, the labels go up to {largest}"
         )
     return int(outputs.shape[1])
 

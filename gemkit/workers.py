@@ -154,7 +154,7 @@ class Workers:
         return not self._suspects and not self._alone and len(self._running) < self.count
 
     def submit(self, key: Any, function: Callable[..., Any], *arguments: Any) -> None:
-        """Start a call on an idle worker, under any key that tells what it is.
+        """Start a call on an idle worker, under a key of the caller's choice.
 
         Args:
             function: must be importable by the workers; it and its arguments are pickled.
@@ -165,7 +165,7 @@ class Workers:
     def next(self, seconds: float | None = None) -> Ended | None:
         """Wait for a call to end; None when none does within `seconds`.
 
-        When a process dies, nobody can tell which of the calls that were running took it down.
+        When a process dies, it is unknown which of the running calls took it down.
         So they run again one by one, and one that dies alone has died of itself.
 
         Raises:

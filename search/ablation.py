@@ -259,7 +259,7 @@ def run(
             strategies' predictors are judged; none for strategies without predictor.
         workers: processes.
         results: JSON file that holds every finished search; those in it are not done again.
-        progress: told after each piece.
+        progress: called after each piece.
 
     Returns:
         {"table", "metric", "reported", "protocol", "cells", "merged", "queries", "seeds", "best",

@@ -258,7 +258,7 @@ class CellSpace:
         skeletons: Sequence[int] | None = None,
     ) -> Candidates:
         """Stored cells at their stored widths, in their order, with as many places as `sample`'s:
-        the flat encoding tells an edge by its place."""
+        the flat encoding has a place for each edge."""
         none = random_cells(np.random.default_rng(0), 0, self.nodes, self.aggregation)
         packed = CellArrays.concatenate([none, CellArrays.from_cells(cells)])
         at = np.array(widths, dtype=np.int64)

@@ -202,7 +202,7 @@ def train_encoder(
         families: (n,) equal numbers for graphs whose differences shall be learned finely, eight
             at least each. By default graphs are grouped by size, number of edges and labels.
         rate: largest learning rate of AdamW; it falls to zero along a cosine.
-        progress: told after every step.
+        progress: called after every step.
     """
     config = config or EncoderConfig()
     rng = np.random.default_rng(seed)

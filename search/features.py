@@ -73,7 +73,7 @@ class Occurrences:
         return Occurrences(starts, self.codes[place], self.numbers[place])
 
     def recoded(self, words: IntArray, replacement: IntArray) -> Occurrences:
-        """The same with `words` (sorted, all codes that occur) replaced and summed up."""
+        """Occurrences with `words` (sorted, all codes that occur) replaced and summed up."""
         codes = replacement[np.searchsorted(words, self.codes)]
         return Occurrences.tally(len(self), self.rows, codes, self.numbers)
 

@@ -182,7 +182,7 @@ class History:
 
     `values` (n,) are accuracies; nan means that the trial failed. `busy` are keys of cells that
     are not to be proposed again. `pending` are the cells under evaluation, None where there are
-    none: not proposed again either, and what is proposed beside them should tell something new. An
+    none: not proposed again either, and what is proposed beside them should add information. An
     empty history has no candidates at all (`History()`).
     """
 

@@ -193,7 +193,7 @@ def _evaluations(path: Path, messages: list[bytes], begin: int, starts: IntArray
 
 
 def _decoded(message: bytes) -> list[list[float]]:
-    """The same of one message in any order of fields. ValueError when malformed."""
+    """The evaluations in one message with fields in any order. ValueError when malformed."""
     evaluations = []
     for number, wire, value in _fields(message):
         if number == 1 and wire == 2:

@@ -103,8 +103,8 @@ def mutate(
     - remove node: one node goes with its edges; each of its successors has another predecessor.
 
     No edit undoes another of the same call: an operation is flipped once, a pair is changed once,
-    a node that was added is neither flipped nor removed nor are its edges. With the nodes told
-    apart, the edit distance between cell and mutant is therefore exactly `edits`; when isomorphism
+    a node that was added is neither flipped nor removed nor are its edges. With labelled
+    nodes, the edit distance between cell and mutant is therefore exactly `edits`; when isomorphism
     may exchange nodes it can be smaller.
 
     Args:
@@ -309,7 +309,7 @@ def reshuffled(rng: np.random.Generator, cells: CellArrays) -> CellArrays:
     """For every cell a random one with as many nodes, edges and nodes of each operation.
 
     Operations are permuted; every node draws one predecessor and the remaining edges are uniform
-    among the remaining pairs. Such pairs differ in topology alone, which is what tells whether a
+    among the remaining pairs. Such pairs differ in topology alone, which is what shows whether a
     similarity or an embedding sees more than counts.
 
     Args:

@@ -71,7 +71,7 @@ def continuous(
     its predecessors' vectors after t - 1 rounds, each divided by the root of one more than their
     number. Two nodes at distance d are similar as 1 / (1 + d^2 / (2 width^2)) (the Cauchy kernel:
     steep near 0, so that small differences of topology count, and with a long tail, so that very
-    different graphs are still told apart, where a Gaussian is 0 for half of all pairs). Two graphs
+    different graphs still differ, where a Gaussian is 0 for half of all pairs). Two graphs
     are as similar as the mean over all pairs of nodes, normalised.
 
     Ours, after Togninalli et al. 2019 (continuous WL) and Rahimi and Recht 2007: random

@@ -83,7 +83,7 @@ class Table:
         raise UserError(f"{self.path} has no metric {metric!r}; it has {known}")
 
     def find_varying(self, metric: str) -> str:
-        """As `find`, for a metric by which cells can be told apart.
+        """As `find`, for a metric by which cells can be distinguished.
 
         Raises:
             UserError: also where it has no value, or the same for all cells.

@@ -314,9 +314,9 @@ def _summary(run: Run, data: DataInfo | None, models: Sequence[Model]) -> str:
     if not delivered:
         return text + " No network was delivered yet."
     text += f" {formatting.number(len(delivered), 'network')} delivered."
-    told = run.recommendation()
-    if told is not None:
-        verdict = formatting.verdict(told)
+    recommendation = run.recommendation()
+    if recommendation is not None:
+        verdict = formatting.verdict(recommendation)
         return f"{text} {verdict[0].upper()}{verdict[1:]}."
     first = delivered[0]
     text += (
@@ -343,10 +343,10 @@ def _model_notes(
     models: Sequence[Model],
     baselines: Sequence[Baseline],
     budget: Budget,
-    told: Recommendation | None,
+    recommendation: Recommendation | None,
 ) -> str:
     trained = [one for one in (*models, *baselines) if one.accuracy is not None]
-    first = next((one for one in trained if told and one.id == told.id), None)
+    first = next((one for one in trained if recommendation and one.id == recommendation.id), None)
     first = first or next(iter(trained), None)
     images = data.test if data else None
     text = (

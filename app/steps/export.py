@@ -245,12 +245,12 @@ def _chosen(run: Run, ids: Sequence[str]) -> list[Model | Baseline]:
         )
     if ids:
         return [find(id, run.path, trained) for id in dict.fromkeys(ids)]
-    told = run.recommendation()
+    recommendation = run.recommendation()
     return [
         one
         for one in trained
         if one.state == "done"
-        and (isinstance(one, Model) or (told is not None and one.id == told.id))
+        and (isinstance(one, Model) or (recommendation is not None and one.id == recommendation.id))
     ]
 
 

@@ -142,8 +142,8 @@ def train(
         _keep_mistakes(run, dataset)
         _keep_examples(run.path, dataset)
         run_data.keep_pictures(run, dataset)
-        if (told := run.recommendation()) is not None:
-            console.print(formatting.verdict(told))
+        if (recommendation := run.recommendation()) is not None:
+            console.print(formatting.verdict(recommendation))
         return [model for model in run.models() if model.accuracy is not None]
 
 

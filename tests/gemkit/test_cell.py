@@ -37,7 +37,7 @@ def cells(draw: st.DrawFn, largest: int = MAX_NODES, aggregation: str | None = N
 
 
 def renumbered(cell: Cell, random: np.random.Generator) -> Cell:
-    """The same cell with its nodes numbered by another topological order."""
+    """A cell with its nodes numbered by another topological order."""
     graph = cell.to_networkx()
     waiting = {node: graph.in_degree(node) for node in graph}
     order: list[int] = [0]

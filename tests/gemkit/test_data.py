@@ -55,7 +55,7 @@ def jpeg(pixels: np.ndarray, quality: int = 90, kind: str = "JPEG") -> bytes:
 
 
 def encoded(arrays: Arrays, **options: Any) -> Arrays:
-    """The same images as encoded bytes."""
+    """Images as encoded bytes."""
     found: Arrays = {}
     for part in ("train", "test"):
         pictures = [jpeg(pixels, **options) for pixels in arrays[f"x_{part}"]]

@@ -592,7 +592,7 @@ def test_missing_memory_is_explained(seed: int) -> None:
 def test_more_classes_than_outputs_are_explained(seed: int) -> None:
     arrays = Arrays(seed)
     arrays.y[7] = 10
-    with pytest.raises(UserError, match="tells 10 classes apart, the labels go up to 10"):
+    with pytest.raises(UserError, match="has 10 classes, the labels go up to 10"):
         fit(new(seed), arrays, PLAIN)
 
 

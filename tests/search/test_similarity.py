@@ -14,7 +14,7 @@ def all_products(form: str, cells: CellArrays) -> np.ndarray:
 
 
 def renumbered(rng: np.random.Generator, cells: CellArrays) -> CellArrays:
-    """The same graphs with their nodes in another order (edges may go backwards)."""
+    """Graphs with their nodes in another order (edges may go backwards)."""
     keys = np.where(cells.operations >= 0, rng.random(cells.operations.shape), 2.0)
     order = np.argsort(keys, axis=1)
     rows = np.arange(len(cells))[:, None, None]
