@@ -1,20 +1,24 @@
 """Trainings to their end, side by side on one GPU: deep cells, the proxy's truth, comparison.
 
-    python experiments/long_trainings.py --images cifar10_jpeg.npz [--rounds forms,truth,ten,proxy]
+    python experiments/long_trainings.py --images cifar10_jpeg.npz [--rounds truth,levers,ten]
         [--minutes 8] [--beside 24] [--device cuda] [--out results/long_trainings.json]
 
 Images: CIFAR-10, its training part alone except where a round says so. `recipe` is `full` with its
 own number of epochs. Every training is one entry of the results, written as it ends; a run that was
 stopped goes on where it was, and `--minutes` stops it.
 
-- `forms`: deep random cells in the forms of `deep_cells.py`, beside hand-made cells and known
-  networks, at 5 M MACs; 20,000 images, judged on 10,000 others.
 - `truth`: 24 pairs of a random cell (1 to 30 nodes, both aggregations) and a skeleton of the table,
-  drawn by seed before any training, with hand-made cells and known networks; the same images.
+  drawn by seed before any training, with hand-made cells and known networks, at 5 M MACs; 20,000
+  images, judged on 10,000 others.
+- `levers`: what MobileNetV3-small has and the space has not, on hand-made cells; the same images.
+- `forms`: deep random cells in the forms of `deep_cells.py`; the same images.
 - `proxy`: the same pairs as the search tries them: 3,750 of these images for some epochs.
 - `ten`: at 10 M MACs the best pair of `truth`, the best cell of at least 20 nodes of `forms`, a
   hand-made cell and known networks; 45,000 images. What is best is chosen on 5,000 others; the
   test images are looked at once, at the end. The weights are kept beside the results.
+
+A machine without package index needs fvcore, iopath, yacs and termcolor as wheels, and msgspec and
+platformdirs. A training is only begun where the time left suffices for one, by those that ended.
 """
 
 import argparse
@@ -29,11 +33,14 @@ from typing import Any
 
 import deep_cells
 import numpy as np
+import results_page
 import torch
 from deep_cells import Form, Frame
+from scipy import stats
 from torch import nn
 
 from gemkit import data
+from gemkit.app import formatting
 from gemkit.architecture import Architecture
 from gemkit.baselines import baseline
 from gemkit.budget import Budget
@@ -53,6 +60,7 @@ RESULTS = ROOT / "results" / "long_trainings.json"
 SHAPE, CLASSES = (3, 32, 32), 10
 MACS, MACS_OF_TEN = 5_000_000, 10_000_000
 JUDGED, TRAINED = 10_000, 20_000
+EPOCHS = 30
 JUDGED_OF_TEN = 5_000
 NODES = (1, 1, 2, 2, 3, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 30)
 KNOWN = ("resnet20", "resnet14", "mobilenet_v3_small", "shufflenet_v2")
@@ -66,8 +74,8 @@ class Job:
     """One training.
 
     Attributes:
-        network: `pair N`, `cell NAME` (a hand-made one, light stem), `form N` (of `FORMS`) or
-            `known NAME`.
+        network: `pair N`, `cell NAME` (a hand-made one, light stem), `form N` (of `FORMS`),
+            `lever N` (of `LEVERS`) or `known NAME`.
         round: the round it belongs to.
         epochs: over the round's images.
     """
@@ -92,6 +100,11 @@ CONCATS = (
     Form(share=0.5, inner=False),
     Form(residual=True, identity=True),
 )
+LEVERS = tuple(
+    replace(job, macs=MACS, epochs=deep_cells.RECIPE.epochs, trained=deep_cells.TRAINED)
+    for job in deep_cells.rounds()["levers"]
+    if not job.cell.startswith(("known:", "resnet"))
+)
 FORMS = tuple(
     deep_cells.Job(cell, form, LIGHT, macs=MACS)
     for number in (0, 1, 2)
@@ -110,6 +123,24 @@ def pair(number: int, macs: int = MACS) -> Architecture:
     return widest(Cell(cell.operations, cell.edges, aggregation), skeleton, macs)
 
 
+def about(network: str) -> str:
+    """What a network's name does not say."""
+    if network.startswith(("form", "lever")):
+        return _described(network).name
+    if not network.startswith("pair"):
+        return ""
+    one = pair(int(network.removeprefix("pair ")))
+    cell = one.cells[0]
+    stem = "".join(map(str, one.skeleton.stem_strides))
+    nodes = formatting.number(len(cell.operations) - 1, "node")
+    return f"{nodes}, {cell.aggregation}, stem of strides {stem}, width {one.width}"
+
+
+def _described(network: str) -> deep_cells.Job:
+    kind, _, number = network.partition(" ")
+    return (FORMS if kind == "form" else LEVERS)[int(number)]
+
+
 def widest(cell: Cell, skeleton: Any, macs: int) -> Architecture:
     (width,) = largest_widths(CellArrays.from_cells([cell]), skeleton, Budget(macs=macs))
     return Architecture((cell,), skeleton, int(width))
@@ -119,8 +150,8 @@ def network_of(job: Job) -> tuple[nn.Module, int, int]:
     """The network, freshly initialised from the job's seed, its MACs and params."""
     macs = MACS_OF_TEN if job.round == "ten" else MACS
     kind, _, name = job.network.partition(" ")
-    if kind == "form":
-        form = replace(FORMS[int(name)], macs=macs, seed=job.seed)
+    if kind in ("form", "lever"):
+        form = replace(_described(job.network), macs=macs, seed=job.seed)
         network, _, macs, params = deep_cells.widest(form)
         return network, macs, params
     if kind == "known":
@@ -144,20 +175,22 @@ def rounds(results: dict[str, Any]) -> dict[str, Callable[[], list[Job]]]:
     others = [*(f"cell {name}" for name in hand_made()), *(f"known {name}" for name in KNOWN)]
 
     def forms() -> list[Job]:
-        first = range(len(SUMS) + len(CONCATS))
-        rest = range(len(first), len(FORMS))
-        return [Job("forms", f"form {number}", 40) for number in (*first, *rest)]
+        return [Job("forms", f"form {number}", EPOCHS) for number in range(len(FORMS))]
 
     def ten() -> list[Job]:
         chosen = [
             best(results, "truth", lambda name: name.startswith("pair")),
             best(results, "forms", lambda _: True),
+            best(results, "levers", lambda _: True),
         ]
-        names = ["cell star", *chosen, *(f"known {name}" for name in KNOWN_OF_TEN), "cell dense"]
+        names = ["cell single", *chosen, *(f"known {name}" for name in KNOWN_OF_TEN), "cell star"]
         return [Job("ten", name, 60) for name in names if name]
 
     return {
-        "truth": lambda: [Job("truth", name, 40) for name in (*others, *pairs)],
+        "truth": lambda: [Job("truth", name, EPOCHS) for name in (*others, *pairs)],
+        "levers": lambda: [
+            Job("levers", f"lever {number}", EPOCHS) for number in range(len(LEVERS))
+        ],
         "forms": forms,
         "ten": ten,
         "proxy": lambda: [
@@ -174,6 +207,63 @@ def best(results: dict[str, Any], round: str, wanted: Callable[[str], bool]) -> 
         if one["round"] == round and wanted(one["network"]) and one["accuracy"]
     ]
     return str(max(found, key=lambda one: one["accuracy"])["network"]) if found else ""
+
+
+def correlation(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """How the proxies' order of the pairs agrees with that of the long trainings.
+
+    Spearman's rank correlation over all pairs, over those that end in the better half, and the
+    partial one given width and number of nodes; the interval is a bootstrap's over pairs (95 %).
+    """
+    ends = _accuracies(results, "truth", EPOCHS)
+    lengths = sorted({one["recipe"]["epochs"] for one in _of_pairs(results, "proxy")})
+    rows = []
+    for epochs in lengths:
+        short = _accuracies(results, "proxy", epochs)
+        names = [name for name in ends if name in short]
+        if len(names) < len(NODES):
+            continue
+        end, trial = (np.array([found[name] for name in names]) for found in (ends, short))
+        pairs = [pair(int(name.removeprefix("pair "))) for name in names]
+        known = np.array([[one.width, len(one.cells[0].operations)] for one in pairs])
+        half = np.argsort(-end)[: len(names) // 2]
+        rng = np.random.default_rng(0)
+        draws = [rng.integers(0, len(names), len(names)) for _ in range(2000)]
+        drawn = [stats.spearmanr(end[rows], trial[rows])[0] for rows in draws]
+        low, high = np.quantile(drawn, (0.025, 0.975))
+        rows.append({
+            "epochs": epochs,
+            "pairs": len(names),
+            "spearman": float(stats.spearmanr(end, trial)[0]),
+            "interval": [float(low), float(high)],
+            "better_half": float(stats.spearmanr(end[half], trial[half])[0]),
+            "partial": _partial(end, trial, known),
+        })  # fmt: skip
+    return rows
+
+
+def _of_pairs(results: dict[str, Any], round: str) -> list[dict[str, Any]]:
+    return [
+        one
+        for one in results["trainings"]
+        if one["round"] == round and one["network"].startswith("pair")
+    ]
+
+
+def _accuracies(results: dict[str, Any], round: str, epochs: int) -> dict[str, float]:
+    found = _of_pairs(results, round)
+    return {one["network"]: one["accuracy"] for one in found if one["recipe"]["epochs"] == epochs}
+
+
+def _partial(end: Any, trial: Any, known: Any) -> float:
+    """Correlation of the ranks' residuals after a linear fit on the ranks of what is known."""
+    given = np.column_stack([np.ones(len(end)), *(stats.rankdata(column) for column in known.T)])
+
+    def left(values: Any) -> Any:
+        ranks = stats.rankdata(values)
+        return ranks - given @ np.linalg.lstsq(given, ranks, rcond=None)[0]
+
+    return float(np.corrcoef(left(end), left(trial))[0, 1])
 
 
 class Stop(Exception):
@@ -220,10 +310,11 @@ def carry_out(
         "name": job.name,
         "round": job.round,
         "network": job.network,
-        "about": FORMS[int(job.network[5:])].name if job.network.startswith("form") else "",
+        "about": about(job.network),
         "macs": macs,
         "params": params,
         "recipe": recipe.changed(job.epochs).to_json(),
+        "device": device,
     }
     try:
         trained = train(
@@ -269,6 +360,14 @@ def save(network: nn.Module, path: Path) -> None:
     )  # fmt: skip
 
 
+def finish(results: dict[str, Any], path: Path) -> None:
+    """Write the results and, where they are the committed ones, the page."""
+    results["correlation"] = correlation(results)
+    write_json(path, results)
+    if path == RESULTS:
+        results_page.write()
+
+
 def todo(jobs: list[Job], results: dict[str, Any]) -> Iterator[Job]:
     """What is not done yet."""
     done = {one["name"] for one in results["trainings"]}
@@ -278,10 +377,10 @@ def todo(jobs: list[Job], results: dict[str, Any]) -> Iterator[Job]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=Path, default=deep_cells.IMAGES)
-    parser.add_argument("--rounds", default="truth,forms,ten,proxy")
+    parser.add_argument("--rounds", default="truth,levers,ten,forms,proxy")
     parser.add_argument("--minutes", type=float, default=1e6)
     parser.add_argument("--beside", type=int, default=24, help="trainings at the same time")
-    parser.add_argument("--batch", type=int, help="images a step (default: the recipe's)")
+    parser.add_argument("--batch", type=int, default=256, help="images a step")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--list", action="store_true", help="only say what would be trained")
     parser.add_argument("--out", type=Path, default=RESULTS)
@@ -295,20 +394,24 @@ def main() -> int:
                 print(job.name, *network_of(job)[1:], flush=True)
         return 0
     images = Images(options.images)
-    results |= {
+    results = {
+        "task": f"{TRAINED:,} training images of CIFAR-10 (JPEG q75 copy), judged on {JUDGED:,} "
+        f"others; recipe `full` for {EPOCHS} epochs at batch {options.batch}, the widest networks "
+        f"within {MACS:,} MACs",
         "machine": describe_machine(),
         "versions": versions(),
         "beside": options.beside,
         "batch": options.batch,
+        **results,
     }
     print(f"images after {time.monotonic() - until + 60 * options.minutes:.0f} s", flush=True)
     building, writing = threading.Lock(), threading.Lock()
+    spent: list[float] = []  # seconds for every thousand images of a training
 
     def work(job: Job) -> None:
-        if time.monotonic() > until:
+        length = job.epochs * len(images.of(job.round)[1]) / 1000
+        if spent and time.monotonic() + float(np.median(spent[-16:])) * length > until:
             return
-        if options.epochs:
-            job = replace(job, epochs=options.epochs)
         try:
             found, network = carry_out(job, images, options.device, options.batch, until, building)
         except Stop:
@@ -319,18 +422,19 @@ def main() -> int:
         if job.round == "ten":
             save(network, options.out.parent / f"{job.network.replace(' ', '-')}.safetensors")
         with writing:
+            spent.append(found.get("seconds", 0.0) / length)
             results["trainings"].append(found)
-            write_json(options.out, results)
+            finish(results, options.out)
         print(
             f"{found['accuracy']} {found.get('seconds')} s {job.name} {found['about']}", flush=True
         )
 
-    for name in options.rounds.split(","):
-        began = time.monotonic()
-        jobs = list(todo(rounds(results)[name](), results))
-        with ThreadPoolExecutor(options.beside) as threads:
-            list(threads.map(work, jobs))
-        print(f"{name}: {len(jobs)} trainings, {time.monotonic() - began:.0f} s", flush=True)
+    planned = rounds(results)
+    jobs = [job for name in options.rounds.split(",") for job in todo(planned[name](), results)]
+    if options.epochs:
+        jobs = [replace(job, epochs=options.epochs) for job in jobs]
+    with ThreadPoolExecutor(options.beside) as threads:
+        list(threads.map(work, jobs))
     return 0
 
 
