@@ -285,5 +285,20 @@ final_options = options(
         show_default=True,
         help="How many of the best networks are trained in full and delivered.",
     ),
-    recipe_option,
+    click.option(
+        "--recipe",
+        type=click.Choice((*RECIPES, "taught")),
+        help="How they are trained.  [default: standard, or taught with --teacher]",
+    ),
+    click.option(
+        "--teacher",
+        metavar="NAME",
+        help="Let them learn from a larger network: efficientnet-lite0, a network of torchvision, "
+        "FILE.onnx, zoo:NAME or RUN/models/ID; NAME@PIXELS for the size of its images.",
+    ),
+    click.option(
+        "--unlabelled",
+        type=FOLDER,
+        help="Pictures without labels that the teacher shows them as well.",
+    ),
 )

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gemkit.recipe import Recipe
+from gemkit.views import Lessons
 
 _READERS, _AHEAD = 2, 4  # threads that read batches from disk, and how many batches ahead
 _ON_DEVICE_BYTES = 4 * 2**30  # larger data sets go to the GPU batch by batch
@@ -192,6 +193,7 @@ class Batches:
         return images.masked_fill((covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0)
 
     def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixup and cutmix of images with their labels (n,) or class shares (n, classes)."""
         height, width = images.shape[2:]
         mixup, cutmix = self._recipe.mixup, self._recipe.cutmix
         if not (mixup or cutmix):
@@ -216,8 +218,58 @@ class Batches:
             window = (..., slice(top, top + sizes[0]), slice(left, left + sizes[1]))
             images[window] = images.roll(1, 0)[window]
             share = 1 - torch.tensor(sizes[0] * sizes[1] / (height * width), device=self._device)
-        targets = F.one_hot(labels, self._classes).float()
+        targets = labels if labels.ndim > 1 else F.one_hot(labels, self._classes).float()
         return images, torch.lerp(targets.roll(1, 0), targets, share)
+
+
+class TaughtBatches(Batches):
+    """Batches of views of images, each with the class shares that a teacher saw in that view.
+
+    The views are changed no further, so that the student sees what the teacher saw.
+    """
+
+    def __init__(
+        self,
+        lessons: Lessons,
+        classes: int,
+        recipe: Recipe,
+        mean: Sequence[float],
+        std: Sequence[float],
+        device: torch.device,
+        layout: torch.memory_format = torch.channels_last,
+    ) -> None:
+        unlabelled = np.zeros(len(lessons), np.int64)
+        super().__init__(lessons.images[0], unlabelled, classes, recipe, mean, std, device, layout)
+        self._lessons = lessons
+        self._shares = torch.from_numpy(lessons.shares.astype(np.float32)).to(device)
+        self._views = torch.empty(0)
+        if self._images is not None:
+            self._images = None
+            if sum(images.nbytes for images in lessons.images) <= _ON_DEVICE_BYTES:
+                self._views = torch.from_numpy(np.stack(lessons.images)).to(device)
+
+    def epoch(
+        self, batch: int, steps: int, seed: int, rank: int = 0, ranks: int = 1, own_seed: int = 0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """As of `Batches`; every image in a view drawn at random."""
+        self._order_rng.manual_seed(seed)
+        count = len(self._lessons)
+        order = torch.randperm(count, generator=self._order_rng)
+        views = torch.randint(len(self._lessons.images), (count,), generator=self._order_rng)
+        self._rng.manual_seed(own_seed if ranks > 1 else seed)
+        for step in range(steps):
+            rows = order[step * batch : (step + 1) * batch][rank::ranks]
+            seen = views[rows]
+            pixels = None
+            if not len(self._views):
+                pixels = self._lessons.pixels(rows.numpy(), seen.numpy())
+            rows, seen = rows.to(self._device), seen.to(self._device)
+            if pixels is None:
+                images = self._views[seen, rows]
+            else:
+                images = torch.from_numpy(pixels).to(self._device)
+            images = self._cut(self._normalise(images))
+            yield self._mixed(images, self._shares[seen, rows])
 
 
 def _grey(images: Tensor) -> Tensor:

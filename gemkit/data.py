@@ -167,6 +167,25 @@ def held_out(dataset: Dataset) -> NDArray[np.intp]:
     return stratified(dataset.y_train, count, np.random.default_rng(SPLIT_SEED))
 
 
+def larger_images(spec: str, dataset: Dataset, side: int) -> tuple[Images, Images]:
+    """Training and test images with at least `side` pixels, where the source has larger pictures.
+
+    Args:
+        spec: what `dataset` was loaded from. Of a folder of images the same files are read again.
+
+    Raises:
+        UserError: the files have changed since.
+    """
+    kind, _, place = spec.partition(":")
+    if kind != "imagefolder" or dataset.x_train.shape[1] >= side:
+        return dataset.x_train, dataset.x_test
+    root, _ = folder_and_size(place)
+    plan = read_folder(root)
+    if not np.array_equal(plan.training.labels, dataset.y_train):
+        raise UserError(f"{root}: its pictures have changed while they were used")
+    return read_files(plan.training.files, side), read_files(plan.test.files, side)
+
+
 def proxy_split(dataset: Dataset, seed: int) -> Split:
     """The images that trials of the search train and are judged on; never test images.
 
@@ -364,7 +383,7 @@ def _image_folder(place: str) -> Dataset:
     failures: list[PictureError] = []
     for name, part in plan.parts.items():
         try:
-            images[name] = _read_files(part.files, size)
+            images[name] = read_files(part.files, size)
         except PictureError as error:
             failures.append(error)
         except PicturesError as error:
@@ -404,7 +423,12 @@ def _unusable(root: Path, failures: Sequence[PictureError]) -> UserError:
     )
 
 
-def _read_files(files: Sequence[Path], size: int) -> Images:
+def read_files(files: Sequence[Path], size: int) -> Images:
+    """Pictures as (n, size, size, 3) uint8.
+
+    Raises:
+        PictureError, PicturesError: some cannot be used.
+    """
     digest = hashlib.sha256(str(size).encode())
     encoded = 0
     for path in files:

@@ -34,6 +34,8 @@ class Recipe:
         augment: strength, 0 to 1, of two random changes of every image, after RandAugment (Cubuk
             et al. 2020): brightness, contrast, colour, solarising, posterising, turning, shearing
             or none; 0: never.
+        least_steps: steps of the whole training at the least; of few images there are more epochs
+            then (`lengthened`).
         schedule: `cosine` (linear warm-up, then half a cosine down to 0) or `one-cycle` (Smith
             2018: cosines from 1/25 up and down to 1/250,000 of the highest learning rate).
     """
@@ -53,6 +55,7 @@ class Recipe:
     cutmix: float = 0.0
     augment: float = 0.0
     schedule: str = "cosine"
+    least_steps: int = 0
 
     def __post_init__(self) -> None:
         def check(names: str, holds: Callable[[Any], bool], must: str) -> None:
@@ -65,6 +68,7 @@ class Recipe:
             return lambda value: type(value) is int and value >= least
 
         check("epochs", at_least(1), "be a whole number >= 1")
+        check("least_steps", at_least(0), "be a whole number >= 0")
         check("batch_size", at_least(2), "be a whole number >= 2")
         check("learning_rate", lambda value: is_number(value) and value > 0, "be above 0")
         check(
@@ -96,6 +100,11 @@ class Recipe:
             learning_rate=float(f"{rate:.4g}"),
         )
 
+    def lengthened(self, images: int) -> "Recipe":
+        """This recipe with as many epochs as its `least_steps` ask for on so many images."""
+        steps = max(1, images // self.batch_size)
+        return replace(self, epochs=max(self.epochs, -(-self.least_steps // steps)), least_steps=0)
+
     def to_json(self) -> dict[str, Any]:
         """Plain values, as in a run's configuration."""
         return asdict(self)
@@ -125,6 +134,10 @@ RECIPES = {
     "proxy": Recipe(epochs=3),
     "standard": Recipe(epochs=16),
     "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25),
+    "taught": Recipe(
+        epochs=16, batch_size=64, label_smoothing=0.0, crop=0.0, flip=False, least_steps=6000
+    ),
 }
 """`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
-`full`: what a network to be published is trained with, hours on a CPU."""
+`full`: what a network to be published is trained with, hours on a CPU. `taught`: the final
+training of a run with a teacher, whose views are changed already."""

@@ -42,10 +42,11 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from gemkit.batches import Batches, Normalisation
+from gemkit.batches import Batches, Normalisation, TaughtBatches
 from gemkit.errors import UserError
 from gemkit.files import check_format, read_json, write_bytes, write_json
 from gemkit.recipe import Recipe
+from gemkit.views import Lessons
 
 logger = logging.getLogger("gemkit")
 
@@ -128,6 +129,7 @@ def train(
     progress: Callable[[Progress], None] | None = None,
     checkpoint: Path | None = None,
     compile: bool = False,
+    lessons: Lessons | None = None,
 ) -> Trained:
     """Train a network in place and evaluate it once, at the end.
 
@@ -145,6 +147,8 @@ def train(
         checkpoint: folder that keeps the state after each epoch. A training that finds its own
             state there goes on from it.
         compile: let `torch.compile` make the step faster; it takes a minute or more at first.
+        lessons: views of images with what a teacher sees in them, to learn from instead of `x`
+            and `y`; an epoch is a pass over these.
 
     Raises:
         TrainingFailed: the loss is not finite any more.
@@ -152,24 +156,28 @@ def train(
             memory that does not suffice.
     """
     place = _device(device)
-    batch = _batch_size(recipe, len(x))
+    images = len(x) if lessons is None else len(lessons)
+    batch = _batch_size(recipe, images)
     classes = _check_outputs(network, x, y, y_eval)
     layout = memory_format(network, place)
     record = place.type == "cuda" and _ranks()[1] == 1 and not compile
     with _stream_of_its_own(place, record), _seeded(place), _memory_explained(batch):
         network.to(device=place, memory_format=layout)  # type: ignore[call-overload]
-        steps = len(x) // batch
+        steps = images // batch
         model = _shared(network, compile)
         optimiser = _Optimiser(network, recipe, steps * recipe.epochs)
         curve: list[dict[str, float]] = []
         keeper = None
         if checkpoint is not None:
-            keeper = _Checkpoints(Path(checkpoint), _fingerprint(network, recipe, seed, x, y))
+            about = _fingerprint(network, recipe, seed, x, y, lessons)
+            keeper = _Checkpoints(Path(checkpoint), about)
             curve = keeper.load(optimiser)
         training = _Training(
             _Steps(model, optimiser, recipe.label_smoothing, place, record),
             optimiser,
-            Batches(x, y, classes, recipe, mean, std, place, layout),
+            Batches(x, y, classes, recipe, mean, std, place, layout)
+            if lessons is None
+            else TaughtBatches(lessons, classes, recipe, mean, std, place, layout),
             recipe,
             place,
             batch,
@@ -698,14 +706,23 @@ def _memory_explained(batch: int) -> Iterator[None]:
 
 
 def _fingerprint(
-    network: nn.Module, recipe: Recipe, seed: int, x: NDArray[np.uint8], y: NDArray[np.int64]
+    network: nn.Module,
+    recipe: Recipe,
+    seed: int,
+    x: NDArray[np.uint8],
+    y: NDArray[np.int64],
+    lessons: Lessons | None,
 ) -> dict[str, Any]:
     """What two trainings must share for one to continue the other."""
     shapes = [(name, list(value.shape)) for name, value in network.state_dict().items()]
     shown = hashlib.blake2b(np.ascontiguousarray(y).tobytes(), digest_size=16)
     shown.update(repr(x.shape).encode())
     shown.update(np.ascontiguousarray(x[:: max(1, len(x) // 1000)]).tobytes())
+    taught = None
+    if lessons is not None:
+        taught = hashlib.blake2b(lessons.shares.tobytes(), digest_size=16).hexdigest()
     return {
+        "lessons": taught,
         "recipe": recipe.to_json(),
         "seed": seed,
         "network": hashlib.blake2b(json.dumps(shapes).encode(), digest_size=16).hexdigest(),

@@ -26,6 +26,7 @@ from gemkit.recipe import Recipe
 from gemkit.records import Epoch, HoldOut, Limits, Mistake, read
 from gemkit.train import Progress as Standing
 from gemkit.train import TrainingFailed, is_first, logits, train
+from gemkit.views import read_lessons
 from gemkit.workers import Workers, threads_per_worker
 
 from .. import formatting
@@ -51,6 +52,7 @@ class Settings:
             network by it, too.
         tensorboard: write event files beside the weights.
         compile: use `torch.compile`.
+        lessons: folder of what a teacher sees, as `gemkit.views.read_lessons` takes it.
     """
 
     data: str
@@ -60,6 +62,7 @@ class Settings:
     hold_out: bool = False
     tensorboard: bool = False
     compile: bool = False
+    lessons: str | None = None
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,7 @@ def train_one(job: Job, dataset: Dataset, settings: Settings, report: Report) ->
             progress=follow,
             checkpoint=job.folder / "checkpoint",
             compile=settings.compile,
+            lessons=None if settings.lessons is None else read_lessons(Path(settings.lessons)),
         )
         if writer is not None:
             writer.add_scalar("test accuracy", trained.accuracy, trained.epochs)

@@ -4,6 +4,7 @@ Each step works on what the one before left in the run's folder, and can be repe
 already is left alone.
 """
 
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +20,7 @@ from ..terminal.progress import default_console
 from .bench import bench
 from .export import export
 from .search import search
-from .train import RECIPE, TOP, train
+from .train import TOP, train
 
 
 def run(
@@ -27,10 +28,12 @@ def run(
     budget: Budget | None = None,
     *,
     top: int = TOP,
-    recipe: str = RECIPE,
+    recipe: str | None = None,
     epochs: int | None = None,
     device: str = "auto",
     workers: int | None = None,
+    teacher: str | None = None,
+    unlabelled: Path | None = None,
     console: Console | None = None,
     **options: Any,
 ) -> Run:
@@ -45,6 +48,8 @@ def run(
         UserError: as the steps do, or no network could be delivered within the budget.
     """
     console = console or default_console()
+    if unlabelled is not None and teacher is None:
+        raise UserError("--unlabelled: pictures without labels need a --teacher")
     shared: dict[str, Any] = {"dataset": load(data), "console": console}
     training: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
     found = search(data, budget, **training, **options, **shared)
@@ -54,7 +59,10 @@ def run(
         delivered: list[Model] = []
         known = -1
         while True:
-            models = train(found, top=top, recipe=recipe, **training, **shared)
+            models = train(
+                found, top=top, recipe=recipe, teacher=teacher, unlabelled=unlabelled,
+                **training, **shared,
+            )  # fmt: skip
             if len(models) == known:  # no other network is left to take a refused one's place
                 break
             known = len(models)

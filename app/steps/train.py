@@ -20,9 +20,10 @@ from gemkit.export import latency
 from gemkit.files import write_bytes
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
-from gemkit.recipe import RECIPES
+from gemkit.recipe import RECIPES, Recipe
 from gemkit.records import Latency, Limits, Model, OnTarget, Scalar, Trial
 from gemkit.store import Run
+from gemkit.views import read_lessons
 from gemkit.widths import VECTOR
 
 from .. import formatting, run_data
@@ -39,12 +40,12 @@ from ..runs import (
     target_name,
 )
 from ..terminal.progress import default_console
-from . import estimate, known, torchrun
+from . import estimate, known, teaching, torchrun
 from .final_training import Outcome, Settings, check_tensorboard, train_side_by_side
 from .networks import Job, job_of, put
 
 TOP = 2
-RECIPE = "standard"
+RECIPE, TAUGHT_RECIPE = "standard", "taught"
 _EXAMPLES = 8
 
 
@@ -83,7 +84,7 @@ def train(
     *,
     dataset: Dataset | None = None,
     top: int = TOP,
-    recipe: str = RECIPE,
+    recipe: str | None = None,
     epochs: int | None = None,
     batch_size: int | None = None,
     data: str | None = None,
@@ -91,6 +92,8 @@ def train(
     device: str = "auto",
     tensorboard: bool = False,
     compile: bool = False,
+    teacher: str | None = None,
+    unlabelled: Path | None = None,
     console: Console | None = None,
 ) -> list[Model]:
     """Train networks of a run and take their accuracy on the hold-out and, once, on the test set.
@@ -103,11 +106,13 @@ def train(
 
     Args:
         dataset: the data, where they are loaded already.
-        recipe: a name in `gemkit.recipe.RECIPES`.
+        recipe: a name in `gemkit.recipe.RECIPES`; by default `RECIPE`, or `TAUGHT_RECIPE`.
         epochs, batch_size: instead of the recipe's.
         data: other data of the same shape and number of classes.
         tensorboard: write event files, to `models/ID/tensorboard` and so on.
         compile: use `torch.compile`.
+        teacher: what the networks learn from, as `teaching.find` takes it; the run's own if None.
+        unlabelled: folder of pictures that the teacher alone sees classes in.
 
     Returns:
         the models trained.
@@ -123,7 +128,13 @@ def train(
         spec = absolute(data or data_of(run))
         check_suits(run, dataset, spec)
         chosen = _chosen_trials(run, ids)
-        schedule = RECIPES[recipe].changed(epochs, batch_size)
+        taught = run.setting(teaching.SETTING, teaching.Taught)
+        if teacher is None and taught is not None:
+            teacher, unlabelled = (
+                taught.name,
+                Path(taught.unlabelled) if taught.unlabelled else None,
+            )
+        recipe = recipe or (RECIPE if teacher is None else TAUGHT_RECIPE)
         wanted = len(ids) or min(top, len(chosen))
         trained = [one.id for one in run.models() if one.accuracy is not None]
         if trained and not run_data.is_same(run, dataset, spec):
@@ -132,9 +143,19 @@ def train(
                 f"are judged together: use these data, or another run for {spec}"
             )
         run_data.remember(run, spec, dataset)
+        lessons = None
+        if teacher is not None:
+            lessons = teaching.prepare(run, dataset, spec, teacher, unlabelled, device, console)
+        schedule = _schedule(recipe, epochs, batch_size, dataset, lessons)
         run.set_setting("recipe", {"recipe": recipe, **schedule.to_json()})
         settings = Settings(
-            spec, schedule, device, hold_out=True, tensorboard=tensorboard, compile=compile
+            spec,
+            schedule,
+            device,
+            hold_out=True,
+            tensorboard=tensorboard,
+            compile=compile,
+            lessons=None if lessons is None else str(lessons),
         )
         _name_left_alone(run, chosen[:wanted], schedule.epochs, console)
         _train_models(run, dataset, chosen, wanted, settings, workers, console)
@@ -145,6 +166,17 @@ def train(
         if (recommendation := run.recommendation()) is not None:
             console.print(formatting.verdict(recommendation))
         return [model for model in run.models() if model.accuracy is not None]
+
+
+def _schedule(
+    name: str, epochs: int | None, batch_size: int | None, dataset: Dataset, lessons: Path | None
+) -> Recipe:
+    """A recipe with the options' values, as long as it asks to be for so many images."""
+    recipe = RECIPES[name].changed(epochs, batch_size)
+    if epochs is not None:
+        return recipe
+    trained = len(dataset.y_train) - len(held_out(dataset))
+    return recipe.lengthened(trained if lessons is None else len(read_lessons(lessons)))
 
 
 def _name_left_alone(run: Run, chosen: Sequence[Trial], epochs: int, console: Console) -> None:

@@ -1,0 +1,251 @@
+"""What a run does with its teacher: it is found, judged, and its outputs are kept for the students.
+
+`prepare` leaves in the run's folder `teacher/` what `gemkit.views.read_lessons` opens, and the
+record `Taught` among the run's settings.
+"""
+
+import contextlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+
+from gemkit.budget import format_count
+from gemkit.data import Dataset, held_out, larger_images, read_files
+from gemkit.errors import UserError
+from gemkit.files import data_folder, is_folder
+from gemkit.machine import usable_cores
+from gemkit.network import load_network
+from gemkit.pictures import Images, selected
+from gemkit.splits import Labels
+from gemkit.records import DataInfo
+from gemkit.store import Run
+from gemkit.teachers import Teacher, fit_head, load_teacher, of_network
+from gemkit.unlabelled import read_unlabelled
+from gemkit.views import (
+    VIEWS,
+    bank_folder,
+    make_bank,
+    outputs_of,
+    read_lessons,
+    write_lessons,
+)
+
+from .. import formatting, zoo
+from ..terminal.progress import bar
+
+FOLDER, SETTING = "teacher", "teacher"
+_HEAD_VIEWS = 4
+_SOURCE = 1.5  # sides of the pictures that views are cut from, in sides of the teacher
+_LATENCY_CALLS = 9
+_DOUBTFUL = 0.5  # share of the training labels
+
+
+@dataclass(frozen=True)
+class Taught:
+    """The teacher of a run, as its settings keep it.
+
+    Attributes:
+        name: as the user wrote it.
+        accuracy: on the test images, a fraction.
+        side: pixels of the images that it is shown.
+        macs, params: None where they are not known.
+        latency_ms: one image, in PyTorch or onnxruntime, one thread; the median of a few calls.
+        views: of every image.
+        unlabelled: folder of pictures without labels, absolute; empty without.
+        pictures: how many images the students see, these included.
+        head: how it was fitted; empty where the teacher names the classes itself.
+    """
+
+    name: str
+    accuracy: float
+    side: int
+    macs: int | None = None
+    params: int | None = None
+    latency_ms: float | None = None
+    views: int = VIEWS
+    unlabelled: str = ""
+    pictures: int = 0
+    head: str = ""
+    note: str = ""
+
+
+def prepare(
+    run: Run,
+    dataset: Dataset,
+    data: str,
+    name: str,
+    unlabelled: Path | None,
+    device: str,
+    console: Console,
+) -> Path:
+    """Let a teacher see the views of all images; what it says is kept, and made once only.
+
+    Args:
+        data: what `dataset` was loaded from.
+        name: of the teacher, see `find`.
+        unlabelled: a folder of pictures without labels that join.
+
+    Returns:
+        the folder with the lessons.
+
+    Raises:
+        UserError: there is no such teacher, it does not suit the data, or the disk is full.
+    """
+    folder = run.path / FOLDER
+    known = run.setting(SETTING, Taught)
+    more = "" if unlabelled is None else str(Path(unlabelled).expanduser().absolute())
+    if known is not None and (known.name, known.unlabelled) != (name, more):
+        with_more = f" and the pictures of {known.unlabelled}" if known.unlabelled else ""
+        raise UserError(
+            f"{run.path} has the teacher {known.name}{with_more}: its networks are compared under "
+            "one teacher, so use that, or search anew with another --out"
+        )
+    if known is not None:
+        with contextlib.suppress(UserError):
+            read_lessons(folder)
+            return folder
+    teacher = find(name, dataset, device)
+    side = round(_SOURCE * teacher.side)
+    training, test = larger_images(data, dataset, side)
+    rows = np.delete(np.arange(len(dataset.y_train)), held_out(dataset))
+    labels, sources = dataset.y_train[rows], [selected(training, rows)]
+    if unlabelled is not None:
+        sources.append(_without_labels(unlabelled, dataset, side, console))
+    total = sum(map(len, sources))
+    latency = _latency(teacher)
+    console.print(_plan(teacher, total, latency))
+    bank = bank_folder(data_folder(), teacher, sources, dataset.input_shape)
+    with bar(console, "views", VIEWS * total) as advance:
+        outputs = make_bank(
+            bank,
+            teacher,
+            sources,
+            dataset.input_shape,
+            progress=lambda count: advance(completed=count),
+        )
+    seen = outputs_of(teacher, test)
+    head = ""
+    logits: list[NDArray[np.float32]] = [np.asarray(one, np.float32) for one in outputs]
+    if not teacher.names_classes:
+        fitted = fit_head(
+            [one[: len(labels)] for one in outputs[:_HEAD_VIEWS]], labels, dataset.classes
+        )
+        logits = [fitted(one) for one in outputs]
+        seen = fitted(seen)
+        head = (
+            f"logistic regression on its features, {formatting.percent(fitted.accuracy)} "
+            "in cross-validation"
+        )
+    accuracy = float((seen.argmax(1) == dataset.y_test).mean())
+    _judge(logits[0], labels, dataset.class_names, name, console)
+    write_lessons(folder, bank, logits)
+    taught = Taught(
+        name,
+        accuracy,
+        teacher.side,
+        teacher.macs,
+        teacher.params,
+        latency,
+        len(outputs),
+        more,
+        total,
+        head,
+        teacher.note,
+    )
+    run.set_setting(SETTING, taught)
+    console.print(
+        f"teacher {name}: {formatting.percent(accuracy)} on {len(dataset.y_test):,} test images"
+        f"{f' ({head})' if head else ''}"
+    )
+    return folder
+
+
+def find(name: str, dataset: Dataset, device: str = "cpu") -> Teacher:
+    """A teacher by name: as of `gemkit.teachers.load_teacher`, `zoo:NAME`, or the folder of a
+    network that a run trained (`runs/NAME/models/ID`).
+
+    Raises:
+        UserError: there is none, or its weights cannot be had.
+    """
+    if zoo.is_zoo(name):
+        card = zoo.card(name)
+        shape = card.network.skeleton.input_shape
+        return of_network(
+            name, zoo.load(name), shape, card.mean, card.std, card.class_names,
+            dataset.class_names, device,
+        )  # fmt: skip
+    folder = Path(name).expanduser()
+    if not is_folder(folder):
+        return load_teacher(name, dataset.class_names, max(dataset.input_shape[1:]), device)
+    network = load_network(folder / "weights.safetensors")
+    with Run.open(folder.parents[1]) as run:
+        about = run.setting("data", DataInfo)
+    if about is None or not about.mean:
+        raise UserError(f"teacher {name}: its run does not say what it was trained on")
+    return of_network(
+        name, network, network.architecture.skeleton.input_shape, about.mean, about.std,
+        about.class_names, dataset.class_names, device,
+    )  # fmt: skip
+
+
+def _plan(teacher: Teacher, images: int, latency: float) -> str:
+    cost = "" if teacher.macs is None else f" ({format_count(teacher.macs)} MACs)"
+    seconds = latency / 1000 * VIEWS * images / usable_cores()
+    note = f"; {teacher.note}" if teacher.note else ""
+    return (
+        f"teacher {teacher.name}: sees {VIEWS} views of each of {images:,} images at "
+        f"{teacher.side}x{teacher.side} pixels{cost}: about {formatting.duration(seconds)}{note}"
+    )
+
+
+def _without_labels(folder: Path, dataset: Dataset, side: int, console: Console) -> Images:
+    """The pictures that join, with what is left out said."""
+    found = read_unlabelled(folder, dataset)
+    counts = {
+        "that show test images": found.tests,
+        "that are known already": found.known,
+        "that cannot be read": found.unusable,
+    }
+    left = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+    console.print(
+        f"without labels: {formatting.number(len(found.files), 'picture')} of {folder}"
+        f"{f' (left out: {left})' if left else ''}"
+    )
+    return read_files(found.files, side)
+
+
+def _judge(
+    logits: NDArray[np.float32],
+    labels: Labels,
+    class_names: Sequence[str],
+    name: str,
+    console: Console,
+) -> None:
+    """Say where a teacher disagrees with the labels of the training images, which come first."""
+    said = logits[: len(labels)].argmax(1)
+    agreed = float((said == labels).mean())
+    never = sorted(set(range(len(class_names))) - set(said.tolist()))
+    if never:
+        names = ", ".join(class_names[one] for one in never)
+        console.print(f"  teacher {name} never names {names}: its students will hardly do")
+    if agreed < _DOUBTFUL:
+        console.print(
+            f"  teacher {name} agrees with {formatting.percent(agreed, 0)} of the training labels "
+            "alone: it may know other classes, or take its images otherwise"
+        )
+
+
+def _latency(teacher: Teacher) -> float:
+    """Milliseconds of processor time for one image, the median of a few calls."""
+    image = np.zeros((1, teacher.side, teacher.side, teacher.channels), np.uint8)
+    spent = []
+    for _ in range(_LATENCY_CALLS):
+        start = time.process_time()
+        teacher.outputs(image)
+        spent.append(time.process_time() - start)
+    return 1000 * float(np.median(spent))
