@@ -4,7 +4,15 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from gemkit.budget import format_bytes, format_count, format_latency
-from gemkit.records import Latency, Model, Network, Recommendation, Trial, TrialSummary
+from gemkit.records import (
+    Latency,
+    Model,
+    Network,
+    Recommendation,
+    TeacherInfo,
+    Trial,
+    TrialSummary,
+)
 
 AnyTrial = TypeVar("AnyTrial", Trial, TrialSummary)
 
@@ -93,6 +101,24 @@ def network_row(network: Network) -> tuple[str, ...]:
         latency(network.latency_ms, "p99"),
         parity(network.parity_max_abs),
         state(network),
+    )
+
+
+def teacher_row(teacher: TeacherInfo) -> tuple[str, ...]:
+    """A run's teacher as texts under MODEL_HEADS."""
+    known = (percent(teacher.accuracy), count(teacher.macs), count(teacher.params))
+    spent = NONE if teacher.latency_ms is None else latency(Latency(teacher.latency_ms))
+    return (f"{teacher.name} (teacher)", NONE, *known, NONE, spent, *[NONE] * 4)
+
+
+def teacher_line(teacher: TeacherInfo, test_images: int | None = None) -> str:
+    """What a run's teacher reaches, and how it came to the classes."""
+    on = "the" if test_images is None else f"{test_images:,}"
+    spent = "" if teacher.macs is None else f", {count(teacher.macs)} MACs"
+    how = f"; {teacher.head}" if teacher.head else ""
+    return (
+        f"teacher {teacher.name}: {percent(teacher.accuracy)} on {on} test images of "
+        f"{teacher.side}x{teacher.side} pixels{spent}{how}"
     )
 
 

@@ -523,6 +523,40 @@ class DataInfo(_Sparse):
     std: tuple[float, ...] = ()
 
 
+TEACHER_SETTING = "teacher"
+"""Under which a run keeps what it knows of its teacher."""
+
+
+@dataclass(frozen=True)
+class TeacherInfo(_Sparse):
+    """The larger network that a run's networks learned from.
+
+    Attributes:
+        name: as the user wrote it.
+        accuracy: on the test images, a fraction.
+        side: pixels of the images that it is shown.
+        macs, params: None where they are not known.
+        latency_ms: processor time for one image, in PyTorch or onnxruntime.
+        views: that it saw of every image.
+        images: how many images it saw, those without labels included.
+        unlabelled: folder of pictures without labels, absolute; empty without.
+        head: how its classifier was fitted; empty where it names the classes itself.
+        note: what a reader should know of its weights.
+    """
+
+    name: str
+    accuracy: float
+    side: int
+    macs: int | None = None
+    params: int | None = None
+    latency_ms: float | None = None
+    views: int = 0
+    images: int = 0
+    unlabelled: str = ""
+    head: str = ""
+    note: str = ""
+
+
 @dataclass(frozen=True)
 class RunInfo:
     """A run's `config.json`.

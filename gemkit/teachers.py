@@ -379,8 +379,7 @@ class Head:
     def __call__(self, features: NDArray[Any]) -> Outputs:
         """Features (..., d) -> logits (..., classes)."""
         standard = (features.astype(np.float32) - self.mean) / self.scale
-        found: Outputs = standard @ self.weights + self.bias
-        return found
+        return np.asarray(standard @ self.weights + self.bias, np.float32)
 
 
 def fit_head(features: Sequence[NDArray[Any]], labels: Labels, classes: int) -> Head:
@@ -401,7 +400,8 @@ def fit_head(features: Sequence[NDArray[Any]], labels: Labels, classes: int) -> 
     plain = np.asarray(features[0], np.float32)
     if not all(np.isfinite(part).all() for part in features):
         raise UserError("the teacher's outputs are not finite: its file may be damaged")
-    mean, scale = plain.mean(0), plain.std(0) + 1e-6
+    mean = plain.mean(0)
+    scale: Outputs = plain.std(0) + np.float32(1e-6)
     strength, accuracy = _STRENGTHS[1], math.nan
     if np.bincount(labels).min() >= _FOLDS:
         folds = StratifiedKFold(_FOLDS, shuffle=True, random_state=0)

@@ -16,7 +16,17 @@ from gemkit.budget import Budget, format_count, format_latency
 from gemkit.cell import CellArrays
 from gemkit.export.card import interval
 from gemkit.files import write_text
-from gemkit.records import Baseline, DataInfo, Limits, Model, Network, Recommendation, Trial
+from gemkit.records import (
+    TEACHER_SETTING,
+    Baseline,
+    DataInfo,
+    Limits,
+    Model,
+    Network,
+    Recommendation,
+    TeacherInfo,
+    Trial,
+)
 from gemkit.search import encoder
 from gemkit.store import Run
 
@@ -217,6 +227,17 @@ def _embedding(run: Run, trials: Sequence[Trial]) -> np.ndarray[Any, Any] | None
     return np.asarray(vectors)
 
 
+def _about_teacher(teacher: TeacherInfo) -> str:
+    more = f", those of `{teacher.unlabelled}` without labels" if teacher.unlabelled else ""
+    note = f" ({teacher.note})" if teacher.note else ""
+    return (
+        f"The networks learned from a larger one{note}, in {teacher.views} views of each of "
+        f"{teacher.images:,} images{more}. {formatting.teacher_line(teacher)}. Its time is "
+        "processor time for one image in PyTorch or onnxruntime, one thread, not measured beside "
+        "the others."
+    )
+
+
 def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
     data = run.setting("data", DataInfo)
     budget = run.budget
@@ -230,12 +251,14 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
     if "macs" in drawn:
         blocks.append(Picture(drawn["macs"], "accuracy against MACs"))
     if models:
+        rows = [formatting.network_row(entry) for entry in (*models, *baselines)]
+        teacher = run.setting(TEACHER_SETTING, TeacherInfo)
+        if teacher is not None:
+            rows.append(formatting.teacher_row(teacher))
         blocks += [
             Heading("Networks"),
-            Table(
-                formatting.MODEL_HEADS,
-                [formatting.network_row(entry) for entry in (*models, *baselines)],
-            ),
+            Table(formatting.MODEL_HEADS, rows),
+            *([] if teacher is None else [Paragraph(_about_teacher(teacher))]),
             Paragraph(_model_notes(data, models, baselines, budget, run.recommendation())),
         ]
         there = [

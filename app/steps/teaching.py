@@ -1,13 +1,12 @@
 """What a run does with its teacher: it is found, judged, and its outputs are kept for the students.
 
 `prepare` leaves in the run's folder `teacher/` what `gemkit.views.read_lessons` opens, and the
-record `Taught` among the run's settings.
+record `TeacherInfo` among the run's settings.
 """
 
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ from gemkit.files import data_folder, is_folder
 from gemkit.machine import usable_cores
 from gemkit.network import load_network
 from gemkit.pictures import Images, selected
+from gemkit.records import TEACHER_SETTING, DataInfo, TeacherInfo
 from gemkit.splits import Labels
-from gemkit.records import DataInfo
 from gemkit.store import Run
 from gemkit.teachers import Teacher, fit_head, load_teacher, of_network
 from gemkit.unlabelled import read_unlabelled
@@ -38,40 +37,11 @@ from gemkit.views import (
 from .. import formatting, zoo
 from ..terminal.progress import bar
 
-FOLDER, SETTING = "teacher", "teacher"
+FOLDER = "teacher"
 _HEAD_VIEWS = 4
 _SOURCE = 1.5  # sides of the pictures that views are cut from, in sides of the teacher
 _LATENCY_CALLS = 9
 _DOUBTFUL = 0.5  # share of the training labels
-
-
-@dataclass(frozen=True)
-class Taught:
-    """The teacher of a run, as its settings keep it.
-
-    Attributes:
-        name: as the user wrote it.
-        accuracy: on the test images, a fraction.
-        side: pixels of the images that it is shown.
-        macs, params: None where they are not known.
-        latency_ms: one image, in PyTorch or onnxruntime, one thread; the median of a few calls.
-        views: of every image.
-        unlabelled: folder of pictures without labels, absolute; empty without.
-        pictures: how many images the students see, these included.
-        head: how it was fitted; empty where the teacher names the classes itself.
-    """
-
-    name: str
-    accuracy: float
-    side: int
-    macs: int | None = None
-    params: int | None = None
-    latency_ms: float | None = None
-    views: int = VIEWS
-    unlabelled: str = ""
-    pictures: int = 0
-    head: str = ""
-    note: str = ""
 
 
 def prepare(
@@ -97,7 +67,7 @@ def prepare(
         UserError: there is no such teacher, it does not suit the data, or the disk is full.
     """
     folder = run.path / FOLDER
-    known = run.setting(SETTING, Taught)
+    known = run.setting(TEACHER_SETTING, TeacherInfo)
     more = "" if unlabelled is None else str(Path(unlabelled).expanduser().absolute())
     if known is not None and (known.name, known.unlabelled) != (name, more):
         with_more = f" and the pictures of {known.unlabelled}" if known.unlabelled else ""
@@ -144,7 +114,7 @@ def prepare(
     accuracy = float((seen.argmax(1) == dataset.y_test).mean())
     _judge(logits[0], labels, dataset.class_names, name, console)
     write_lessons(folder, bank, logits)
-    taught = Taught(
+    taught = TeacherInfo(
         name,
         accuracy,
         teacher.side,
@@ -152,16 +122,13 @@ def prepare(
         teacher.params,
         latency,
         len(outputs),
-        more,
         total,
+        more,
         head,
         teacher.note,
     )
-    run.set_setting(SETTING, taught)
-    console.print(
-        f"teacher {name}: {formatting.percent(accuracy)} on {len(dataset.y_test):,} test images"
-        f"{f' ({head})' if head else ''}"
-    )
+    run.set_setting(TEACHER_SETTING, taught)
+    console.print(formatting.teacher_line(taught, len(dataset.y_test)))
     return folder
 
 

@@ -21,7 +21,16 @@ from gemkit.files import write_bytes
 from gemkit.identity import absolute
 from gemkit.machine import usable_cores
 from gemkit.recipe import RECIPES, Recipe
-from gemkit.records import Latency, Limits, Model, OnTarget, Scalar, Trial
+from gemkit.records import (
+    TEACHER_SETTING,
+    Latency,
+    Limits,
+    Model,
+    OnTarget,
+    Scalar,
+    TeacherInfo,
+    Trial,
+)
 from gemkit.store import Run
 from gemkit.views import read_lessons
 from gemkit.widths import VECTOR
@@ -128,12 +137,10 @@ def train(
         spec = absolute(data or data_of(run))
         check_suits(run, dataset, spec)
         chosen = _chosen_trials(run, ids)
-        taught = run.setting(teaching.SETTING, teaching.Taught)
+        taught = run.setting(TEACHER_SETTING, TeacherInfo)
         if teacher is None and taught is not None:
-            teacher, unlabelled = (
-                taught.name,
-                Path(taught.unlabelled) if taught.unlabelled else None,
-            )
+            teacher = taught.name
+            unlabelled = Path(taught.unlabelled) if taught.unlabelled else None
         recipe = recipe or (RECIPE if teacher is None else TAUGHT_RECIPE)
         wanted = len(ids) or min(top, len(chosen))
         trained = [one.id for one in run.models() if one.accuracy is not None]

@@ -8,7 +8,16 @@ from rich.console import Console
 
 from gemkit.cell import Cell
 from gemkit.errors import UserError
-from gemkit.records import Compared, DataInfo, Model, Network, RunContent, Trial
+from gemkit.records import (
+    TEACHER_SETTING,
+    Compared,
+    DataInfo,
+    Model,
+    Network,
+    RunContent,
+    TeacherInfo,
+    Trial,
+)
 from gemkit.store import Run
 
 from .. import formatting, zoo
@@ -46,6 +55,7 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
     with Run.open(folder) as run:
         content, info = run.content(), run.info
         data = run.setting("data", DataInfo)
+        teacher = run.setting(TEACHER_SETTING, TeacherInfo)
         interrupted = not run.is_being_written() and any(
             trial.state in ("queued", "running") for trial in content.trials
         )
@@ -63,6 +73,8 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
         for entry in networks:
             if (there := formatting.on_target(entry)) is not None:
                 console.print(f"  {entry.id}: {there}")
+    if teacher is not None:
+        console.print(formatting.teacher_line(teacher))
     if content.recommendation is not None:
         console.print(formatting.verdict(content.recommendation))
     if trials:

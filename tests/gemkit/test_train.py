@@ -31,6 +31,7 @@ from gemkit.train import (
     memory_format,
     train,
 )
+from gemkit.views import Lessons
 
 PLAIN = Recipe(epochs=3, batch_size=32, ema=0.0, crop=0.0, flip=False, label_smoothing=0.0)
 
@@ -723,3 +724,77 @@ for name in BASELINES:
     )
     assert done.returncode == 0, (done.stdout, done.stderr)
     assert {"regnet_y_400mf", "resnet8", "pc_darts"} <= set(done.stdout.split())
+
+
+def taught(seed: int, views: int = 3, count: int = 64) -> tuple[Arrays, Lessons]:
+    """Images in views of other brightness; the teacher knows their classes, their labels not."""
+    data = Arrays(seed, count)
+    images = tuple(np.clip(data.x + np.uint8(10) * view, 0, 255) for view in range(views))
+    shares = np.full((views, count, 10), 0.01, np.float16)
+    shares[:, np.arange(count), data.y] = 0.91
+    return data, Lessons(images, shares)
+
+
+def test_a_student_learns_what_its_teacher_says(seed: int) -> None:
+    """The labels that it is given beside are wrong."""
+    data, lessons = taught(seed)
+    wrong = (data.y + 1) % 4
+    torch.manual_seed(0)
+    trained = train(
+        Small(), data.x, wrong, data.x, data.y, recipe=replace(PLAIN, epochs=30),
+        mean=(0.3,), std=(0.2,), seed=seed, device="cpu", lessons=lessons,
+    )  # fmt: skip
+    assert trained.accuracy > 0.7
+
+
+def test_a_step_of_distillation_is_cross_entropy_with_the_shares(seed: int) -> None:
+    """One step without momentum, against autograd by hand."""
+    data, lessons = taught(seed, views=1, count=16)
+    recipe = replace(
+        PLAIN,
+        epochs=1,
+        batch_size=16,
+        momentum=0.0,
+        weight_decay=0.0,
+        warmup=0.0,
+        learning_rate=0.1,
+    )
+    torch.manual_seed(1)
+    network = Small()
+    other = Small()
+    other.load_state_dict(network.state_dict())
+    train(
+        network, data.x, data.y, data.x, data.y, recipe=recipe, mean=(0.0,), std=(1.0,),
+        seed=seed, device="cpu", lessons=lessons,
+    )  # fmt: skip
+    pixels = torch.from_numpy(data.x).permute(0, 3, 1, 2).float() / 255
+    shares = torch.from_numpy(lessons.shares[0].astype(np.float32))
+    loss = -(shares * other.train()(pixels).log_softmax(1)).sum(1).mean()
+    loss.backward()
+    for mine, theirs in zip(network.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs - 0.1 * theirs.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_a_checkpoint_of_another_teacher_is_refused(tmp_path: Path, seed: int) -> None:
+    data, lessons = taught(seed)
+    for shares in (lessons.shares, np.roll(lessons.shares, 1, 2)):
+
+        def again(shares: Any = shares) -> Trained:
+            return train(
+                Small(), data.x, data.y, data.x, data.y, recipe=PLAIN, mean=(0.3,), std=(0.2,),
+                seed=0, device="cpu", checkpoint=tmp_path,
+                lessons=Lessons(lessons.images, shares),
+            )  # fmt: skip
+
+        if shares is lessons.shares:
+            again()
+        else:
+            with pytest.raises(UserError, match="another lessons"):
+                again()
+
+
+def test_a_recipe_asks_for_steps(seed: int) -> None:
+    recipe = Recipe(epochs=4, batch_size=10, least_steps=60)
+    assert recipe.lengthened(100).epochs == 6
+    assert recipe.lengthened(10_000).epochs == 4
+    assert recipe.lengthened(5).epochs == 60
