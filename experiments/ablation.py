@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cell_encodings import encodings as correlations_by_encoding
+
 from gemkit.files import write_json
 from gemkit.machine import describe_machine, versions
 from gemkit.search import ablation, table_latency
@@ -102,7 +104,7 @@ def strategies(data: Path, workers: int, runs: Path) -> dict[str, Any]:
 def encodings(data: Path, workers: int, runs: Path) -> dict[str, Any]:
     """What predictors see."""
     return {
-        metric: ablation.encodings(
+        metric: correlations_by_encoding(
             data / table,
             metric,
             samples=(50, 100),

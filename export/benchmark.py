@@ -113,7 +113,6 @@ def latency_ms(
     paths: Sequence[Path | str],
     rounds: int = timing.ROUNDS,
     seconds: float = 0.05,
-    threads: int = 1,
 ) -> list[float]:
     """p50 of each file on the CPU provider, at its own batch or 1: what a latency budget means.
 
@@ -121,9 +120,7 @@ def latency_ms(
         UserError: a file cannot be run.
     """
     try:
-        found = timing.measure(
-            [str(path) for path in paths], [threads], rounds=rounds, seconds=seconds
-        )
+        found = timing.measure([str(path) for path in paths], rounds=rounds, seconds=seconds)
     except timing.MeasureError as error:
         raise UserError(str(error)) from None
     return [float(one["latency_ms"]["p50"]) for one in found]

@@ -319,8 +319,6 @@ def load_model(path: Path | str) -> LatencyModel:
 
 def measure_here(
     architectures: Sequence[Architecture],
-    rounds: int = LEARNED_ROUNDS,
-    seconds: float = LEARNED_SECONDS,
     progress: Callable[[float], None] | None = None,
 ) -> list[float]:
     """p50 in milliseconds of untrained networks here: batch 1, one thread, CPU provider.
@@ -330,7 +328,10 @@ def measure_here(
     with tempfile.TemporaryDirectory(prefix="gemkit-latency-") as folder:
         paths = write_drafts(architectures, Path(folder))
         found = timing.measure(
-            [str(path) for path in paths], rounds=rounds, seconds=seconds, progress=progress
+            [str(path) for path in paths],
+            rounds=LEARNED_ROUNDS,
+            seconds=LEARNED_SECONDS,
+            progress=progress,
         )
     times = levelled([one["calm_ms"] for one in found], [one["latency_ms"]["p50"] for one in found])
     return [float(time) for time in times]

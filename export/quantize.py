@@ -137,7 +137,6 @@ def to_int8(
     *,
     training: Labelled,
     test: Labelled,
-    seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Converted:
     """Write a file of 8-bit weights and activations.
@@ -146,7 +145,6 @@ def to_int8(
         training: labelled training images; up to CALIBRATION_IMAGES of them give the ranges and
             up to CHOICE_IMAGES others decide about method and float layers.
         test: for the accuracy that is reported.
-        seed: of the choice of images.
         progress: called with the share done.
 
     Raises:
@@ -156,7 +154,7 @@ def to_int8(
     model, info = _source(source)
     for images, what in ((training[0], "calibration images"), (test[0], "test images")):
         _check_images(images, info, what)
-    order = np.random.default_rng(seed).permutation(len(training[0]))
+    order = np.random.default_rng(0).permutation(len(training[0]))
     # Few images are shared half and half.
     cut = min(CALIBRATION_IMAGES, max(1, len(order) // 2))
     calibration = order[:cut]

@@ -56,6 +56,7 @@ KIT_SECONDS = 0.03
 """How long a visit runs a file of a kit, whose networks are many and small."""
 VISITS = 3
 """Of each file in one round."""
+_GROUP = 4  # of a kit's networks are measured in turn
 _CHUNK = 5e-4
 """Shortest time that is read off a clock; reading the processor's takes a microsecond or two."""
 _LEAST_CHUNKS = 4
@@ -789,7 +790,7 @@ _KEPT = (*("latency_ms", "p50_wall", "calm_ms", "calibration_ms", "drift", "cloc
 """Of a measurement, in a kit's measurements.json."""
 
 
-def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int = 4) -> None:
+def measure_kit(folder: str, out: str, rounds: int, seconds: float) -> None:
     """Measure a kit's networks, a few at a time; what `out` holds already is not measured again.
 
     Raises:
@@ -825,8 +826,8 @@ def measure_kit(folder: str, out: str, rounds: int, seconds: float, group: int =
             raise MeasureError(f"{out} holds measurements {what}: remove it to begin again")
     waiting = [entry for entry in manifest["files"] if entry["file"] not in done]
     began = time.monotonic()
-    for start in range(0, len(waiting), group):
-        part = waiting[start : start + group]
+    for start in range(0, len(waiting), _GROUP):
+        part = waiting[start : start + _GROUP]
         paths = [os.path.join(folder, entry["file"]) for entry in part]
         for i, one in enumerate(measure(paths, batches=(1,), rounds=rounds, seconds=seconds)):
             found["measured"].append(

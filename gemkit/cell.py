@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,6 @@ from gemkit import canonical
 from gemkit.errors import UserError
 from gemkit.files import check_format, read_json, write_json
 from gemkit.operations import TABLE
-
-if TYPE_CHECKING:
-    import networkx as nx
 
 OPERATIONS = ("input", *(operation.name for operation in TABLE))
 """Names of what a node can be (`gemkit.operations`); the index is the code used in arrays."""
@@ -220,52 +217,6 @@ class Cell:
             )
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
-
-    def to_networkx(self) -> "nx.DiGraph":
-        """The cell as a directed graph: node attribute `operation`, graph attribute
-        `aggregation`."""
-        import networkx as nx
-
-        graph = nx.DiGraph(aggregation=self.aggregation)
-        for node, operation in enumerate(self.operations):
-            graph.add_node(node, operation=operation)
-        graph.add_edges_from(self.edges)
-        return graph
-
-    @classmethod
-    def from_networkx(cls, graph: "nx.DiGraph") -> Self:
-        """Read a graph like those of `to_networkx`, with nodes of any name and order.
-
-        Raises:
-            UserError: a cycle, a node without operation, not exactly one input.
-        """
-        import networkx as nx
-
-        if not graph.is_directed() or graph.is_multigraph():
-            raise UserError("a cell must be a directed graph without parallel edges")
-        loops = list(nx.selfloop_edges(graph))
-        if loops:
-            raise UserError(f"edge {list(loops[0])} is a self-loop: remove it")
-        for node, attributes in graph.nodes(data=True):
-            if "operation" not in attributes:
-                raise UserError(f"node {node!r} has no attribute 'operation'")
-        inputs = [node for node, data in graph.nodes(data=True) if data["operation"] == "input"]
-        if len(inputs) != 1:
-            raise UserError(f"a cell has exactly one input node; this graph has {len(inputs)}")
-        if graph.in_degree(inputs[0]):
-            raise UserError("an edge leads into the cell input: it can only be read")
-        given = {node: index for index, node in enumerate(graph.nodes)}
-        try:
-            order = list(nx.lexicographical_topological_sort(graph, key=lambda node: given[node]))
-        except nx.NetworkXUnfeasible:
-            raise UserError("the graph has a cycle: a cell must be acyclic") from None
-        order.remove(inputs[0])
-        place = {node: index for index, node in enumerate([inputs[0], *order])}
-        return cls(
-            tuple(graph.nodes[node]["operation"] for node in place),
-            tuple((place[source], place[target]) for source, target in graph.edges),
-            graph.graph.get("aggregation", "concat"),
-        )
 
 
 def read_cell(path: Path) -> Cell:

@@ -1,8 +1,7 @@
 """The ablation: search strategies with and without the embedding on tabular benchmarks.
 
-`run` compares strategies over many seeds, `encodings` what a predictor gets to see. Both return
-what `gemkit ablate --json` writes, and `run` under "figures" the data of its pictures. What takes
-long is kept in a results file as it comes (`kept`).
+`run` compares strategies over many seeds. It returns what `gemkit ablate --json` writes, and under
+"figures" the data of its pictures. What takes long is kept in a results file as it comes (`kept`).
 
 A searcher sees a `TableSpace`, which knows no metric, and the values it has paid for.
 """
@@ -10,14 +9,13 @@ A searcher sees a `TableSpace`, which knows no metric, and the values it has pai
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, spearmanr
 from sklearn.decomposition import PCA
@@ -27,19 +25,15 @@ from gemkit.errors import UserError
 from . import tables
 from .encoder import (
     EncoderConfig,
-    GraphEncoder,
     embed,
     load_encoder,
     save_encoder,
     train_encoder,
 )
 from .features import Roles, reduced
-from .finetune import FineTuned
 from .interfaces import Candidates, Embedding, FloatArray, Graphs, History, Predictor
 from .kept import Kept, Piece, Progress
 from .predictor import (
-    STRUCTURE,
-    GraphPredictor,
     embedding_predictor,
     flat_predictor,
     nasgem_predictor,
@@ -85,10 +79,10 @@ def table_encoder(table: Table, steps: int = 600) -> Any:
     return trained.encoder
 
 
-def training_graphs(table: Table, count: int = 3000) -> Graphs:
+def training_graphs(table: Table) -> Graphs:
     """What a table's encoder learns from; see `table_encoder`."""
     rng = np.random.default_rng(0)
-    hypotheses = 12
+    count, hypotheses = 3000, 12
     parts = [table.graphs[rng.integers(len(table), size=count // 2)]]
     for _ in range(hypotheses):
         dead, wire = (rng.permutation(np.arange(2, max(4, len(table.label_names))))[:2]).tolist()
@@ -313,8 +307,8 @@ def run(
     for name in strategies:
         searched = [kept.found[f"search/{name}/{seed}"] for seed in range(seeds)]
         one, curve = summary(table, metric, searched, queries)
-        correlations = _correlations(kept, f"correlation/{name}", samples, correlation_seeds)
-        one |= _mean_correlations(correlations)
+        correlations = correlations_of(kept, f"correlation/{name}", samples, correlation_seeds)
+        one |= mean_correlations(correlations)
         report["strategies"][name] = one
         report["figures"]["curves"][name] = curve
         if correlations:
@@ -373,7 +367,7 @@ def _protocol(ask: Queries, metric: str) -> str:
     )
 
 
-def _correlations(
+def correlations_of(
     kept: Kept, name: str, samples: Sequence[int], seeds: int
 ) -> dict[int, list[dict[str, float]]]:
     """Rank correlations by number of samples, where there are any; `name` begins the pieces'."""
@@ -385,7 +379,7 @@ def _correlations(
     return {count: ones for count, ones in known.items() if ones}
 
 
-def _mean_correlations(
+def mean_correlations(
     correlations: Mapping[int, Sequence[Mapping[str, float]]],
 ) -> dict[str, dict[str, float]]:
     """Their means over seeds: by kind, then by number of samples as text."""
@@ -496,97 +490,3 @@ def embedding_map(table: Table, metric: str) -> dict[str, Any]:
         "value": values[rows].tolist(),
         "title": f"{len(rows)} cells, two principal components ({share:.0%} of the variance)",
     }
-
-
-# --- what a predictor gets to see ---------------------------------------------------------------
-
-
-def encodings(
-    path: Path,
-    metric: str,
-    *,
-    samples: Sequence[int] = SAMPLES,
-    seeds: int = 5,
-    names: Sequence[str] | None = None,
-    unique: bool = False,
-    workers: int = 1,
-    results: Path | None = None,
-    progress: Progress | None = None,
-) -> dict[str, Any]:
-    """Rank correlation of predictors that see different descriptions of the same cells.
-
-    Returns {"table", "metric", "seeds", "encodings": {NAME: {"kendall_tau", "spearman",
-    "coverage"}}}, each by number of samples. Names: see ENCODINGS.
-    """
-    names = list(names or ENCODINGS)
-    table = tables.load(Path(path), unique)
-    full = table.find_varying(metric)
-    table_encoder(table)
-    kept = Kept(
-        results, {"table": Path(path).name, "cells": len(table), "metric": full, "unique": unique}
-    )
-    todo = [
-        (
-            f"encoding/{name}/{count}/{seed}",
-            _encoded,
-            (str(path), unique, metric, name, seed, count),
-        )
-        for name in names
-        for count in samples
-        for seed in range(seeds)
-        if count + 20 <= len(table)
-    ]
-    kept.complete(todo, workers, progress)
-    report: dict[str, Any] = {"table": Path(path).name, "metric": full, "seeds": seeds}
-    report["encodings"] = {}
-    for name in names:
-        known = _correlations(kept, f"encoding/{name}", samples, seeds)
-        report["encodings"][name] = _mean_correlations(known)
-    return report
-
-
-def _encoded(
-    path: str, unique: bool, metric: str, name: str, seed: int, samples: int
-) -> dict[str, float] | None:
-    at = opened(path, unique, True)
-    return correlation(at.table, at.space, metric, ENCODINGS[name](at), seed, samples)
-
-
-def _groups(*groups: str, roles: bool = False) -> Callable[[Opened], Predictor]:
-    return lambda at: GraphPredictor(groups, at.embedding, at.space.memo, roles=roles)
-
-
-def _untrained(at: Opened) -> Predictor:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        encoder = GraphEncoder(EncoderConfig(labels=len(at.table.label_names)))
-
-    def embedding(graphs: Graphs) -> NDArray[np.float32]:
-        return embed(encoder, graphs.labels, graphs.adjacency)
-
-    return GraphPredictor(("embedding",), embedding, roles=False)
-
-
-def _fine_tuned(weight: float) -> Callable[[Opened], Predictor]:
-    def make(at: Opened) -> Predictor:
-        return FineTuned(table_encoder(at.table), training_graphs(at.table), weight)
-
-    return make
-
-
-ENCODINGS: dict[str, Callable[[Opened], Predictor]] = {
-    "flat adjacency": _groups("flat"),
-    "counts": _groups("counts"),
-    "paths": _groups("paths"),
-    "WL features": _groups("wl"),
-    "untrained encoder": _untrained,
-    "encoder": _groups("embedding"),
-    "encoder, roles learned": _groups("embedding", roles=True),
-    "encoder fine-tuned": _fine_tuned(0.0),
-    "encoder fine-tuned, WL term kept": _fine_tuned(1.0),
-    "structure": _groups(*STRUCTURE),
-    "structure, roles learned": _groups(*STRUCTURE, roles=True),
-    "structure and encoder, roles learned": _groups(*STRUCTURE, "embedding", roles=True),
-    "structure and WL features, roles learned": _groups(*STRUCTURE, "wl", roles=True),
-}
-"""What a predictor sees; the last but one is NASGEM's. "structure" are the groups of STRUCTURE."""

@@ -165,6 +165,7 @@ def embed(
 
 
 _GROUP = 64
+_RATE = 5e-3  # largest of AdamW; it falls to zero along a cosine
 
 
 @dataclass(frozen=True)
@@ -187,7 +188,6 @@ def train_encoder(
     families: NDArray[np.integer] | None = None,
     steps: int = 1500,
     batch: int = 256,
-    rate: float = 5e-3,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> TrainedEncoder:
@@ -201,7 +201,6 @@ def train_encoder(
         labels, adjacency: the graphs to learn from, (n, m) and (n, m, m).
         families: (n,) equal numbers for graphs whose differences shall be learned finely, eight
             at least each. By default graphs are grouped by size, number of edges and labels.
-        rate: largest learning rate of AdamW; it falls to zero along a cosine.
         progress: called after every step.
     """
     config = config or EncoderConfig()
@@ -211,9 +210,9 @@ def train_encoder(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = GraphEncoder(config)
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=1e-4)
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=_RATE, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, rate, total_steps=steps, pct_start=0.1, cycle_momentum=False
+        optimiser, _RATE, total_steps=steps, pct_start=0.1, cycle_momentum=False
     )
     inside = torch.zeros(batch, batch, dtype=torch.bool)
     for start in range(0, batch, _FAMILY):

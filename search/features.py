@@ -204,8 +204,8 @@ def bags(found: Occurrences) -> Occurrences:
     return found.recoded(words, table @ key)
 
 
-def refinements(graphs: Graphs, live: NDArray[np.bool_], rounds: int = 2) -> Occurrences:
-    """Weisfeiler-Lehman labels of rounds 1 to `rounds`, predecessors and successors apart.
+def refinements(graphs: Graphs, live: NDArray[np.bool_]) -> Occurrences:
+    """Weisfeiler-Lehman labels of rounds 1 and 2, predecessors and successors apart.
 
     A code is a hash of the label's meaning, the same in every call (`wl` numbers labels within one
     call and checks for collisions; here a collision would only blur a feature).
@@ -214,7 +214,7 @@ def refinements(graphs: Graphs, live: NDArray[np.bool_], rounds: int = 2) -> Occ
     colours = mix(graphs.labels.astype(np.uint64) + np.uint64(1))
     rows, places = np.nonzero(live)
     found = []
-    for round_ in range(rounds):
+    for round_ in range(2):
         kept = np.where(live, colours, np.uint64(0))
         before = np.where(edges, kept[:, :, None], np.uint64(0)).sum(axis=1, dtype=np.uint64)
         after = np.where(edges, kept[:, None, :], np.uint64(0)).sum(axis=2, dtype=np.uint64)
@@ -222,7 +222,7 @@ def refinements(graphs: Graphs, live: NDArray[np.bool_], rounds: int = 2) -> Occ
         colours = mix(colours * np.uint64(5) + mixed + mix(after))
         found.append(colours[rows, places] >> np.uint64(1))
     codes = np.concatenate(found).astype(np.int64)
-    return Occurrences.tally(len(graphs), np.tile(rows, rounds), codes, None)
+    return Occurrences.tally(len(graphs), np.tile(rows, 2), codes, None)
 
 
 def reduced(graphs: Graphs, roles: Roles) -> Graphs:

@@ -273,11 +273,11 @@ Predictor = Callable[[Candidates, FloatArray], Fitted]
 
 
 def fresh_sample(
-    space: Space, history: History, count: int, rng: np.random.Generator, tries: int = 6
+    space: Space, history: History, count: int, rng: np.random.Generator
 ) -> Candidates:
     """Up to `count` random cells that are new to the history."""
     found = history.fresh(space.sample(rng, count))
-    for _ in range(tries):
+    for _ in range(6):
         if len(found) >= count:
             break
         more = space.sample(rng, 2 * count + 16)

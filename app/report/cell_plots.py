@@ -37,7 +37,7 @@ def _curve(start: tuple[float, float], end: tuple[float, float]) -> Outline:
     )
 
 
-def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, float]:
+def draw_cell(axes: Axes, cell: Cell) -> tuple[float, float]:
     """Draw a cell into axes whose unit is one inch; returns the width and height taken."""
     placed = layout(cell)
     reaches = [_reach(cell, node) for node in range(len(placed.positions))]
@@ -48,18 +48,17 @@ def draw_cell(axes: Axes, cell: Cell, numbers: bool = True) -> tuple[float, floa
             axes.add_patch(_arrow_head(x - reaches[node], y))
         for shape in _shapes(cell, node, x, y):
             axes.add_patch(shape)
-        if numbers or _is_end(cell, node):
-            axes.text(
-                x,
-                y - 0.005,
-                _text(cell, node),
-                color="white",
-                fontsize=8,
-                ha="center",
-                va="center_baseline",
-                fontweight="bold",
-                zorder=4,
-            )
+        axes.text(
+            x,
+            y - 0.005,
+            _text(cell, node),
+            color="white",
+            fontsize=8,
+            ha="center",
+            va="center_baseline",
+            fontweight="bold",
+            zorder=4,
+        )
     axes.set_xlim(-0.4, placed.width + 0.4)
     axes.set_ylim(-0.35, placed.height + 0.35)
     axes.set_aspect("equal")

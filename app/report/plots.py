@@ -328,9 +328,10 @@ def confusion_figure(
 
 
 def images_figure(
-    images: Sequence[np.ndarray[Any, Any]], texts: Sequence[str], title: str, columns: int = 6
+    images: Sequence[np.ndarray[Any, Any]], texts: Sequence[str], title: str
 ) -> Figure:
     """Images (height, width, 1 or 3) uint8 with a text below each."""
+    columns = 6
     rows = -(-len(images) // columns)
     figure = Figure(figsize=(8.4, 1.75 * rows + 0.5), facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)

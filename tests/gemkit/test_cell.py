@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gemkit.cell import ABSENT, MAX_NODES, OPERATIONS, Cell, CellArrays, read_cell, write_cell
 from gemkit.errors import UserError
 from gemkit.operations import KERNELS, TABLE, codes_of
+from networks import graph_of
 
 
 @st.composite
@@ -38,7 +39,7 @@ def cells(draw: st.DrawFn, largest: int = MAX_NODES, aggregation: str | None = N
 
 def renumbered(cell: Cell, random: np.random.Generator) -> Cell:
     """A cell with its nodes numbered by another topological order."""
-    graph = cell.to_networkx()
+    graph = graph_of(cell)
     waiting = {node: graph.in_degree(node) for node in graph}
     order: list[int] = [0]
     ready = [node for node in graph if node and not waiting[node]]
@@ -62,8 +63,8 @@ def renumbered(cell: Cell, random: np.random.Generator) -> Cell:
 
 def isomorphic(first: Cell, second: Cell) -> bool:
     return first.aggregation == second.aggregation and nx.is_isomorphic(
-        first.to_networkx(),
-        second.to_networkx(),
+        graph_of(first),
+        graph_of(second),
         node_match=lambda a, b: a["operation"] == b["operation"],
     )
 
@@ -227,15 +228,8 @@ def test_arrays_hold_the_same_cells(batch: list[Cell]) -> None:
 
 @given(cells())
 @settings(max_examples=50, deadline=None)
-def test_json_and_networkx_round_trip(cell: Cell) -> None:
+def test_json_round_trip(cell: Cell) -> None:
     assert Cell.from_json(json.loads(json.dumps(cell.to_json()))) == cell
-    assert Cell.from_networkx(cell.to_networkx()).key == cell.key
-
-
-def test_graphml_round_trip(tmp_path: Path) -> None:
-    cell = Cell(("input", "conv1x1", "sep3x3"), ((0, 1), (0, 2), (1, 2)), "sum")
-    nx.write_graphml(cell.to_networkx(), tmp_path / "cell.graphml")
-    assert Cell.from_networkx(nx.read_graphml(tmp_path / "cell.graphml")) == cell
 
 
 def test_pruning_drops_what_the_input_does_not_reach() -> None:
@@ -291,43 +285,6 @@ def test_files_that_are_no_cell_are_named(text: str, tmp_path: Path) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(UserError, match=r"cell\.json"):
         read_cell(path)
-
-
-def test_a_graph_of_any_names_and_order() -> None:
-    graph = nx.DiGraph()
-    graph.add_node("last", operation="conv1x1")
-    graph.add_node("in", operation="input")
-    graph.add_node("alone", operation="sep3x3")
-    graph.add_edges_from([("in", "last"), ("alone", "last")])
-    # The input comes first, then each node after what it reads, in the graph's own order.
-    assert Cell.from_networkx(graph) == Cell(
-        ("input", "sep3x3", "conv1x1"), ((0, 2), (1, 2)), "concat"
-    )
-
-
-@pytest.mark.parametrize(
-    ("kind", "operations", "edges", "sentence"),
-    [
-        (nx.DiGraph, "abi", "ia ab ba", "cycle"),
-        (nx.DiGraph, "ai", "ia aa", r"edge \['a', 'a'\] is a self-loop"),
-        (nx.DiGraph, "abi", "ia ab bi", "an edge leads into the cell input"),
-        (nx.DiGraph, "ab", "ab", "exactly one input node; this graph has 0"),
-        (nx.DiGraph, "aij", "ia ja", "exactly one input node; this graph has 2"),
-        (nx.DiGraph, "ai?", "ia", r"node '\?' has no attribute 'operation'"),
-        (nx.Graph, "ai", "ia", "must be a directed graph"),
-        (nx.MultiDiGraph, "ai", "ia", "without parallel edges"),
-    ],
-)
-def test_graphs_that_are_no_cell_are_refused(
-    kind: type[nx.Graph], operations: str, edges: str, sentence: str
-) -> None:
-    graph = kind()
-    for name in operations:
-        known = {} if name == "?" else {"operation": "input" if name in "ij" else "conv1x1"}
-        graph.add_node(name, **known)
-    graph.add_edges_from(edges.split())
-    with pytest.raises(UserError, match=sentence):
-        Cell.from_networkx(graph)
 
 
 def test_arrays_of_no_cell_and_of_different_ones() -> None:

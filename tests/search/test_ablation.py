@@ -215,7 +215,7 @@ def test_a_metric_that_says_nothing_is_refused_and_ranks_that_tie_are_left_out(
     arrays["flat"] = np.full(cells, 0.5)
     arrays["rare"] = np.where(np.arange(cells) == 7, 0.9, 0.1)
     np.savez(tmp_path / "t.npz", **arrays)
-    for ask in (ablation.run, ablation.encodings, table_latency.latency):
+    for ask in (ablation.run, table_latency.latency):
         with pytest.raises(UserError, match=r"'flat' is 0\.5 for every cell"):
             ask(tmp_path / "t.npz", "flat")
     report = ablation.run(
@@ -228,8 +228,6 @@ def test_a_metric_that_says_nothing_is_refused_and_ranks_that_tie_are_left_out(
         correlation_seeds=2,
     )
     json.dumps(report, allow_nan=False)
-    found = ablation.encodings(tmp_path / "t.npz", "rare", samples=(20,), seeds=1, names=["counts"])
-    json.dumps(found, allow_nan=False)
 
 
 def test_the_encoder_of_a_table_is_trained_once(table: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from gemkit.search.cell_space import CellSpace, Scaled
 from gemkit.search.interfaces import Candidates
 from gemkit.search.sampling import random_cells
 from gemkit.skeletons import skeletons_for
+from networks import graph_of
 
 SKELETON = skeleton_for((3, 32, 32), 10)
 BUDGETS = [
@@ -252,7 +253,7 @@ def test_pairs_of_cell_and_skeleton(seed: int) -> None:
         assert cost(one).params == scaled.params[index]
         assert not fits(Architecture(one.cells, one.skeleton, one.width + 1), space.budget)
         plain = found.keys[index].decode() == one.cells[0].key
-        graph = one.cells[0].to_networkx()
+        graph = graph_of(one.cells[0])
         in_a_row = nx.dag_longest_path_length(graph)
         assert found.context is not None
         wide, pixels, depth = 2 ** found.context[index]

@@ -7,9 +7,7 @@ import pytest
 from scipy.stats import kendalltau
 
 from gemkit.search import features
-from gemkit.search.encoder import EncoderConfig, GraphEncoder, embed
 from gemkit.search.features import Roles
-from gemkit.search.finetune import FineTuned
 from gemkit.search.interfaces import Candidates, Graphs
 from gemkit.search.predictor import (
     STRUCTURE,
@@ -240,27 +238,6 @@ def test_large_graphs_are_described_by_walks(seed: int) -> None:
     fitted = nasgem_predictor(None)(cells[:80], values[:80])
     assert set(fitted.process.names) == {"counts", "walks"}
     assert kendalltau(fitted.predict(cells[80:]).mean, values[80:])[0] > 0.6
-
-
-@pytest.mark.parametrize("weight", [0.0, 1.0])
-def test_fine_tuning_reaches_the_encoder(weight: float, seed: int) -> None:
-    cells, values = chains(np.random.default_rng(seed), 120)
-    encoder = GraphEncoder(EncoderConfig(labels=7))
-    before = {name: value.clone() for name, value in encoder.state_dict().items()}
-    untuned = embed(encoder, cells.graphs.labels, cells.graphs.adjacency)
-
-    def tuned(values: np.ndarray) -> np.ndarray:
-        """The vectors that the predictor works with after it has learned these values."""
-        fitted = FineTuned(encoder, cells.graphs, weight, steps=10)(cells[:60], values)
-        assert np.isfinite(fitted.predict(cells[60:]).mean).all()
-        assert fitted.settings.embedding is not None
-        return np.asarray(fitted.settings.embedding(cells.graphs))
-
-    once, otherwise = tuned(values[:60]), tuned(values[:60][::-1].copy())
-    size = np.abs(untuned).mean()
-    assert np.abs(once - untuned).mean() > 0.01 * size
-    assert np.abs(once - otherwise).mean() > 0.01 * size  # the values decide where it goes
-    assert all((before[name] == value).all() for name, value in encoder.state_dict().items())
 
 
 def test_real_tables_reach_the_bar(shared_data: Path, seed: int) -> None:

@@ -1,5 +1,6 @@
 """Random cells, networks and images."""
 
+import networkx as nx
 import numpy as np
 import torch
 
@@ -28,6 +29,15 @@ def random_cell(
     ]
     edges += [(0, node) for node in set(range(1, nodes + 1)) - {target for _, target in edges}]
     return Cell(operations, tuple(edges), aggregation or str(rng.choice(AGGREGATIONS)))
+
+
+def graph_of(cell: Cell) -> nx.DiGraph:
+    """A cell as a graph whose nodes have the attribute `operation`."""
+    graph = nx.DiGraph(cell.edges)
+    graph.add_nodes_from(
+        (node, {"operation": operation}) for node, operation in enumerate(cell.operations)
+    )
+    return graph
 
 
 def pools(seed: int) -> list[CellArrays]:
