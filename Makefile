@@ -84,8 +84,9 @@ experiments: install ## long, resumable runs in order of value; results under re
 	@for run in $(EXPERIMENTS); do echo "experiments/$$run"; OMP_NUM_THREADS=1 $(RUN_PYTHON) experiments/$${run%|*} || exit 1; done
 
 # Hours; the searches of the second run on the processor.
-experiments-gpu: install ## GPU: training speed, the zoo, the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
+experiments-gpu: install ## GPU: training speed, long trainings of many networks, the zoo, the comparison at 40 M MACs with the full recipe (downloads CIFAR-10)
 	$(RUN_PYTHON) experiments/gpu.py
+	$(RUN_PYTHON) experiments/long_trainings.py
 	$(RUN_PYTHON) experiments/zoo.py --device cuda --only tiny --only small --only base --anew
 	$(BIN)/gemkit compare --data cifar10 --max-macs 40M --share 0.8 --seeds 3 --recipe full --device cuda --out runs/compare-40M --json results/compare-40M.json
 	$(RUN_PYTHON) experiments/results_page.py
