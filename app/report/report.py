@@ -244,13 +244,13 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
     trials, models, baselines = run.trials(), run.models(), run.baselines()
     blocks: list[Block] = [
         Heading(f"gemkit: {run.name}", 1),
-        Paragraph(_summary(run, data, models)),
+        Paragraph(_summary(run, data, (*models, *baselines))),
     ]
     if data and data.note:
         blocks.append(Paragraph(f"About the data: {data.note}."))
     if "macs" in drawn:
         blocks.append(Picture(drawn["macs"], "accuracy against MACs"))
-    if models:
+    if models or baselines:
         rows = [formatting.network_row(entry) for entry in (*models, *baselines)]
         teacher = run.setting(TEACHER_SETTING, TeacherInfo)
         if teacher is not None:
@@ -277,7 +277,7 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
         ("latency", "accuracy against latency"),
         ("cells", "the cells of the best networks"),
         ("curves", "training loss by epoch"),
-        ("confusion", "confusion matrix of the first network"),
+        ("confusion", "confusion matrix of the best network"),
         ("mistakes", "its mistakes of most confidence"),
     ):
         if name in drawn:
@@ -330,8 +330,8 @@ def _links(run: Run, folder: Path) -> str:
     )
 
 
-def _summary(run: Run, data: DataInfo | None, models: Sequence[Model]) -> str:
-    delivered = [model for model in models if model.onnx]
+def _summary(run: Run, data: DataInfo | None, networks: Sequence[Network]) -> str:
+    delivered = [network for network in networks if network.onnx]
     name = data.name if data else run.config.get("data")
     text = f"Data: {name}. Budget: {run.budget.describe()}."
     if not delivered:
@@ -373,8 +373,8 @@ def _model_notes(
     first = first or next(iter(trained), None)
     images = data.test if data else None
     text = (
-        "Found networks stand in the order of the search. The hold-out are training images that "
-        "neither the search nor a final training saw: they decide which network is recommended. "
+        "Found networks stand in the order of the search. The hold-out, images that no final "
+        "training saw, decides which network is recommended. "
         "The test set was used once for each, after training, and decides nothing."
     )
     if first and baselines:

@@ -361,11 +361,14 @@ def _planned_baseline(
 
 
 def _draw_mistakes(run: Run, dataset: Dataset) -> None:
-    """The confusion matrix and the most confused images of the first network, for the report."""
-    models = [model for model in run.models() if model.accuracy is not None]
-    if not models:
+    """The confusion matrix and the most confused images of the network that is recommended, or of
+    the first one, for the report."""
+    trained = [one for one in (*run.models(), *run.baselines()) if one.accuracy is not None]
+    if not trained:
         return
-    first, folder = models[0], run.path / "figures"
+    best = run.recommendation()
+    first = trained[0] if best is None else find(best.id, run.path, trained)
+    folder = run.path / "figures"
     if first.confusion:
         title = f"What {first.id} takes for what, on the test set"
         figure = plots.confusion_figure(first.confusion, dataset.class_names, title)
