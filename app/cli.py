@@ -313,6 +313,13 @@ def train(
 @click.option("--opset", type=int, help="Version of ONNX's operators, 13 to 23.  [default: 13]")
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any size]")
 @click.option(
+    "--format",
+    type=click.Choice(("onnx", "c")),
+    default="onnx",
+    show_default=True,
+    help="c: also C99 sources for microcontrollers, checked by compiling them.",
+)
+@click.option(
     "--data",
     help="Where the run's data are now, if it keeps no pictures and they have moved.  Of zoo:NAME: "
     "images like those it was trained on, to make fp16 and int8 with.",

@@ -137,6 +137,7 @@ def to_int8(
     *,
     training: Labelled,
     test: Labelled,
+    whole: bool = False,
     progress: Callable[[float], None] | None = None,
 ) -> Converted:
     """Write a file of 8-bit weights and activations.
@@ -145,6 +146,7 @@ def to_int8(
         training: labelled training images; up to CALIBRATION_IMAGES of them give the ranges and
             up to CHOICE_IMAGES others decide about method and float layers.
         test: for the accuracy that is reported.
+        whole: leave no layer in float, whatever that costs: for processors of integers.
         progress: called with the share done.
 
     Raises:
@@ -164,7 +166,7 @@ def to_int8(
         model = prepared(model)
         ranges = tensor_ranges(model, info.normalise(training[0][calibration]))
         attempt = Attempt(model, ranges, info.normalise(x), y)
-        method, left = choose(attempt, progress)
+        method, left = choose(attempt, progress, whole)
         quantised = _quantised(model, ranges[method], left)
     return _deliver(quantised, info, "int8", Path(source), Path(target), test, method, left)
 
@@ -327,10 +329,13 @@ class Attempt:
         return float(lost), float(((found - wanted) ** 2).mean())
 
 
-def choose(trial: Attempt, progress: Callable[[float], None] | None) -> tuple[str, tuple[str, ...]]:
-    """Method, and layers to leave in float where accuracy needs it."""
+def choose(
+    trial: Attempt, progress: Callable[[float], None] | None, whole: bool = False
+) -> tuple[str, tuple[str, ...]]:
+    """Method and, but for a file that is wholly in 8 bits, layers to leave in float where accuracy
+    needs it."""
     wanted = trial.outputs(trial.model)
-    sets = candidates_for_float(trial.model)
+    sets = [] if whole else candidates_for_float(trial.model)
     total, done = len(_METHODS) + len(sets), 0
 
     def judged(method: str, left: tuple[str, ...]) -> tuple[float, float]:

@@ -5,7 +5,7 @@
 
 A target is one JSON file. Those that come with gemkit lie beside this module and name the source of
 each figure; the user's own lie in the user's configuration directory. For microcontrollers gemkit
-bounds memory and size and delivers int8 files; it claims no latency there.
+bounds memory and size and delivers int8 files and C sources; it claims no latency there.
 """
 
 import os
@@ -43,6 +43,19 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Toolchain:
+    """A program that takes one of our files for a device, and where that is written."""
+
+    name: str
+    takes: str
+    source: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"name": self.name, "takes": self.takes, "source": self.source}
+
+
+@dataclass(frozen=True)
 class Target:
     """A device.
 
@@ -53,6 +66,8 @@ class Target:
         figures: of the device, with sources.
         latency: predicts latency there, where it was measured.
         own: whether it is the user's own, not one that comes with gemkit.
+        processor: of a microcontroller, which gets C files; None for others.
+        toolchains: what takes our files there.
     """
 
     name: str
@@ -61,6 +76,8 @@ class Target:
     figures: tuple[Figure, ...] = ()
     latency: LatencyModel | None = None
     own: bool = True
+    processor: str | None = None
+    toolchains: tuple[Toolchain, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The content of a target file."""
@@ -72,6 +89,8 @@ class Target:
             "budget": self.budget.to_json(),
             "figures": [figure.to_json() for figure in self.figures],
             "latency": None if self.latency is None else self.latency.to_json(),
+            "processor": self.processor,
+            "toolchains": [one.to_json() for one in self.toolchains],
         }
 
     def limits(self, asked: Budget) -> Budget:
@@ -166,11 +185,19 @@ def read_target(path: Path, own: bool = True) -> Target:
         raise UserError(f"{path}: a target needs a name and a description")
     try:
         figures = tuple(Figure(**figure) for figure in value.get("figures", []))
-        sound = all(map(_is_sound, figures))
+        toolchains = tuple(Toolchain(**one) for one in value.get("toolchains", []))
+        texts = [text for one in toolchains for text in (one.name, one.takes, one.source)]
+        sound = all(map(_is_sound, figures)) and all(isinstance(text, str) for text in texts)
     except TypeError:
         sound = False
     if not sound:
-        raise UserError(f"{path}: figures need name, value (a number), unit and source")
+        raise UserError(
+            f"{path}: figures need name, value (a number), unit and source; toolchains need name, "
+            "takes and source"
+        )
+    processor = value.get("processor")
+    if processor is not None and not isinstance(processor, str):
+        raise UserError(f"{path}: processor is a name, such as cortex-m4")
     latency = value.get("latency")
     return Target(
         name,
@@ -179,6 +206,8 @@ def read_target(path: Path, own: bool = True) -> Target:
         figures,
         None if latency is None else LatencyModel.from_json(latency, f"{path}: latency"),
         own,
+        processor,
+        toolchains,
     )
 
 

@@ -27,6 +27,7 @@ from ..runs import find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
 from .cards import write_network_card
 from .convert import convert, entry_of, files_of
+from .export_c import microcontroller_of, projects
 from .networks import Job, job_of, put, restored
 
 
@@ -74,6 +75,7 @@ def export(
     softmax: bool = False,
     opset: int | None = None,
     batch: int | None = None,
+    format: str = "onnx",
     data: str | None = None,
     console: Console | None = None,
 ) -> Delivery:
@@ -101,6 +103,9 @@ def export(
         softmax: files that give probabilities.
         opset: of `gemkit.export.onnx_builder.OPSETS`, by default the oldest.
         batch: a fixed batch size, for compilers that need one.
+        format: "c" also writes C projects, in the budget's precision and those asked for (fp32 only
+            where the budget's is no int8), for the microcontroller that the run is for or for the
+            usual ones.
         data: where the run's data lie now; needed where it keeps no pictures and they have moved.
 
     Returns:
@@ -112,6 +117,7 @@ def export(
     console = console or default_console()
     form = Form(input == "uint8", softmax, batch, opset or DEFAULT_OPSET)
     check_options(form.batch, form.opset)
+    check_format(format, input, softmax, batch)
     with opened(run) as run:
         chosen = {one.id for one in _chosen(run, ids)}
         dataset = run_data.for_files(run, data, dataset)
@@ -133,6 +139,7 @@ def export(
         _note_memory(run)
         kinds = tuple(dict.fromkeys([*precision, run.budget.precision]))
         folder = folder_of(run.path, out, form)
+        board, in_int8 = microcontroller_of(run), run.budget.precision == "int8"
         made: dict[str, list[dict[str, Any]]] = {}
         for model in _trained(run):
             if model.id not in chosen or not model.onnx:
@@ -148,11 +155,15 @@ def export(
             made[model.id] = [file, *others]
             if form == Form() and not _fits_converted(run, model, path, console):
                 continue
+            if format == "c":
+                wanted = {run.budget.precision, *precision} - ({"fp32"} if in_int8 else set())
+                asked = [one for one in made[model.id] if one["precision"] in wanted]
+                made[model.id] += projects(path, asked, dataset, board, console)
             if folder is not None:
                 if form == Form():
                     _copy(path, model.id, folder)
                 # The run's measurements are those of a file that was copied, not made anew.
-                anew = [Path(one["onnx"]) for one in made[model.id][1:]]
+                anew = [Path(one["onnx"]) for one in others]
                 measured = [
                     one
                     for one in model.measurements
@@ -169,6 +180,19 @@ def _trained(run: Run) -> list[Model | Baseline]:
     """All networks of a run that have an accuracy, the found ones first."""
     networks: list[Model | Baseline] = [*run.models(), *run.baselines()]
     return [one for one in networks if one.accuracy is not None]
+
+
+def check_format(format: str, input: str, softmax: bool, batch: int | None) -> None:
+    """Make sure that files of this form can be had in this format.
+
+    Raises:
+        UserError: C files always take pixels, give logits and are for one image.
+    """
+    if format == "c" and (input != "float" or softmax or batch):
+        raise UserError(
+            "--format c: the C files take pixels of one image and give logits, so leave --input, "
+            "--softmax and --batch out"
+        )
 
 
 def _is_there(run: Run, entry: Model | Baseline) -> bool:
@@ -235,6 +259,9 @@ def _card_beside(
 def _copy(path: Path, id: str, out: Path) -> None:
     for file in files_of(path):
         write_bytes(out / file.name.replace("model", id, 1), file.read_bytes())
+    for project in path.parent.glob("model*-c"):
+        for file in project.iterdir():
+            write_bytes(out / project.name.replace("model", id, 1) / file.name, file.read_bytes())
 
 
 def _chosen(run: Run, ids: Sequence[str]) -> list[Model | Baseline]:

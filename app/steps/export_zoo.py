@@ -17,6 +17,8 @@ from gemkit.records import plain
 
 from .. import formatting, zoo
 from .convert import convert, files_of
+from .export import check_format
+from .export_c import projects
 
 
 def export_zoo(
@@ -29,6 +31,7 @@ def export_zoo(
     softmax: bool = False,
     opset: int | None = None,
     batch: int | None = None,
+    format: str = "onnx",
     data: str | None = None,
     console: Console,
 ) -> list[dict[str, Any]]:
@@ -40,7 +43,8 @@ def export_zoo(
             judged on images of `data`.
         out: the file, or a folder for it; by default NAME.onnx here.
         data: images of the kind that the network was trained on, for other precisions.
-        optimize, input, softmax, opset, batch: as `gemkit.app.steps.export.export` takes them.
+        optimize, input, softmax, opset, batch, format: as `gemkit.app.steps.export.export` takes
+            them.
 
     Returns:
         one entry: its card and the `files` written.
@@ -52,6 +56,7 @@ def export_zoo(
     others = [kind for kind in precision if kind != "fp32"]
     opset = opset or DEFAULT_OPSET
     check_options(batch, opset)
+    check_format(format, input, softmax, batch)
     if others and data is None:
         raise UserError(
             f"--precision {','.join(others)} is made and judged on images that are not shipped: "
@@ -79,6 +84,8 @@ def export_zoo(
     made = [exported]
     if optimize is not None or dataset is not None:
         made += convert(path, precision, optimize, dataset, Budget(), console)
+    if format == "c":
+        made += projects(path, made, dataset, None, console)
     about = path.with_suffix(".card.md")
     _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
     console.print(f"card: {about}")

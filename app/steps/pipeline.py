@@ -19,6 +19,7 @@ from ..runs import data_of
 from ..terminal.progress import default_console
 from .bench import bench
 from .export import export
+from .export_c import for_board
 from .search import search
 from .train import TOP, train
 
@@ -76,6 +77,7 @@ def run(
                 f"no network could be delivered within the budget ({'; '.join(reasons[:3])}): "
                 f"allow more, or more trials; what was tried is in {found.path}"
             )
+        for_board(found, networks, shared["dataset"], console)
         bench(found, console=console)
     except BaseException:
         found.close()

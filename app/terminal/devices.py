@@ -104,6 +104,8 @@ def print_target(found: Target, console: Console) -> None:
             else f"{figure.value} {figure.unit}"
         )
         console.print(f"  {figure.name}: {value} ({figure.source})")
+    for toolchain in found.toolchains:
+        console.print(f"  {toolchain.name} takes {toolchain.takes} ({toolchain.source})")
     if found.latency is None:
         console.print("latency: not known, and none is claimed")
     else:

@@ -134,6 +134,7 @@ def test_a_network_is_measured_under_its_name(packed: Path, gemkit: Command) -> 
         ("bench zoo:none mobilenet_v3_small", "it has gemnet-mini"),
         ("export zoo:gemnet-mini --precision int8", "give --data"),
         ("export zoo:gemnet-mini abc", "no ids"),
+        ("export zoo:gemnet-mini --format c --softmax", "take pixels of one image"),
         ("show zoo:none", "it has gemnet-mini"),
         ("show zoo:gemnet-mini abc", "by its card alone"),
         ("predict zoo:none picture.png", "it has gemnet-mini"),
