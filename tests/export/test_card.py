@@ -57,7 +57,9 @@ def test_python_lines_run(tmp_path: Path, seed: int, preprocessing: bool) -> Non
         parity_max_abs=exported.parity_max_abs,
         measurements=[measurement],
         files=[model],
+        elsewhere="about 3 ms on my-device, predicted",
     )
+    assert "about 3 ms on my-device, predicted." in card.read_text()
     text = card.read_text()
     for part in (
         "Pets (JPEG copy)",

@@ -118,6 +118,11 @@ def test_npz_gives_back_what_was_saved(tmp_path: Path, arrays: Arrays) -> None:
     assert (dataset.name, dataset.class_names) == ("Leaves", ("a", "b", "c", "d"))
 
 
+def test_two_classes_are_enough(tmp_path: Path, arrays: Arrays) -> None:
+    arrays |= {f"y_{part}": arrays[f"y_{part}"] % 2 for part in ("train", "test")}
+    assert load(saved(tmp_path / "two.npz", arrays)).classes == 2
+
+
 def test_npz_without_a_channel_axis_is_grey(tmp_path: Path, arrays: Arrays) -> None:
     arrays |= {f"x_{part}": arrays[f"x_{part}"][..., 0] for part in ("train", "test")}
     assert load(saved(tmp_path / "grey.npz", arrays)).input_shape == (1, 6, 5)

@@ -6,10 +6,18 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from gemkit.errors import UserError
-from gemkit.files import read_json, replacing, write_json, write_text
+from gemkit.files import (
+    check_format,
+    read_arrays,
+    read_json,
+    replacing,
+    write_json,
+    write_text,
+)
 
 
 def test_a_failing_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -80,6 +88,25 @@ def test_json_round_trip_and_refusals(tmp_path: Path) -> None:
 def test_json_of_any_editor_is_read(encoding: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{\r\n "é": 1\r\n}\r\n', encoding=encoding, newline="")
     assert read_json(tmp_path / "a.json") == {"é": 1}
+
+
+@pytest.mark.parametrize("found", [None, "1", True, 0, -1, 1.0])
+def test_what_names_no_format_is_damaged(found: object) -> None:
+    with pytest.raises(UserError, match="it names no format"):
+        check_format(found, 3, "a file")
+
+
+def test_newer_formats_alone_are_refused() -> None:
+    for known in (1, 2, 3):
+        check_format(known, 3, "a file")
+    with pytest.raises(UserError, match="newer gemkit"):
+        check_format(4, 3, "a file")
+
+
+def test_arrays_of_objects_are_not_loaded(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", numbers=np.arange(3), objects=np.array([{}, "x"], dtype=object))
+    with pytest.raises(UserError, match="'objects' holds Python objects"):
+        read_arrays(tmp_path / "a.npz")
 
 
 def test_a_file_in_the_way_is_named(tmp_path: Path) -> None:

@@ -424,8 +424,16 @@ def test_a_run_that_is_not_there_is_told_its_neighbours(run: Run, tmp_path: Path
         UserError, match=f"is no folder: name the folder of a run, one of {run.path}$"
     ):
         Run.open(run.path.with_name("rum"))
-    with pytest.raises(UserError, match=r"name the folder of a run$"):
-        Run.open(tmp_path / "nowhere" / "run")
+    (tmp_path / "empty").mkdir()
+    for folder in ("nowhere", "empty"):
+        with pytest.raises(UserError, match=r"name the folder of a run$"):
+            Run.open(tmp_path / folder / "run")
+
+
+def test_what_older_versions_did_not_store_is_as_it_was_then() -> None:
+    """Version 0.1.0 had one skeleton, the first of today's table."""
+    assert trial(0).skeleton == 0
+    assert Model(id="a", cell=cell(2)).skeleton == 0
 
 
 def test_a_run_is_not_begun_over_another(run: Run) -> None:
