@@ -101,7 +101,7 @@ def one_visitor(address: str, selections: int = 50, openings: int = 5) -> dict[s
             tab = context.new_page()
             start = time.perf_counter()
             tab.goto(address)
-            tab.wait_for_selector("#listing .gk-list tbody tr")
+            tab.wait_for_selector(".gk-list tr[data-id]")
             opened.append(time.perf_counter() - start)
             if len(opened) < openings:
                 context.close()
@@ -111,7 +111,7 @@ def one_visitor(address: str, selections: int = 50, openings: int = 5) -> dict[s
         # The time runs in the browser, from the choice to the details of that network.
         script = """(id) => new Promise((done) => {
             const facts = document.querySelector('#facts'), start = performance.now();
-            const look = () => { if (facts.querySelector('h3')?.textContent.startsWith(id)) {
+            const look = () => { if (facts.querySelector('.gk-facts')?.dataset.id === id) {
                 watcher.disconnect(); done(performance.now() - start); } };
             const watcher = new MutationObserver(look);
             watcher.observe(facts, {childList: true, subtree: true, characterData: true});

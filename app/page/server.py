@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from .embedding_map import EmbeddingMap
     from .live_search import LiveSearch
 
-SCRIPTS = ("address.js", "page.js", "result.js", "how.js", "pad.js", "browser.js")
+SCRIPTS = ("address.js", "page.js", "result.js", "how.js", "try.js", "browser.js")
 """The page's own scripts, in their order."""
 
 

@@ -49,6 +49,7 @@ def verdict(content: "Content", has_file: Callable[[str], bool]) -> Verdict | No
     if not models:
         return None
     known: Network | None
+    better: Network | None
     told = content.recommendation
     if told is not None:
         pair = [content.network(id) for id in (told.id, told.rival or "")]

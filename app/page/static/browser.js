@@ -135,7 +135,7 @@
     root.replaceChildren(
       make("div", { class: "gk-controls" }, make("label", { class: "gk-choice" }, make("span", {}, "run on"), picker), ...boxes.map(([, , label]) => label)),
       make("p", { class: "gk-take" }, begin, halt), without, status, bar, results,
-      make("h4", {}, "Teach gemkit this device"),
+      make("h3", {}, "Teach gemkit this device"),
       make("p", { class: "gk-note" }, "A search can keep a latency limit on a device that it has never run on, if enough cells were measured there. Measure some of this run's cells, save the file, and give it to ", make("code", {}, "gemkit latency fit measurements.json --name NAME"), "."),
       make("p", { class: "gk-take" }, amount, many), saved);
     async function guarded(work) {

@@ -41,7 +41,7 @@
     const tools = make("div", { class: "gk-controls" });
     root.replaceChildren(
       make("h2", {}, "All networks: share right against cost"), controls, holder, legend, missing,
-      make("details", { class: "gk-options" }, make("summary", {}, "Options and limits"), options, make("h4", {}, "What may it cost at most?"), sliders),
+      make("details", { class: "gk-options" }, make("summary", {}, "Options and limits"), options, make("h3", {}, "What may it cost at most?"), sliders),
       make("div", { class: "gk-listing" }, tools, told, wide));
     const scatter = new Scatter(holder, "share right by cost; arrow keys go from point to point");
     result.scatter = scatter;

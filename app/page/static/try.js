@@ -1,4 +1,5 @@
-// A pad to draw a digit on: what is drawn goes the way of an upload, and is checked like one.
+// The page's "Try it": a pad to draw a digit on, whose drawing goes the way of an upload and is checked
+// like one; and names for what Gradio leaves without.
 (() => {
   "use strict";
   const { make, pause } = window.gemkit;
@@ -43,6 +44,16 @@
     }
     root.replaceChildren(make("p", {}, "Draw a digit:"), canvas, make("button", { class: "gk-button", onclick: clear }, "Clear"));
   }
+  function name() {
+    for (const one of document.querySelectorAll("#examples button:not([aria-label])")) {
+      const file = decodeURIComponent(one.querySelector("img")?.src || "");
+      one.setAttribute("aria-label", `example: ${/-([^/]*)\.png/.exec(file)?.[1] || "an image"}`);
+    }
+    for (const one of document.querySelectorAll(".empty[aria-label]:not([role])")) one.setAttribute("role", "img");
+  }
+  let waiting = null;
+  new MutationObserver(() => { waiting ??= setTimeout(() => { waiting = null; name(); }, 100); }).observe(document.documentElement, { childList: true, subtree: true });
+
   window.gemkit.pad = pad;
   dispatchEvent(new Event("gemkit-pad"));
 })();
