@@ -834,7 +834,7 @@ def app(run_folder: Path, host: str, port: int, auth: str | None, **options: Any
 @click.option("--out", type=FOLDER, required=True, help="The folder to make.")
 @json_option
 def space(run_folder: Path, out: Path, json_file: str | None) -> None:
-    """Make the folder of a Hugging Face Space that shows RUN to the public."""
+    """Make the folder of a Hugging Face Space that shows RUN, or zoo:NAME, to the public."""
     from . import huggingface
 
     _check_json(json_file)

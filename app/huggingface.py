@@ -7,19 +7,24 @@ that was pushed. gemkit's own sources lie therefore in it, under the names they 
 import re
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Iterable
 from contextlib import closing
 from importlib import import_module, metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gemkit.cell import write_cell
 from gemkit.errors import UserError
 from gemkit.files import explain, read_json, write_bytes, write_json, write_text
+from gemkit.records import DataInfo, Model
+from gemkit.store import Run
 
-from . import formatting
+from . import formatting, zoo
 from .hints import command
 from .page import downloads
 from .page.content import PageRun
+from .steps import export_zoo
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,9 +48,8 @@ short_description: Small networks found by gemkit, to try and to take along
 
 # {title}
 
-gemkit tried {done} (asked for: {budget}) and trained {trained} of them fully. Look at their cells
-and at what they cost, try them on your images, measure them in your browser, and download the ONNX
-files.
+{story} Look at cells and at what they cost, try them on your images, measure them in your browser,
+and download the ONNX files.
 """
 _LARGE_FILES = "".join(
     f"*.{ending} filter=lfs diff=lfs merge=lfs -text\n"
@@ -54,10 +58,10 @@ _LARGE_FILES = "".join(
 
 
 def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
-    """Write the folder of a Space that shows a run.
+    """Write the folder of a Space that shows a run, or a network of the zoo.
 
     Args:
-        folder: a run with at least one exported network.
+        folder: a run with at least one exported network, or `zoo:NAME`.
         out: a new or empty folder, the clone of an empty Space, or what was made here before;
             that is replaced.
 
@@ -67,6 +71,53 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
     Raises:
         UserError: no run, nothing in it to show, or the folder holds something else.
     """
+    with tempfile.TemporaryDirectory(prefix="gemkit-space-") as scratch:
+        if zoo.is_zoo(folder):
+            folder = _run_of(zoo.card(str(folder)), Path(scratch) / "run")
+        return _make_space(folder, out, console)
+
+
+def _run_of(known: zoo.Card, path: Path) -> Path:
+    """A run that holds a ready-made network alone, as a search would have left it."""
+    network = known.network
+    config = {"data": known.data, "budget": known.budget.to_json(), "seed": 0}
+    shape, onnx = network.skeleton.input_shape, f"models/{known.name}/model.onnx"
+    with Run.create(path, config) as run:
+        run.set_setting("skeleton", network.skeleton)
+        run.set_setting(
+            "data",
+            DataInfo(
+                known.data,
+                known.data_note,
+                test=known.test_images,
+                input_shape=shape,
+                class_names=known.class_names,
+                mean=known.mean,
+                std=known.std,
+            ),
+        )
+        zoo.write(known, path / onnx)
+        write_cell((path / onnx).with_name("cell.json"), network.cells[0])
+        export_zoo.write_card(known, path / onnx, (path / onnx).with_name("card.md"))
+        run.put(
+            Model(
+                id=known.name,
+                cell=network.cells[0],
+                width=network.width,
+                macs=known.macs,
+                params=known.params,
+                peak_memory_bytes=known.peak_memory_bytes,
+                accuracy=known.accuracy,
+                state="done",
+                onnx=onnx,
+                latency_ms=known.latency_ms,
+                measurements=known.measurements,
+            )
+        )
+    return path
+
+
+def _make_space(folder: Path, out: Path, console: "Console") -> list[str]:
     shown = PageRun.open(folder)
     try:
         if not shown.runnable():
@@ -83,13 +134,10 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
             _copy_sources(out)
         except OSError as error:
             raise explain(error, out) from None
-        content = shown.content
         readme = _README.format(
             title=shown.title.replace('"', "'").replace("\\", "/"),
             gradio=metadata.version("gradio"),
-            done=formatting.number(content.done, "candidate"),
-            budget=shown.budget.describe(),
-            trained=len(content.models),
+            story=_story(shown),
         )
         write_text(out / "requirements.txt", "".join(f"{one}\n" for one in requirements()))
         write_text(out / ".gitattributes", _LARGE_FILES)
@@ -105,6 +153,16 @@ def make_space(folder: Path, out: Path, console: "Console") -> list[str]:
     )
     console.print(f"try it here: python {out / 'app' / 'space.py'}   then push it to a Space")
     return [str(path.relative_to(out)) for path in files]
+
+
+def _story(shown: PageRun) -> str:
+    content = shown.content
+    if not content.trials:
+        return f"A ready-made network of gemkit's: {content.models[0].id}."
+    return (
+        f"gemkit tried {formatting.number(content.done, 'design')} (asked for: "
+        f"{shown.budget.describe()}) and trained {len(content.models)} of them in full."
+    )
 
 
 def _is_git(path: Path, out: Path) -> bool:

@@ -264,7 +264,14 @@ class PageRun:
     @property
     def verdict(self) -> verdict.Verdict | None:
         """Which network to take; None where none is trained."""
-        return verdict.verdict(self.content, lambda id: self.onnx(id) is not None)
+        content = self.content
+        return verdict.verdict(
+            content.models,
+            content.baselines,
+            content.data.test if content.data else None,
+            content.recommendation,
+            lambda id: self.onnx(id) is not None,
+        )
 
     @property
     def first(self) -> str | None:

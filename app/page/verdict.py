@@ -1,19 +1,10 @@
-"""What the page says first: which network to take, how good it is, and how it was found."""
+"""Which network of a run to take, and how it compares with the best of the other kind."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
-from typing import TYPE_CHECKING
 
-from gemkit.export.card import interval
-from gemkit.records import Baseline, Latency, Model, Network, TrialSummary
-
-from .. import formatting
-from ..hints import command
-
-if TYPE_CHECKING:
-    from .content import Content, PageRun
+from gemkit.records import Baseline, Latency, Model, Network, Recommendation
 
 _NOTICEABLE = 1.05
 """Times that differ by less are called alike."""
@@ -38,39 +29,43 @@ class Verdict:
     offered: Network
 
 
-def verdict(content: "Content", has_file: Callable[[str], bool]) -> Verdict | None:
-    """Judge a run's networks; None where no found one is trained.
+def verdict(
+    models: Sequence[Model],
+    known: Sequence[Network],
+    images: int | None,
+    told: Recommendation | None,
+    has_file: Callable[[str], bool],
+) -> Verdict | None:
+    """Judge a run's trained networks; None where no found one is among them.
 
     The one that the run recommends is offered. Where nothing was judged on a hold-out, the more
     accurate one of the search's first and the best known network is; of two between which the test
     images cannot tell, the faster.
+
+    Args:
+        known: networks that were not found; those of a comparison do not count.
+        images: how many test images there are.
+        has_file: whether a network has a file that can be taken.
     """
-    models = content.models
     if not models:
         return None
-    known: Network | None
-    better: Network | None
-    told = content.recommendation
+    rivals = [one for one in known if isinstance(one, Baseline)]
     if told is not None:
-        pair = [content.network(id) for id in (told.id, told.rival or "")]
-        found = next((one for one in pair if isinstance(one, Model)), models[0])
-        known = next((one for one in pair if isinstance(one, Baseline)), None)
-        offered = known if told.kind == "known" and known is not None else found
+        found = next((one for one in models if one.id in (told.id, told.rival)), models[0])
+        rival = next((one for one in rivals if one.id in (told.id, told.rival)), None)
+        offered = rival if told.kind == "known" and rival is not None else found
         better = offered if told.interval is not None and told.interval[0] > 0 else None
-        faster = None if known is None else _faster(found, known)
-        return Verdict(found, known, better, faster, offered)
+        return Verdict(found, rival, better, rival and _faster(found, rival), offered)
     # The search ranked them by validation images: to choose by test images would flatter.
     found = next((one for one in models if has_file(one.id)), models[0])
-    rivals = [one for one in content.baselines if isinstance(one, Baseline) and has_file(one.id)]
-    known = max(rivals, key=lambda one: one.accuracy or 0.0, default=None)
-    if known is None:
+    with_file = [one for one in rivals if has_file(one.id)]
+    rival = max(with_file, key=lambda one: one.accuracy or 0.0, default=None)
+    if rival is None:
         return Verdict(found, None, None, None, found)
-    images = content.data.test if content.data else None
-    better = None
-    if not _alike(found.accuracy or 0.0, known.accuracy or 0.0, images):
-        better = max((found, known), key=lambda one: one.accuracy or 0.0)
-    faster = _faster(found, known)
-    return Verdict(found, known, better, faster, better or faster or found)
+    clear = not _alike(found.accuracy or 0.0, rival.accuracy or 0.0, images)
+    best = max((found, rival), key=lambda one: one.accuracy or 0.0) if clear else None
+    faster = _faster(found, rival)
+    return Verdict(found, rival, best, faster, best or faster or found)
 
 
 def _alike(first: float, second: float, images: int | None) -> bool:
@@ -94,198 +89,3 @@ def _faster(first: Network, second: Network) -> Network | None:
 def _end(latency: Latency, name: str) -> float:
     found = getattr(latency, name)
     return latency.p50 if found is None else float(found)
-
-
-# ---- as HTML
-
-
-def html(shown: "PageRun") -> str:
-    """The verdict and how it came about."""
-    found = shown.verdict
-    body = _without_network(shown) if found is None else _judged(shown, found)
-    return f'<div class="gk-top">{body}{_how(shown)}</div>'
-
-
-def _without_network(shown: "PageRun") -> str:
-    content = shown.content
-    best = formatting.best_trials(one for one in content.trials if one.accuracy is not None)[:1]
-    if not content.trials:
-        text = (
-            "This run has no design yet. The page shows them as they appear; a search goes on "
-            f"with <code>{escape(command('search', '--out', shown.asked, '--resume'))}</code>."
-        )
-        return f'<section class="gk-verdict"><h2>Nothing found yet</h2><p>{text}</p></section>'
-    head = "No design has been trained yet"
-    if best:
-        head = f"The best design so far gets {formatting.percent(best[0].accuracy, 1)} right"
-    text = (
-        "That is of validation pictures and after a short training. No network has been trained "
-        f"in full yet: <code>{escape(command('train', shown.asked))}</code>."
-    )
-    return f'<section class="gk-verdict"><h2>{head}</h2><p>{text}</p></section>'
-
-
-def _judged(shown: "PageRun", verdict: Verdict) -> str:
-    content, offered = shown.content, verdict.offered
-    name = escape(content.name(offered.id))
-    share = formatting.percent(offered.accuracy, 1)
-    head = f"{name} gets {share} of the test pictures right"
-    if offered is not verdict.found:
-        head = f"Take a known network: {name} gets {share} of the test pictures right"
-    rows = [verdict.found] if verdict.known is None else [verdict.found, verdict.known]
-    if offered is verdict.known:
-        rows.reverse()
-    images = content.data.test if content.data else None
-    of = f"of {images:,} test pictures" if images else "of the test pictures"
-    body = "".join(_row(shown, one, verdict) for one in rows)
-    thumb = shown.thumbnail(verdict.found.id)
-    figure = ""
-    if thumb:
-        figure = (
-            f'<figure class="gk-thumb">{thumb}<figcaption>The cell, a wiring of '
-            f"{formatting.number(verdict.found.nodes, 'step')}, that "
-            f"{escape(content.name(verdict.found.id))} repeats</figcaption></figure>"
-        )
-    return (
-        f'<section class="gk-verdict" data-offered="{escape(offered.id)}"><div><h2>{head}</h2>'
-        f"<p>{_comparison(shown, verdict)}</p>"
-        '<div class="gk-wide"><table class="gk-table gk-duel"><thead><tr><th>network</th>'
-        f"<th>right, {of}</th><th>time for one picture</th><th>file</th></tr></thead>"
-        f"<tbody>{body}</tbody></table></div>{_buttons(shown, offered)}</div>{figure}</section>"
-    )
-
-
-def _row(shown: "PageRun", network: Network, verdict: Verdict) -> str:
-    content = shown.content
-    images = content.data.test if content.data else None
-    spread = ""
-    if images and network.accuracy is not None:
-        low, high = (100 * end for end in interval(network.accuracy, images))
-        spread = f"<small>95 % interval: {low:.1f} to {high:.1f} %</small>"
-    share, latency = (
-        f"<b>{text}</b>" if network is best else text
-        for text, best in (
-            (formatting.percent(network.accuracy, 1), verdict.more_accurate),
-            (formatting.latency(network.latency_ms), verdict.faster),
-        )
-    )
-    path = shown.onnx(network.id)
-    kind = "found by this search" if isinstance(network, Model) else "known network, trained alike"
-    size = formatting.size(None if path is None else path.stat().st_size)
-    chosen = ' class="gk-offered"' if network is verdict.offered else ""
-    return (
-        f'<tr{chosen}><th scope="row"><a href="#id={escape(network.id)}" data-id='
-        f'"{escape(network.id)}">{escape(content.name(network.id))}</a><small>{kind}</small></th>'
-        f"<td>{share}{spread}</td><td>{latency}</td><td>{size}</td></tr>"
-    )
-
-
-def _comparison(shown: "PageRun", verdict: Verdict) -> str:
-    """How the two compare in accuracy and in time, in sentences."""
-    found, known, offered = verdict.found, verdict.known, verdict.offered
-    if known is None:
-        return "No known network was trained beside it, so nothing says how good that is."
-    other = found if offered is known else known
-    best, rest = (escape(shown.content.name(one.id)) for one in (offered, other))
-    what = "best known network within the same limits"
-    if other is found:
-        what = "best that the search found"
-    points = 100 * ((other.accuracy or 0.0) - (offered.accuracy or 0.0))
-    apart = f"{abs(points):.1f} points {'more' if points > 0 else 'fewer'}"
-    if f"{abs(points):.1f}" == "0.0":
-        apart = "as many"
-    share = formatting.percent(other.accuracy, 1)
-    lines = [f"{rest}, the {what}, gets {share} right: {apart}."]
-    told = shown.content.recommendation
-    if told is not None:
-        aside = f"The {told.images:,} pictures kept aside to decide between the two"
-        if verdict.more_accurate is None:
-            lines.append(f"{aside} tell no sure difference.")
-        else:
-            by = 100 * (told.better_by or 0.0)
-            lines.append(f"{aside} say the same: {best} is {by:.1f} points better.")
-    elif verdict.more_accurate is None:
-        lines.append("These pictures are too few to tell the two apart.")
-    lines.append(_times(shown, verdict, best, rest))
-    return " ".join(lines)
-
-
-def _times(shown: "PageRun", verdict: Verdict, best: str, rest: str) -> str:
-    """Which of the two is faster, as a sentence."""
-    known, fast = verdict.known, verdict.faster
-    assert known is not None
-    if verdict.found.latency_ms is None or known.latency_ms is None:
-        return "Which of the two is faster has not been measured."
-    if fast is None:
-        return "Both take about the same time."
-    first, second = sorted((verdict.found.latency_ms.p50, known.latency_ms.p50))
-    offered = fast is verdict.offered
-    where = next((one.machine.get("processor") for one in fast.measurements), None)
-    text = f"{best if offered else rest} is the faster one, by a factor of {second / first:.1f}"
-    if where:
-        text += f" (measured on {escape(str(where))})"
-    if not offered and verdict.more_accurate is None:
-        text += "; where time matters, take that one"
-    return f"{text}."
-
-
-def _buttons(shown: "PageRun", offered: Network) -> str:
-    id = escape(offered.id)
-    first = ""
-    if shown.missing(offered.id) is None:
-        first = shown.download_link(offered.id)
-    return (
-        f'<p class="gk-take">{first}<a class="gk-button" href="#id={id}&amp;tab=try">Try it</a>'
-        f'<button class="gk-button" data-id="{id}" data-fold="code">Code</button></p>'
-    )
-
-
-def _how(shown: "PageRun") -> str:
-    """One sentence on how, and what a lay person needs to know to understand it."""
-    content = shown.content
-    if not content.trials:
-        return ""
-    text = f"{formatting.number(content.done, 'design')} {_were(content.done)} tried briefly"
-    if content.models:
-        text += f", the best {len(content.models)} (by accuracy and cost) trained in full"
-    text += f". Asked for: {shown.budget.describe()}."
-    rounds = len({trial.round for trial in content.trials})
-    epochs = min((trial.epochs for trial in content.trials), default=0)
-    return f"""<div class="gk-how"><p>{escape(text)}</p>
-<details><summary>How does that work?</summary>
-<p>A network here is one <b>cell</b>, repeated: a wiring diagram of small calculating steps.
-<b>Architecture search</b> tries many wirings, and keeps those that recognise pictures well and cost
-little.</p>{_examples(shown)}
-<p>Each design was trained briefly ({formatting.number(epochs, "pass", "passes")} over a small share
-of the pictures) and judged on <b>validation pictures</b>, which it had not been trained on. After
-each <b>round</b> (there {"was" if rounds == 1 else "were"} {rounds}) the search looked at what had
-done well and chose the next designs by it. The best were trained in full and judged once on the
-<b>test pictures</b>, which had played no part before.</p>
-<dl><dt>95 % interval</dt><dd>Where the share would lie if there were endlessly many test pictures
-(in 95 of 100 such tests).</dd>
-<dt>MACs</dt><dd>Multiply-accumulates, the multiplications for one picture. Fewer are less work,
-though not always less time.</dd>
-<dt>Parameters</dt><dd>The numbers that a network has learned; they make its file large or
-small.</dd>
-<dt>p50, p99</dt><dd>Half of all calls were faster than p50 (the median), 99 of 100 faster than
-p99.</dd></dl></details></div>"""
-
-
-def _were(count: int) -> str:
-    return "was" if count == 1 else "were"
-
-
-def _examples(shown: "PageRun") -> str:
-    """A poor, a middling and the best design of this run, drawn small."""
-    done: list[TrialSummary] = formatting.best_trials(
-        one for one in shown.content.trials if one.accuracy is not None
-    )
-    if len(done) < 3:
-        return ""
-    chosen = (("among the worst", -1), ("in the middle", len(done) // 2), ("the best", 0))
-    figures = "".join(
-        f'<figure class="gk-thumb">{shown.thumbnail(done[place].id)}<figcaption>{text}: '
-        f"{formatting.percent(done[place].accuracy, 1)}</figcaption></figure>"
-        for text, place in chosen
-    )
-    return f'<div class="gk-examples">{figures}</div>'

@@ -9,7 +9,7 @@ from rich.console import Console
 from gemkit.budget import Budget
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
-from gemkit.export.card import write_card
+from gemkit.export import card
 from gemkit.export.exporter import check_options
 from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.files import write_text
@@ -87,7 +87,7 @@ def export_zoo(
     if format == "c":
         made += projects(path, made, dataset, None, console)
     about = path.with_suffix(".card.md")
-    _write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
+    write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
     console.print(f"card: {about}")
     return [{**plain(known), "onnx": str(path), "files": made}]
 
@@ -103,10 +103,15 @@ def _suiting(data: str, known: zoo.Card) -> Dataset:
     return dataset
 
 
-def _write_card(
-    known: zoo.Card, path: Path, about: Path, parity: float, files: Sequence[Path]
+def write_card(
+    known: zoo.Card,
+    path: Path,
+    about: Path,
+    parity: float | None = None,
+    files: Sequence[Path] = (),
 ) -> None:
-    write_card(
+    """Write the card of a network of the zoo for its ONNX file at `path`."""
+    card.write_card(
         about,
         path,
         data=known.data,

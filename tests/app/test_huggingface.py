@@ -18,6 +18,8 @@ import pytest
 import yaml
 
 import page_run
+from gemkit.app.page import result
+from gemkit.app.page.content import PageRun
 from gemkit.store import Run
 
 Command = Callable[..., tuple[int, str, str]]
@@ -147,3 +149,22 @@ def test_a_run_without_a_network_makes_no_space(
         f"gemkit: {path} has no network to take along: run `gemkit export {path}` first\n"
     )
     assert not (tmp_path / "made").exists()
+
+
+def test_a_network_of_the_zoo_makes_a_space(tmp_path: Path, gemkit: Command) -> None:
+    code, out, errors = gemkit("space", "zoo:gemnet-tiny", "--out", "made", "--json", "-")
+    assert code == 0, errors
+    made = tmp_path / "made"
+    network = made / "space" / "run" / "models" / "gemnet-tiny"
+    assert "space/run/models/gemnet-tiny/card.md" in json.loads(out)
+    onnxruntime.InferenceSession(network / "model.onnx")
+    front = yaml.safe_load((network / "card.md").read_text().split("---")[1])
+    (told,) = front["model-index"][0]["results"]
+    shown = PageRun.open(made / "space" / "run")
+    text = result.top_html(shown)
+    shown.close()
+    assert f"{100 * told['metrics'][0]['value']:.1f} % of the test pictures right" in text
+    assert "gemnet-tiny gets" in text
+    code, _, errors = gemkit("space", "zoo:gemnet-none", "--out", "other")
+    assert code == 2
+    assert "gemnet-none" in errors

@@ -33,9 +33,9 @@ from gemkit.app.page import (
     facts,
     guard,
     page,
+    result,
     speed,
     try_it,
-    verdict,
 )
 from gemkit.app.page.shares import measure_shares, shares
 from gemkit.app.report.cell_layout import layout
@@ -236,7 +236,7 @@ def test_a_run_that_grows_is_read_again(
     with Run.create(tmp_path / "grows", config) as run:
         shown = content.PageRun.open(tmp_path / "grows")
         before = shown.content
-        assert "no design yet" in verdict.html(shown)
+        assert "no design yet" in result.top_html(shown)
         assert before.trials == ()
         assert shown.content is before
         run.add_trials(trials)

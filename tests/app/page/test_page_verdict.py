@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 import page_run
-from gemkit.app.page import cell_svg, content, facts, names, verdict
+from gemkit.app.page import cell_svg, content, facts, names, result, verdict
 from gemkit.baselines import BASELINES
 from gemkit.records import (
     Baseline,
@@ -28,8 +28,15 @@ from gemkit.store import Run
 IMAGES = 1000
 
 
-def _content(found: float, known: float, ours: float, theirs: float) -> content.Content:
-    """Two found networks and a known one; accuracies and milliseconds."""
+def _judged(
+    found: float,
+    known: float,
+    ours: float,
+    theirs: float,
+    told: Recommendation | None = None,
+    files: tuple[str, ...] | None = None,
+) -> verdict.Verdict:
+    """The verdict on two found networks and a known one, from accuracies and milliseconds."""
 
     def timed(p50: float) -> Latency:
         return Latency(p50, p50_low=0.99 * p50, p50_high=1.01 * p50)
@@ -38,10 +45,15 @@ def _content(found: float, known: float, ours: float, theirs: float) -> content.
     model = Model(id=cell.id, cell=cell, accuracy=found, latency_ms=timed(ours))
     # By test accuracy it is the better one, but the search ranked it second.
     second = replace(model, id="0123456789", accuracy=1.0)
-    known_ = Baseline(id="resnet8", accuracy=known, latency_ms=timed(theirs))
-    elsewhere = Compared(id="resnet20@1", network="resnet20", accuracy=1.0)
-    data = DataInfo("digits", test=IMAGES)
-    return content.Content((), (model, second), (known_, elsewhere), data, (), None, False, 1)
+    others = (
+        Baseline(id="resnet8", accuracy=known, latency_ms=timed(theirs)),
+        Compared(id="resnet20@1", network="resnet20", accuracy=1.0),
+    )
+    judged = verdict.verdict(
+        (model, second), others, IMAGES, told, lambda id: files is None or id in files
+    )
+    assert judged is not None
+    return judged
 
 
 @pytest.mark.parametrize(
@@ -63,8 +75,7 @@ def test_the_more_accurate_network_is_offered_and_the_faster_where_that_cannot_b
     more_accurate: str | None,
     faster: str | None,
 ) -> None:
-    judged = verdict.verdict(_content(found, known, ours, theirs), lambda id: True)
-    assert judged is not None
+    judged = _judged(found, known, ours, theirs)
     assert judged.known is not None
     assert judged.known.id == "resnet8"  # comparisons have limits of their own
     assert judged.found.accuracy == found
@@ -78,16 +89,13 @@ def test_the_more_accurate_network_is_offered_and_the_faster_where_that_cannot_b
 
 
 def test_a_network_without_a_file_is_not_offered_while_another_has_one() -> None:
-    known = _content(0.9, 0.99, 1.0, 1.0)
-    judged = verdict.verdict(known, lambda id: id == "0123456789")
-    assert judged is not None
+    judged = _judged(0.9, 0.99, 1.0, 1.0, files=("0123456789",))
     assert (judged.offered.id, judged.known) == ("0123456789", None)
 
 
 @pytest.mark.parametrize("kind", ["found", "known"])
 @pytest.mark.parametrize("sure", [True, False])
 def test_what_the_run_recommends_is_offered(kind: str, sure: bool) -> None:
-    known = _content(0.99, 0.90, 1.0, 3.0)
     ids = ("0123456789", "resnet8")
     first, second = ids if kind == "found" else ids[::-1]
     told = Recommendation(
@@ -99,8 +107,7 @@ def test_what_the_run_recommends_is_offered(kind: str, sure: bool) -> None:
         better_by=0.02,
         interval=(0.01 if sure else -0.01, 0.03),
     )
-    judged = verdict.verdict(replace(known, recommendation=told), lambda id: True)
-    assert judged is not None
+    judged = _judged(0.99, 0.90, 1.0, 3.0, told)
     assert judged.known is not None
     assert (judged.found.id, judged.known.id, judged.offered.id) == (*ids, first)
     assert (judged.more_accurate is judged.offered) == sure
@@ -125,7 +132,7 @@ def _text(markup: str) -> str:
 
 
 def test_the_verdict_says_what_the_records_hold(shown: content.PageRun) -> None:
-    text = _text(verdict.html(shown))
+    text = _text(result.top_html(shown))
     assert "Found 1 gets 95.0 % of the test pictures right" in text
     assert "MobileNetV2, the best known network within the same limits, gets 90.0 % right" in text
     assert "5.0 points fewer" in text
