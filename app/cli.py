@@ -202,7 +202,7 @@ def _as_begun(options: dict[str, Any]) -> None:
         options["precision"] = limits.precision
     if "epochs" not in given and begun.get("epochs") != RECIPES["proxy"].epochs:
         options["epochs"] = begun.get("epochs")
-    for name in ("epochs", "recipe", "top", "workers", "time_limit"):
+    for name in ("epochs", "recipe", "top", "workers", "time_limit", "teacher", "unlabelled"):
         if name in first and name in options and name not in given:
             options[name] = first[name]
 

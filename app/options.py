@@ -211,7 +211,7 @@ search_options = options(
     click.option(
         "--trials",
         type=click.IntRange(1, 1_000_000),
-        help="Networks trained on the proxy task.  [default: 16]",
+        help="Networks trained on the proxy task.  [default: 16, of few images none are compared]",
     ),
     click.option(
         "--time",

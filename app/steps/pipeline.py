@@ -17,6 +17,7 @@ from gemkit.store import Run
 
 from ..runs import data_of
 from ..terminal.progress import default_console
+from . import teaching
 from .bench import bench
 from .export import export
 from .export_c import for_board
@@ -52,6 +53,8 @@ def run(
     if unlabelled is not None and teacher is None:
         raise UserError("--unlabelled: pictures without labels need a --teacher")
     shared: dict[str, Any] = {"dataset": load(data), "console": console}
+    if teacher is not None:  # before the search spends its time
+        teaching.check(teacher, unlabelled, shared["dataset"])
     training: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
     found = search(data, budget, **training, **options, **shared)
     try:

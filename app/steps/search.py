@@ -1,5 +1,6 @@
 """`gemkit search`: from data and a budget to a run full of trials."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
@@ -39,6 +40,8 @@ from ..terminal.watching import watched
 from . import estimate
 
 DEFAULT_TRIALS = 16
+_FEW_IMAGES = 1000
+"""Of fewer training images what judges trials says too little to choose by."""
 _HAND_MADE = 4
 """One trial of so many is a cell that a person would write down, as far as there are such."""
 _WORK_PER_CANDIDATE = {"cpu": 1.5e7, "gpu": 5e8}
@@ -86,7 +89,8 @@ def search(
         dataset: what `data` names, where it is loaded already.
         out: the run's folder, by default `default_out`.
         nodes: of the complete graph whose sub-graphs are candidates.
-        trials: networks trained on the proxy task.
+        trials: networks trained on the proxy task; by default `DEFAULT_TRIALS`, but of fewer than a
+            thousand training images the first cell that a person would write down, unsearched.
         time_limit: seconds after which no new trial is started.
         workers: processes; by default one per core. On a GPU threads, by default 8 per GPU.
         dask: address of a Dask scheduler that runs the trials instead.
@@ -125,13 +129,14 @@ def search(
     chosen_encoder = encoders.encoder_for_cells(Path(encoder) if encoder else None)
     many = _workers(workers, dask, device)
     epochs = epochs or RECIPES["proxy"].epochs
+    unsearched = trials is None and len(dataset.y_train) < _FEW_IMAGES
     config: dict[str, Any] = {
         **of_data,
         "budget": budget.to_json(),
         "seed": seed,
         "nodes": nodes,
         "aggregation": aggregation,
-        "trials": trials or DEFAULT_TRIALS,
+        "trials": trials or (1 if unsearched else DEFAULT_TRIALS),
         "strategy": strategy,
         "encoder": str(encoder) if encoder else None,
         "epochs": epochs,
@@ -151,7 +156,7 @@ def search(
     try:
         _describe(dataset, budget, aimed, console)
         if opened.setting("skeleton", Skeleton) is None:  # older runs did not begin with these
-            opened.set_setting("hand_made", config["trials"] // _HAND_MADE)
+            opened.set_setting("hand_made", 1 if unsearched else config["trials"] // _HAND_MADE)
         opened.set_setting("skeleton", skeleton)
         opened.set_setting("alternatives", others)
         _say_skeletons(budget, others, console)
@@ -171,6 +176,8 @@ def search(
         )
         plan = replace(_plan(config), hand_made=opened.setting("hand_made", int, 0))
         split = proxy_split(dataset, seed)
+        if unsearched:
+            console.print(_why_unsearched(len(dataset.y_train), len(split.y_validation)))
         propose = strategies.strategy(
             strategy,
             lambda graphs: encoders.embed(graph_encoder, graphs.labels, graphs.adjacency),
@@ -227,6 +234,15 @@ def _workers(count: int | None, dask: str | None, device: str) -> Workers:
     if estimate.on_gpu(device):
         return Workers.threads(count or _TRIALS_OF_A_GPU * torch.cuda.device_count())
     return Workers.local(count or usable_cores())
+
+
+def _why_unsearched(images: int, judging: int) -> str:
+    error = 1.96 * math.sqrt(0.8 * 0.2 / judging)
+    return (
+        f"no search: of {images:,} training images {judging:,} would judge the trials, which know "
+        f"an accuracy to {100 * error:.0f} points; a network that does well elsewhere is taken "
+        "as it is (--trials N searches all the same)"
+    )
 
 
 def _say_skeletons(budget: Budget, others: Sequence[Skeleton], console: Console) -> None:

@@ -132,6 +132,17 @@ def prepare(
     return folder
 
 
+def check(name: str, unlabelled: Path | None, dataset: Dataset) -> None:
+    """Make sure that there is such a teacher, and pictures without labels where they are named.
+
+    Raises:
+        UserError: there is not.
+    """
+    find(name, dataset)
+    if unlabelled is not None:
+        read_unlabelled(unlabelled, dataset)
+
+
 def find(name: str, dataset: Dataset, device: str = "cpu") -> Teacher:
     """A teacher by name: as of `gemkit.teachers.load_teacher`, `zoo:NAME`, or the folder of a
     network that a run trained (`runs/NAME/models/ID`).

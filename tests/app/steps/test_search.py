@@ -34,8 +34,8 @@ def planned(monkeypatch: pytest.MonkeyPatch, out: Path, **options: Any) -> loop.
         return found()
 
     monkeypatch.setattr(loop, "search", search)
-    quiet = Console(quiet=True)
-    with step.search(out=out, trials=8, epochs=2, workers=1, console=quiet, **options):
+    options = {"trials": 8, "console": Console(quiet=True), **options}
+    with step.search(out=out, epochs=2, workers=1, **options):
         return seen[0]
 
 
@@ -49,6 +49,36 @@ def test_options_become_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     # What decides results is part of the configuration: no resuming with another promotion.
     with pytest.raises(UserError, match="promote was 3, now 2"):
         planned(monkeypatch, tmp_path / "run", promote=2, in_rounds=True, resume=True)
+
+
+def test_few_images_are_not_searched_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One network is taken that a person would write down, and the reason said."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (420, 8, 8, 1), dtype=np.uint8)
+    labels = np.arange(420) % 3
+    np.savez(
+        tmp_path / "few.npz",
+        x_train=images[:360],
+        y_train=labels[:360],
+        x_test=images[360:],
+        y_test=labels[360:],
+    )
+    plan = planned(
+        monkeypatch,
+        tmp_path / "few",
+        data=f"npz:{tmp_path}/few.npz",
+        trials=None,
+        console=Console(width=300),
+    )
+    assert (plan.trials, plan.hand_made) == (1, 1)
+    said = capfd.readouterr().out
+    assert "no search: of 360 training images" in " ".join(said.split())
+    plan = planned(monkeypatch, tmp_path / "some", data=f"npz:{tmp_path}/few.npz", trials=4)
+    assert (plan.trials, plan.hand_made) == (4, 1)
+    plan = planned(monkeypatch, tmp_path / "digits", trials=None)
+    assert plan.trials == step.DEFAULT_TRIALS
 
 
 def test_a_run_without_the_options_is_resumed(

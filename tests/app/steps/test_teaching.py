@@ -140,3 +140,16 @@ def test_pictures_without_labels_need_a_teacher(photos: Path, tmp_path: Path) ->
     with pytest.raises(UserError, match="need a --teacher"):
         pipeline.run("digits", BUDGET, out=tmp_path / "run", unlabelled=photos / "more", **SMALL)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [({"teacher": "resnet51"}, "unknown teacher"), ({"unlabelled": "none"}, "is no folder")],
+)
+def test_what_is_wrong_is_said_before_the_search(
+    photos: Path, teacher: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    given = {"teacher": str(teacher), **SMALL, **options}
+    with pytest.raises(UserError, match=said):
+        pipeline.run(f"imagefolder:{photos}@16", BUDGET, out=tmp_path / "run", **given)
+    assert not (tmp_path / "run").exists()
