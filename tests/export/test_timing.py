@@ -328,8 +328,15 @@ def test_a_provider_that_did_not_load_is_an_error(
 def test_nodes_and_memory(tmp_path: Path) -> None:
     path = model(tmp_path / "a.onnx")
     assert timing.node_providers(path, "CPUExecutionProvider") == {"CPUExecutionProvider": 1}
-    found = timing.memory_of(path, 1, 2, "cpu")
-    assert found["peak_rss_bytes"] > found["model_rss_bytes"] >= 0
+    small = timing.memory_of(path, 1, 1, "cpu")
+    large = timing.memory_of(
+        model(tmp_path / "b.onnx", shape=("batch", 8, 1024, 1024)), 1, 1, "cpu"
+    )
+    assert small["model_rss_bytes"] < 25_000_000
+    # An input and an output of 32 MiB each, which may be copied once on their way.
+    assert 64 * 2**20 <= large["model_rss_bytes"] - small["model_rss_bytes"] < 200 * 2**20
+    for found in (small, large):
+        assert found["peak_rss_bytes"] > found["model_rss_bytes"]
 
 
 def test_a_file_with_a_damaged_name_is_explained(tmp_path: Path) -> None:
