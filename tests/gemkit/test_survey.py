@@ -121,3 +121,21 @@ def test_a_set_of_one_colour_cannot_be_learnt(tmp_path: Path) -> None:
         check_learnable(data)
     data.x_train[29, 5, 5, 0] = 8
     check_learnable(data)
+
+
+def test_images_in_arrays_are_looked_at(tmp_path: Path, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = {
+        f"x_{part}": rng.integers(0, 256, (40, 6, 6, 3), np.uint8) for part in ("train", "test")
+    }
+    labels = {f"y_{part}": np.arange(40) % 2 for part in ("train", "test")}
+    arrays["x_train"][39] = 7
+    arrays["x_train"][5] = arrays["x_test"][9]
+    arrays["x_train"][11] = arrays["x_train"][20]  # of classes 1 and 0
+    np.savez(tmp_path / "a.npz", **arrays, **labels)
+    found = survey(f"npz:{tmp_path / 'a.npz'}", samples=3)
+    assert found.one_colour == {"training": 1, "test": 0}
+    assert (found.alike, found.ambiguous) == (1, 2)
+    images, counts = found.samples["training"]
+    assert counts.tolist() == [3, 3]
+    np.testing.assert_array_equal(images[1], arrays["x_train"][1:6:2])
