@@ -109,6 +109,11 @@ def bank_folder(
     return data_folder / "views" / digest.hexdigest()
 
 
+def affordable_views(images: int, shape: tuple[int, int, int]) -> int:
+    """How many views of so many images a bank may hold: `VIEWS`, or fewer of a large set."""
+    return max(2, min(VIEWS, MOST_BYTES // max(images * math.prod(shape), 1)))
+
+
 def make_bank(
     folder: Path,
     teacher: Teacher,
@@ -130,7 +135,6 @@ def make_bank(
     """
     total = sum(len(images) for images in sources)
     small = total * math.prod(shape)
-    views = max(2, min(views, MOST_BYTES // max(small, 1)))
     done = [view for view in range(views) if _outputs_file(folder, view).is_file()]
     _check_room(folder, (views - len(done)) * small)
     count = len(done) * total

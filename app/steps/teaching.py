@@ -26,7 +26,7 @@ from gemkit.store import Run
 from gemkit.teachers import Teacher, fit_head, load_teacher, of_network
 from gemkit.unlabelled import read_unlabelled
 from gemkit.views import (
-    VIEWS,
+    affordable_views,
     bank_folder,
     make_bank,
     outputs_of,
@@ -87,20 +87,23 @@ def prepare(
     if unlabelled is not None:
         sources.append(_without_labels(unlabelled, dataset, side, console))
     total = sum(map(len, sources))
-    latency = _latency(teacher)
-    console.print(_plan(teacher, total, latency))
+    latency, views = _latency(teacher), affordable_views(total, dataset.input_shape)
+    console.print(_plan(teacher, views, total, latency))
     bank = bank_folder(data_folder(), teacher, sources, dataset.input_shape)
-    with bar(console, "views", VIEWS * total) as advance:
+    with bar(console, "views", views * total) as advance:
         outputs = make_bank(
             bank,
             teacher,
             sources,
             dataset.input_shape,
+            views,
             progress=lambda count: advance(completed=count),
         )
     seen = outputs_of(teacher, test)
     head = ""
     logits: list[NDArray[np.float32]] = [np.asarray(one, np.float32) for one in outputs]
+    if not all(np.isfinite(one).all() for one in (seen, *logits)):
+        raise UserError(f"the outputs of teacher {name} are not finite: its file may be damaged")
     if not teacher.names_classes:
         fitted = fit_head(
             [one[: len(labels)] for one in outputs[:_HEAD_VIEWS]], labels, dataset.classes
@@ -171,12 +174,12 @@ def find(name: str, dataset: Dataset, device: str = "cpu") -> Teacher:
     )  # fmt: skip
 
 
-def _plan(teacher: Teacher, images: int, latency: float) -> str:
+def _plan(teacher: Teacher, views: int, images: int, latency: float) -> str:
     cost = "" if teacher.macs is None else f" ({format_count(teacher.macs)} MACs)"
-    seconds = latency / 1000 * VIEWS * images / usable_cores()
+    seconds = latency / 1000 * views * images / usable_cores()
     note = f"; {teacher.note}" if teacher.note else ""
     return (
-        f"teacher {teacher.name}: sees {VIEWS} views of each of {images:,} images at "
+        f"teacher {teacher.name}: sees {views} views of each of {images:,} images at "
         f"{teacher.side}x{teacher.side} pixels{cost}: about {formatting.duration(seconds)}{note}"
     )
 

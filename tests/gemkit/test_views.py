@@ -12,6 +12,7 @@ from gemkit.errors import UserError
 from gemkit.teachers import Teacher
 from gemkit.views import (
     Lessons,
+    affordable_views,
     bank_folder,
     make_bank,
     outputs_of,
@@ -108,6 +109,12 @@ def test_every_input_has_a_folder_of_its_own(tmp_path: Path) -> None:
         bank_folder(tmp_path, averaging(), [images, other], SHAPE),
     }
     assert len(folders) == 4
+
+
+def test_a_large_set_has_fewer_views() -> None:
+    assert affordable_views(3_000, (3, 64, 64)) == 16
+    assert affordable_views(50_000, (3, 64, 64)) == 4 * 2**30 // (50_000 * 3 * 64 * 64) == 6
+    assert affordable_views(10_000_000, (3, 64, 64)) == 2
 
 
 def test_a_disk_that_is_too_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

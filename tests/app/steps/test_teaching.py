@@ -126,6 +126,20 @@ def test_a_teacher_that_disagrees_is_told(
     assert "of the training labels alone" in said
 
 
+def test_a_teacher_of_no_finite_outputs(
+    searched: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
+    model = onnx.load(str(teacher))
+    model.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(np.full((3, 3), np.nan, np.float32), "weight")
+    )
+    onnx.save(model, str(tmp_path / "nan.onnx"))
+    run = Path(shutil.copytree(searched, tmp_path / "run"))
+    with pytest.raises(UserError, match="not finite"):
+        train(run, teacher=str(tmp_path / "nan.onnx"), top=1, epochs=1, workers=1)
+
+
 def test_a_trained_network_as_a_teacher(photos: Path, searched: Path, tmp_path: Path) -> None:
     """By its classes where they are those of the data, else by its features."""
     run = Path(shutil.copytree(searched, tmp_path / "run"))
