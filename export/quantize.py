@@ -16,6 +16,7 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ CHOICE_IMAGES = 1000
 """Other training images, on which method and float layers are chosen."""
 TOLERATED = 0.01
 """Accuracy that a conversion may lose without a note."""
-_ENOUGH = 0.003
+ENOUGH = 0.003
 """Loss on the choice images below which no layer is kept in float."""
 _METHODS = {"min-max": 0.0, "99.99 %": 1e-4, "99.9 %": 1e-3}
 """Share of a tensor's values, half at each end, that lies outside its range."""
@@ -192,17 +193,16 @@ def _check_images(images: Images, info: ModelInfo, what: str) -> None:
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
     """With the nodes in an order of execution: onnxruntime's tools append what they insert."""
-    known = {value.name for value in [*model.graph.input, *model.graph.initializer]} | {""}
-    waiting, order = list(model.graph.node), []
-    while waiting:
-        ready = [node for node in waiting if known.issuperset(node.input)]
-        if not ready:
-            raise RuntimeError("the converted graph has a cycle or lacks a tensor")
-        order += ready
-        known.update(name for node in ready for name in node.output)
-        waiting = [node for node in waiting if not known.issuperset(node.output)]
+    nodes = list(model.graph.node)
+    writer = {name: index for index, node in enumerate(nodes) for name in node.output}
+    order = TopologicalSorter(
+        {
+            index: {writer[name] for name in node.input if name in writer}
+            for index, node in enumerate(nodes)
+        }
+    ).static_order()
     del model.graph.node[:]
-    model.graph.node.extend(order)
+    model.graph.node.extend([nodes[index] for index in order])
     return model
 
 
@@ -352,7 +352,7 @@ def choose(
     least = losses[method]
     # The sets grow: the first that is good enough leaves the fewest layers in float.
     for left in sets:
-        if least[0] <= _ENOUGH:
+        if least[0] <= ENOUGH:
             break
         found = judged(method, left)
         if found < least:

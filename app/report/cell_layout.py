@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import isotonic_regression
 
 from gemkit.cell import Cell
 
@@ -143,19 +144,6 @@ def _order(graph: _Graph) -> list[list[int]]:
     return best
 
 
-def _isotonic(values: list[float]) -> list[float]:
-    """The nearest non-decreasing sequence (pool adjacent violators)."""
-    blocks: list[tuple[float, int]] = []
-    for value in values:
-        mean, count = value, 1
-        while blocks and blocks[-1][0] > mean:
-            other, size = blocks.pop()
-            mean = (mean * count + other * size) / (count + size)
-            count += size
-        blocks.append((mean, count))
-    return [mean for mean, count in blocks for _ in range(count)]
-
-
 def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
     """Heights that keep the order and the gaps and make lines as straight as may be."""
     offsets = []
@@ -184,8 +172,8 @@ def _heights(graph: _Graph, order: list[list[int]]) -> NDArray[np.float64]:
         forward = sweep % 2 == 0
         indices = range(len(order)) if forward else range(len(order) - 1, -1, -1)
         for index in indices:
-            wished = pulls[index] @ height - offsets[index]
-            height[order[index]] = _isotonic(wished.tolist()) + offsets[index]
+            wanted = pulls[index] @ height - offsets[index]
+            height[order[index]] = isotonic_regression(wanted).x + offsets[index]
     return height
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
 from matplotlib.figure import Figure
 
 from gemkit.budget import Budget, format_count, format_latency
@@ -37,6 +40,7 @@ from ..runs import is_elsewhere
 from . import cell_plots, plots
 
 FIGURES = "figures"
+_OWN_FILE = re.compile(rf"(models|baselines|{FIGURES})/[^:]*$")
 
 
 @dataclass(frozen=True)
@@ -465,38 +469,21 @@ def page(blocks: Sequence[Block], title: str, folder: Path) -> str:
     Args:
         folder: where the pictures' paths begin.
     """
-    parts = []
-    for block in blocks:
-        match block:
-            case Heading(text, level):
-                parts.append(f"<h{level}>{_inline(text)}</h{level}>")
-            case Paragraph(text):
-                parts.append(f"<p>{_inline(text)}</p>")
-            case Code(text):
-                parts.append(f"<pre>{html.escape(text)}</pre>")
-            case Picture(path, text):
-                data = base64.b64encode((folder / path).read_bytes()).decode()
-                parts.append(
-                    f'<p><img alt="{html.escape(text)}" src="data:image/png;base64,{data}"></p>'
-                )
-            case Table(heads, rows):
-                head = "".join(f"<th>{_inline(cell)}</th>" for cell in heads)
-                body = "".join(
-                    f"<tr>{''.join(f'<td>{_inline(cell)}</td>' for cell in row)}</tr>"
-                    for row in rows
-                )
-                parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
+    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
+    # Links to files of the run alone: names of data and classes are somebody else's text.
+    parser.validateLink = lambda url: _OWN_FILE.match(url) is not None  # type: ignore[method-assign]
+
+    def image(
+        self: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any
+    ) -> str:
+        data = base64.b64encode((folder / str(tokens[index].attrs["src"])).read_bytes()).decode()
+        tokens[index].attrs["src"] = f"data:image/png;base64,{data}"
+        return self.image(tokens, index, options, env)
+
+    parser.add_render_rule("image", image)
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        + "\n".join(parts)
-        + "\n</body></html>\n"
+        f"{parser.render(markdown(blocks))}</body></html>\n"
     )
-
-
-def _inline(text: str) -> str:
-    escaped = html.escape(text)
-    escaped = re.sub(r"`([^`]+)`", r"<code>\1</code>", escaped)
-    # Links to files of the run alone: names of data and classes are somebody else's text.
-    return re.sub(r"\[([^\]]+)\]\(((?:models|baselines)/[^)]+)\)", r'<a href="\2">\1</a>', escaped)

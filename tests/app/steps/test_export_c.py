@@ -87,7 +87,7 @@ def test_layers_in_floats_are_quantised_anew(
     path: Path, data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = path.with_name("model.int8.onnx")
-    monkeypatch.setattr(quantize, "_ENOUGH", -1.0)  # so that layers are left in floats
+    monkeypatch.setattr(quantize, "ENOUGH", -1.0)  # so that layers are left in floats
     choose = quantize.choose
 
     def some_left(trial: quantize.Attempt, progress: None, whole: bool = False):
