@@ -252,6 +252,12 @@ def test_real_tables_reach_the_bar(shared_data: Path, seed: int) -> None:
     assert np.median(taus) > 0.7
 
 
+def test_one_success_is_too_few(seed: int) -> None:
+    cells, values = chains(np.random.default_rng(seed), 5)
+    with pytest.raises(ValueError, match="at least two successful trials"):
+        nasgem_predictor(None)(cells, np.where(np.arange(5) == 2, values, np.nan))
+
+
 def test_embedding_alone_uses_nothing_else(seed: int) -> None:
     cells, values = chains(np.random.default_rng(seed), 80)
     predictor = embedding_predictor(lambda graphs: np.ones((len(graphs), 3)))
