@@ -1,4 +1,4 @@
-"""An ONNX file of ours, ready to classify pictures by onnxruntime alone."""
+"""An ONNX file that gemkit wrote, ready to classify pictures by onnxruntime alone."""
 
 import time
 from dataclasses import dataclass

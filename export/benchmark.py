@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGENET_SHAPE, IMAGENET_CLASSES = (3, 224, 224), 1000
-"""What a network named alone is built for, when no file of ours says something else."""
+"""What a network named alone is built for, where no file of gemkit's says something else."""
 _OWN_DOMAINS = ("ai.onnx", "com.microsoft", "com.ms")
 """Beginnings of the domains whose operators onnxruntime has."""
 _INTEGER = re.compile(r"Quantize|Integer|^QLinear|^QGemm$|^QAttention$")
@@ -57,7 +57,7 @@ def benchmark(
     Args:
         models: paths of ONNX files, or names of `gemkit.baselines`, which are exported first
             (untrained: latency does not depend on the weights) for the input and classes of the
-            first file of ours among `models`, or for ImageNet's.
+            first file of gemkit's among `models`, or for ImageNet's.
         batches: without any each file's own fixed batch, or 1.
         providers: short names such as cpu, cuda.
         sizes: for the dimensions that a file leaves open beside the batch.

@@ -17,9 +17,10 @@ from typing import Any
 from platformdirs import user_config_path
 
 from gemkit.architecture import Skeleton
-from gemkit.budget import Budget, is_number
+from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.files import check_format, explain, read_json, write_json
+from gemkit.records import plain, read
 
 from .latency import LatencyModel
 
@@ -37,10 +38,6 @@ class Figure:
     unit: str
     source: str
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"name": self.name, "value": self.value, "unit": self.unit, "source": self.source}
-
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -49,10 +46,6 @@ class Toolchain:
     name: str
     takes: str
     source: str
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {"name": self.name, "takes": self.takes, "source": self.source}
 
 
 @dataclass(frozen=True)
@@ -87,10 +80,10 @@ class Target:
             "name": self.name,
             "description": self.description,
             "budget": self.budget.to_json(),
-            "figures": [figure.to_json() for figure in self.figures],
+            "figures": plain(self.figures),
             "latency": None if self.latency is None else self.latency.to_json(),
             "processor": self.processor,
-            "toolchains": [one.to_json() for one in self.toolchains],
+            "toolchains": plain(self.toolchains),
         }
 
     def limits(self, asked: Budget) -> Budget:
@@ -183,18 +176,6 @@ def read_target(path: Path, own: bool = True) -> Target:
     name, description = value.get("name"), value.get("description")
     if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(description, str):
         raise UserError(f"{path}: a target needs a name and a description")
-    try:
-        figures = tuple(Figure(**figure) for figure in value.get("figures", []))
-        toolchains = tuple(Toolchain(**one) for one in value.get("toolchains", []))
-        texts = [text for one in toolchains for text in (one.name, one.takes, one.source)]
-        sound = all(map(_is_sound, figures)) and all(isinstance(text, str) for text in texts)
-    except TypeError:
-        sound = False
-    if not sound:
-        raise UserError(
-            f"{path}: figures need name, value (a number), unit and source; toolchains need name, "
-            "takes and source"
-        )
     processor = value.get("processor")
     if processor is not None and not isinstance(processor, str):
         raise UserError(f"{path}: processor is a name, such as cortex-m4")
@@ -203,17 +184,12 @@ def read_target(path: Path, own: bool = True) -> Target:
         name,
         description,
         Budget.from_json(value.get("budget"), f"{path}: budget"),
-        figures,
+        read(tuple[Figure, ...], value.get("figures", []), f"{path}: figures"),
         None if latency is None else LatencyModel.from_json(latency, f"{path}: latency"),
         own,
         processor,
-        toolchains,
+        read(tuple[Toolchain, ...], value.get("toolchains", []), f"{path}: toolchains"),
     )
-
-
-def _is_sound(figure: Figure) -> bool:
-    texts = (figure.name, figure.unit, figure.source)
-    return is_number(figure.value) and all(isinstance(text, str) for text in texts)
 
 
 def check_name(name: str) -> None:

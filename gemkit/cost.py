@@ -6,7 +6,7 @@ batch norm away. **Params** are the trainable parameters, batch norm's included.
 
 **Peak activation memory** (`peak_memory`) is the largest sum of all live activation tensors over
 the steps of an execution order, at batch 1. The network's input and output are included, weights
-are not. Of a network of ours (`execution_steps`), in the order of `gemkit.layers.layers`:
+are not. Of a searched network (`execution_steps`), in the order of `gemkit.layers.layers`:
 
 - A tensor lives from the step that writes it to the last step that reads it; what no step reads
   is an output and stays. A convolution's input and output therefore live together.

@@ -11,7 +11,7 @@ from gemkit.errors import UserError
 from gemkit.files import data_folder, read_json, write_json
 
 _SAMPLE_BYTES = 4096
-_KEPT_FROM = 50_000  # files, which take seconds to compare where the disk is quick
+KEPT_FROM = 50_000  # files, which take seconds to compare where the disk is quick
 
 
 def identical(files: Iterable[Path]) -> list[list[Path]]:
@@ -21,7 +21,7 @@ def identical(files: Iterable[Path]) -> list[list[Path]]:
     """
     groups = [list(files)]
     kept = None
-    if len(groups[0]) >= _KEPT_FROM:
+    if len(groups[0]) >= KEPT_FROM:
         kept = data_folder() / "identical" / f"{_state(groups[0])}.json"
         with contextlib.suppress(UserError, OSError, TypeError, ValueError, IndexError):
             return [[groups[0][row] for row in group] for group in read_json(kept)]

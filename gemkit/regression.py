@@ -25,7 +25,7 @@ Features = Mapping[str, ArrayLike] | ArrayLike
 _CHUNK = 2048
 _ONE_THREAD_TO = 1000  # rows
 _JITTER = 1e-8
-_REFUSED = 1e10
+REFUSED = 1e10
 """Negative log likelihood of scales whose kernel matrix cannot be factored."""
 _QUANTILES = np.array([-1.64, -1.04, -0.67, -0.39, -0.13, 0.13, 0.39, 0.67, 1.04, 1.64])
 """Ten equally probable values of a standard normal variable."""
@@ -271,7 +271,7 @@ def fit(
         rows.append(scaling(values))
         matrix = np.asarray(traits.get(name, np.empty((values.shape[1], 0))), dtype=float)
         described.append(matrix[scaling.keep])
-    problem = _Problem(rows, described, wanted.values, tuple(name in linear for name in groups))
+    problem = Problem(rows, described, wanted.values, tuple(name in linear for name in groups))
     with _suitable_threads(len(y)):
         return _solved(problem, _most_likely(problem, start, iterations), scalings, wanted)
 
@@ -332,7 +332,7 @@ class _Targets:
         return _Targets((values - mean) / scale, warp, mean, scale, warp.log_slope(targets))
 
 
-def _most_likely(problem: _Problem, start: FloatArray | None, iterations: int) -> Any:
+def _most_likely(problem: Problem, start: FloatArray | None, iterations: int) -> Any:
     """What the optimiser finds, from `start` if it suits and, if that fails, from the priors."""
     from scipy.optimize import minimize
 
@@ -349,13 +349,13 @@ def _most_likely(problem: _Problem, start: FloatArray | None, iterations: int) -
             bounds=problem.bounds,
             options={"maxiter": iterations},
         )
-        if found.fun < _REFUSED:
+        if found.fun < REFUSED:
             break
     return found
 
 
 def _solved(
-    problem: _Problem, found: Any, scalings: Mapping[str, _Scaling], wanted: _Targets
+    problem: Problem, found: Any, scalings: Mapping[str, _Scaling], wanted: _Targets
 ) -> GaussianProcess:
     """The process with the scales that were found."""
     from scipy.linalg import cho_factor, solve_triangular
@@ -389,7 +389,7 @@ def _solved(
     )
 
 
-class _Problem:
+class Problem:
     """Minus the logarithm of marginal likelihood times priors, with its gradient.
 
     The parameters are, in this order, the logarithms of the amplitudes, of the lengths and of the
@@ -457,7 +457,7 @@ class _Problem:
         kernel[self.diagonal] += noise + _JITTER
         factor, info = dpotrf(kernel, lower=1, clean=1)
         if info:  # distances between rows of extreme scale are lost to cancellation
-            return _REFUSED, np.zeros(len(theta))  # the line search takes a smaller step
+            return REFUSED, np.zeros(len(theta))  # the line search takes a smaller step
         inverse, _ = dpotri(factor, lower=1)
         inverse += np.tril(inverse, -1).T
         solved = inverse @ self.y

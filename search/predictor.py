@@ -50,7 +50,7 @@ label stands where (both for costs, to which reached or not is all the same); th
 @dataclass(frozen=True)
 class Raw:
     """Descriptions of n graphs under one hypothesis about roles: tables with a row a graph, and
-    counts of things of which the measured cells decide which become columns."""
+    counts, of which the measured cells decide which become columns."""
 
     dense: Mapping[str, NDArray[Any]]
     sparse: Mapping[str, Occurrences]

@@ -232,7 +232,7 @@ def test_what_is_identical_is_kept_for_many_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
-    monkeypatch.setattr("gemkit.identical._KEPT_FROM", 3)
+    monkeypatch.setattr("gemkit.identical.KEPT_FROM", 3)
     files = [tmp_path / name for name in "abc"]
     for path in files:
         path.write_bytes(b"same" if path.name != "b" else b"else")

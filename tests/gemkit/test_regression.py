@@ -36,7 +36,7 @@ def test_posterior_is_that_of_scikit_learn_at_the_learned_scales(seed: int) -> N
 
 def test_gradient_of_the_evidence(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    one = regression._Problem(
+    one = regression.Problem(
         [rng.normal(size=(20, 5)) / 2, rng.normal(size=(20, 3))],
         [rng.normal(size=(5, 2)), np.eye(3)],
         rng.normal(size=20),
@@ -157,11 +157,11 @@ def test_scales_that_lose_all_distances_are_refused(seed: int) -> None:
     rng = np.random.default_rng(seed)
     rows = np.repeat(rng.normal(size=(30, 6)), 4, axis=0) + 1e-8 * rng.normal(size=(120, 6))
     y = rows.sum(axis=1) - rows.sum(axis=1).mean()
-    problem = regression._Problem([rows], [np.full((6, 1), 5.0)], y, (False,))
+    problem = regression.Problem([rows], [np.full((6, 1), 5.0)], y, (False,))
     low, high = np.transpose(problem.bounds)
     extreme = np.array([high[0], low[1], low[2], high[3]])
     value, gradient = problem(extreme)
-    assert value == regression._REFUSED
+    assert value == regression.REFUSED
     assert not gradient.any()
     assert problem(problem.start)[0] < value
     fitted = fit({"x": rows}, y, traits={"x": np.full((6, 1), 5.0)}, start=extreme)
