@@ -20,6 +20,8 @@ import numpy as np
 
 from gemkit.architecture import Architecture
 from gemkit.errors import UserError
+from gemkit.export import exporter, timing
+from gemkit.export.onnx_builder import build_onnx
 from gemkit.files import data_folder, write_bytes
 from gemkit.records import Network, Trial
 
@@ -160,8 +162,6 @@ def manifest(shown: "PageRun", count: int) -> dict[str, Any]:
     Raises:
         UserError: the run has too few cells, or does not say what its networks are made of.
     """
-    from gemkit.export import timing
-
     if not _LEAST_CELLS <= count <= MOST_CELLS:
         raise UserError(f"from {_LEAST_CELLS} to {MOST_CELLS} cells can be measured, not {count}")
     skeletons, trials = shown.content.skeletons, _chosen(shown, count)
@@ -203,8 +203,6 @@ def draft_named(shown: "PageRun", name: str) -> bytes | None:
 
 @functools.lru_cache(maxsize=MOST_CELLS)
 def _draft(architecture: Architecture, seed: int) -> bytes:
-    from gemkit.export.onnx_builder import build_onnx
-
     return bytes(build_onnx(architecture, seed=seed).SerializeToString())
 
 
@@ -220,8 +218,6 @@ def reference(shown: "PageRun", id: str) -> dict[str, Any] | None:
 
 @functools.lru_cache(maxsize=64)
 def _reference(path: Path, changed: int) -> dict[str, Any]:
-    from gemkit.export import exporter, timing
-
     info = exporter.read_info(path)
     image = np.random.default_rng(0).normal(size=(1, *info.input_shape)).astype("<f4")
     output = exporter.run(timing.open_session(path), image)

@@ -21,6 +21,7 @@ from gemkit.architecture import Architecture, Skeleton
 from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
+from gemkit.export import exporter
 from gemkit.records import DataInfo, Latency, Model, Network, Recommendation, Trial, TrialSummary
 from gemkit.store import Run
 
@@ -168,8 +169,6 @@ class Content:
 
 @functools.lru_cache(maxsize=256)
 def _is_damaged(path: Path, changed: int) -> bool:
-    from gemkit.export import exporter
-
     try:
         exporter.read_info(path)
     except UserError:

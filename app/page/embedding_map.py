@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gemkit.cell import OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
+from gemkit.search.similarity import continuous
 
 from .. import formatting
 from ..projection import project
@@ -108,7 +109,6 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 @functools.lru_cache(maxsize=4096)
 def similarity(first: Cell, second: Cell) -> float:
     """The Weisfeiler-Lehman similarity that guides the encoder: 1 for cells that are alike."""
-    from gemkit.search.similarity import continuous
 
     arrays = CellArrays.from_cells([first, second])
     vectors = continuous(arrays.operations, arrays.adjacency, kinds=len(OPERATIONS))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.errors import UserError
 
-from . import downloads
+from . import browser, cell_svg, downloads, facts
 from .guard import MAX_UPLOAD_BYTES, Access, Guard
 
 if TYPE_CHECKING:
@@ -37,8 +37,6 @@ def routes(
     import fastapi
     from fastapi import Response
     from fastapi.responses import FileResponse, JSONResponse
-
-    from . import browser, cell_svg, facts
 
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     nothing = fastapi.HTTPException(404)

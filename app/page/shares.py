@@ -17,6 +17,8 @@ import numpy as np
 
 from gemkit.architecture import Architecture
 from gemkit.errors import UserError
+from gemkit.export import exporter, timing
+from gemkit.export.onnx_file import load_onnx
 from gemkit.layers import layers
 
 if TYPE_CHECKING:
@@ -95,9 +97,6 @@ def measure_shares(path: Path, calls: int = 60) -> Times:
     Raises:
         UserError: the file is missing or damaged.
     """
-    from gemkit.export import exporter, timing
-    from gemkit.export.onnx_file import load_onnx
-
     model = load_onnx(path)
     owners = _owners(model)
     count = max((int(owner) for owner in owners.values() if owner.isdigit()), default=0)
