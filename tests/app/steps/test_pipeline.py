@@ -177,7 +177,10 @@ def test_all_links_and_pictures_of_the_report_exist(run_folder: Path) -> None:
 
 def test_the_html_report_needs_no_other_file(run_folder: Path) -> None:
     text = (run_folder / "report.html").read_text()
-    assert text.count("data:image/png;base64,") == text.count("<img ")
+    source = (run_folder / "report.md").read_text()
+    pictures, links = source.count("!["), source.count("](")
+    assert text.count("data:image/png;base64,") == text.count("<img ") == pictures > 0
+    assert text.count("<a href=") == links - pictures > 0
     assert "http://" not in text
     assert "https://" not in text
 
