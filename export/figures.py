@@ -9,7 +9,6 @@ accuracy of its own. So every file that is made of another is counted and descri
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -93,14 +92,6 @@ def describe(model: Any, figures: Figures, **more: Any) -> None:
     for name, value in {**figures.to_json(), **more}.items():
         entry = known.get(_PREFIX + name) or model.metadata_props.add()
         entry.key, entry.value = _PREFIX + name, json.dumps(value)
-
-
-def from_metadata(more: Mapping[str, Any]) -> Figures | None:
-    """The figures that a file's metadata hold; None of files written before version 0.2."""
-    names = ("macs", "weights", "peak_memory_bytes")
-    if not all(isinstance(more.get(name), int) for name in names):
-        return None
-    return Figures(*(more[name] for name in names))
 
 
 def _shape(graph: Graph, name: str) -> tuple[int, ...]:

@@ -128,7 +128,7 @@ def make_bank(
         sources: images (n, side, side, c) uint8, larger than the student's where there are such;
             the rows of all parts count on.
         shape: channels, height and width, as the student takes them.
-        progress: told the number of images that are done, of `views` times all.
+        progress: called with the number of images done, of `views` times all.
 
     Raises:
         UserError: the disk is too small or cannot be written.
