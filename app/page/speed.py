@@ -72,9 +72,9 @@ def table(found: Iterable[Entry], provider: str, precision: str, threads: str, b
     notes = "".join(f"<br>{escape(text)}" for text in lines)
     return (
         '<div class="gk-wide"><table class="gk-table gk-lat"><thead><tr><th>network</th>'
-        f"<th>p50</th><th>file</th><th>precision</th><th>calls between 0 and {_ms(most)}</th>"
-        "<th>p90</th><th>p95</th><th>p99</th><th>images/s</th><th>provider</th><th>threads</th><th>batch</th>"
-        f"</tr></thead><tbody>{body}</tbody></table></div>"
+        f"<th>p50</th><th>calls between 0 and {_ms(most)}</th><th>p90</th><th>p95</th><th>p99</th>"
+        "<th>images/s</th><th>file</th><th>precision</th><th>provider</th><th>threads</th>"
+        f"<th>batch</th></tr></thead><tbody>{body}</tbody></table></div>"
         '<p class="gk-note">Milliseconds for one call. p50: the median, also the line in the '
         "picture; p99: 99 of 100 calls are faster. The higher the hill, the more calls took that "
         f"long. Measured in turn, round by round, after warm-up.{notes}</p>"
@@ -125,9 +125,8 @@ def _row(entry: Entry, most: float) -> str:
     )
     return (
         f'<tr data-id="{escape(network.id)}"{kind}><td>{escape(entry.name)}</td>'
-        f"<td>{formatting.latency(latency)}</td><td>{escape(file)}</td><td>{escape(one.precision)}</td>"
-        f"<td>{_spread(one, most)}</td>{percentiles}"
-        f"<td>{one.throughput:,.0f}</td>"
+        f"<td>{formatting.latency(latency)}</td><td>{_spread(one, most)}</td>{percentiles}"
+        f"<td>{one.throughput:,.0f}</td><td>{escape(file)}</td><td>{escape(one.precision)}</td>"
         f"<td>{escape(one.provider.removesuffix('ExecutionProvider'))}</td>"
         f"<td>{one.threads}</td>"
         f"<td>{one.batch}</td></tr>"

@@ -50,7 +50,7 @@
       draw();
     }
     const passes = (line) => axes.every(({ field }, n) => { const part = kept.get(field); return !part || (line[n] != null && line[n] >= part[0] && line[n] <= part[1]); });
-    const room = () => ({ l: 34, r: 44, t: 26, b: 34, w: holder.clientWidth, h: holder.clientHeight });
+    const room = () => ({ l: 34, r: 44, t: 38, b: 34, w: holder.clientWidth, h: holder.clientHeight });
     const across = (n, r) => r.l + (axes.length < 2 ? 0 : n / (axes.length - 1)) * (r.w - r.l - r.r);
     const down = (share, r) => r.t + (1 - share) * (r.h - r.t - r.b);
     function draw() {
@@ -77,7 +77,8 @@
       axes.forEach(({ field, least, most }, n) => {
         const x = across(n, r);
         g.strokeStyle = muted; g.lineWidth = 1; g.beginPath(); g.moveTo(x, r.t); g.lineTo(x, r.h - r.b); g.stroke();
-        g.fillStyle = muted; g.fillText(FIELDS[field].text(most), x, r.t - 8); g.fillText(FIELDS[field].text(least), x, r.h - r.b + 14);
+        const lift = n % 2 ? 22 : 8; // neighbours meet where the picture is narrow
+        g.fillStyle = muted; g.fillText(FIELDS[field].text(most), x, r.t - lift); g.fillText(FIELDS[field].text(least), x, r.h - r.b + 14);
         g.fillStyle = ink; g.fillText(short(field), x, r.h - 4);
         const part = kept.get(field);
         if (part) { g.strokeStyle = accent; g.lineWidth = 7; g.beginPath(); g.moveTo(x, down(part[0], r)); g.lineTo(x, down(part[1], r)); g.stroke(); }

@@ -422,7 +422,7 @@ def test_the_course_and_the_lines_show_every_design(tab: Any) -> None:
         " return c.accuracy.filter((_, i) => c.kind[i] === 0); }"
     )
     middle = (max(shares) + min(shares)) / 2
-    tab.mouse.move(axis, box["y"] + 26 + (box["height"] - 60) / 2)
+    tab.mouse.move(axis, box["y"] + 38 + (box["height"] - 72) / 2)
     tab.mouse.down()
     tab.mouse.move(axis, box["y"] + 10, steps=4)
     tab.mouse.up()
