@@ -358,12 +358,12 @@ class PageRun:
         """How the names of a network's downloads begin."""
         return names.file_stem(self.name, self.content.name(id))
 
-    def download_link(self, id: str) -> str:
-        """The button that fetches a network's ONNX file, as HTML."""
+    def download_link(self, id: str, text: str = "") -> str:
+        """The button that fetches a network's ONNX file, as HTML; the first one without a text."""
         size = formatting.size(self.files(id)[0].size)
         return (
-            f'<a class="gk-button gk-primary" download="{self.stem(id)}.onnx" '
-            f'href="run/files/{escape(id)}/model.onnx">Download (ONNX, {size})</a>'
+            f'<a class="gk-button{"" if text else " gk-primary"}" download="{self.stem(id)}.onnx" '
+            f'href="run/files/{escape(id)}/model.onnx">{text or "Download"} (ONNX, {size})</a>'
         )
 
     def thumbnail(self, id: str) -> str:

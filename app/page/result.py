@@ -61,10 +61,12 @@ def _without_network(shown: PageRun) -> str:
 def _judged(shown: PageRun, verdict: Verdict) -> str:
     content, offered = shown.content, verdict.offered
     name = escape(content.name(offered.id))
-    share = formatting.percent(offered.accuracy, 1)
-    head = f"{name} gets {share} of the test pictures right"
+    head = f"{name} gets {formatting.percent(offered.accuracy, 1)} of the test pictures right"
+    if verdict.known is not None and verdict.more_accurate is None:
+        other = verdict.found if offered is verdict.known else verdict.known
+        head += f", about as many as {escape(content.name(other.id))}"
     if offered is not verdict.found:
-        head = f"Take a known network: {name} gets {share} of the test pictures right"
+        head = f"Take a known network: {head}"
     rows = [verdict.found] if verdict.known is None else [verdict.found, verdict.known]
     if offered is verdict.known:
         rows.reverse()
@@ -79,12 +81,17 @@ def _judged(shown: PageRun, verdict: Verdict) -> str:
             f"{formatting.number(verdict.found.nodes, 'step')}, that "
             f"{escape(content.name(verdict.found.id))} repeats</figcaption></figure>"
         )
-    return (
-        f'<section class="gk-verdict" data-offered="{escape(offered.id)}"><div><h2>{head}</h2>'
-        f"<p>{_comparison(shown, verdict)}</p>"
+    told = (
+        f"<h2>{head}</h2><p>{_comparison(shown, verdict)}</p>"
         '<div class="gk-wide"><table class="gk-table gk-duel"><thead><tr><th>network</th>'
         f"<th>right, {of}</th><th>time for one picture</th><th>file</th></tr></thead>"
-        f"<tbody>{body}</tbody></table></div>{_buttons(shown, offered)}</div>{figure}</section>"
+        f"<tbody>{body}</tbody></table></div>"
+    )
+    for unit in ("%", "ms", "kB", "MB"):
+        told = told.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
+    return (
+        f'<section class="gk-verdict" data-offered="{escape(offered.id)}"><div>{told}'
+        f"{_buttons(shown, verdict)}</div>{figure}</section>"
     )
 
 
@@ -162,14 +169,18 @@ def _times(shown: PageRun, verdict: Verdict, best: str, rest: str) -> str:
     return f"{text}."
 
 
-def _buttons(shown: PageRun, offered: Network) -> str:
+def _buttons(shown: PageRun, verdict: Verdict) -> str:
+    offered, faster = verdict.offered, verdict.faster
     id = escape(offered.id)
-    first = ""
-    if shown.missing(offered.id) is None:
-        first = shown.download_link(offered.id)
+    first = shown.download_link(offered.id) if shown.missing(offered.id) is None else ""
+    last = ""
+    if faster is not None and faster is not offered and verdict.more_accurate is None:
+        name = escape(shown.content.name(faster.id))
+        if shown.missing(faster.id) is None:
+            last = shown.download_link(faster.id, f"or the faster {name}")
     return (
         f'<p class="gk-take">{first}<a class="gk-button" href="#id={id}&amp;tab=try">Try it</a>'
-        f'<button class="gk-button" data-id="{id}" data-fold="code">Code</button></p>'
+        f'<button class="gk-button" data-id="{id}" data-fold="code">Code</button>{last}</p>'
     )
 
 
@@ -184,6 +195,9 @@ def _how(shown: PageRun) -> str:
     text += f". Asked for: {shown.budget.describe()}."
     rounds = len({trial.round for trial in content.trials})
     epochs = min((trial.epochs for trial in content.trials), default=0)
+    decided = ""
+    if content.recommendation is not None:
+        decided = "Pictures kept aside decided which of them is offered. "
     return f"""<div class="gk-how"><p>{escape(text)}</p>
 <details><summary>How does that work?</summary>
 <p>A network here is one <b>cell</b>, repeated: a wiring diagram of small calculating steps.
@@ -192,8 +206,8 @@ little.</p>{_examples(shown)}
 <p>Each design was trained briefly ({formatting.number(epochs, "pass", "passes")} over a small share
 of the pictures) and judged on <b>validation pictures</b>, which it had not been trained on. After
 each <b>round</b> (there {"was" if rounds == 1 else "were"} {rounds}) the search looked at what had
-done well and chose the next designs by it. The best were trained in full and judged once on the
-<b>test pictures</b>, which had played no part before.</p>
+done well and chose the next designs by it. The best were trained in full. {decided}They were
+judged once on the <b>test pictures</b>, which had played no part before.</p>
 <dl><dt>95 % interval</dt><dd>Where the share would lie if there were endlessly many test pictures
 (in 95 of 100 such tests).</dd>
 <dt>MACs</dt><dd>Multiply-accumulates, the multiplications for one picture. Fewer are less work,

@@ -161,7 +161,7 @@ def test_a_network_of_the_zoo_makes_a_space(tmp_path: Path, gemkit: Command) -> 
     front = yaml.safe_load((network / "card.md").read_text().split("---")[1])
     (told,) = front["model-index"][0]["results"]
     shown = PageRun.open(made / "space" / "run")
-    text = result.top_html(shown)
+    text = result.top_html(shown).replace("\N{NO-BREAK SPACE}", " ")
     shown.close()
     assert f"{100 * told['metrics'][0]['value']:.1f} % of the test pictures right" in text
     assert "gemnet-tiny gets" in text

@@ -18,6 +18,7 @@ from gemkit.records import (
     Compared,
     DataInfo,
     Epoch,
+    HoldOut,
     Latency,
     Mistake,
     Model,
@@ -144,6 +145,26 @@ def test_the_verdict_says_what_the_records_hold(shown: content.PageRun) -> None:
     assert f"Found 1 is the faster one, by a factor of {factor:.1f}" in text
     assert "measured on a processor" in text
     assert "12 designs were tried briefly, the best 2" in text
+
+
+def test_of_two_that_are_alike_the_faster_is_handed_out_too(tmp_path: Path, seed: int) -> None:
+    path = page_run.make(tmp_path / "run", seed)
+    with Run.open(path, write=True) as run:
+        for one, wrong in ((run.models()[0], (1,)), (run.baselines()[0], (2, 3))):
+            holdout = HoldOut(1 - len(wrong) / 200, 200, wrong)
+            slow = Latency(0.5 if one.id != "mobilenet_v2" else 0.1)
+            run.put(replace(one, accuracy=0.95, holdout=holdout, latency_ms=slow))
+    shown = content.PageRun.open(path)
+    told = result.top_html(shown)
+    shown.close()
+    text = _text(told)
+    assert "Found 1 gets 95.0 % of the test pictures right, about as many as MobileNetV2" in text
+    assert "The 200 pictures kept aside to decide between the two tell no sure difference" in text
+    assert "MobileNetV2 is the faster one, by a factor of 5.0" in text
+    assert re.findall('download="([^"]+)"', told) == [
+        "run-found-1.onnx",
+        "run-mobilenetv2.onnx",
+    ]
 
 
 def test_every_known_network_has_a_name_and_downloads_bear_it(shown: content.PageRun) -> None:
