@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN_PYTHON := $(BIN)/python
 
-.PHONY: install demo test torture fuzz coverage mutants lint format docs bench experiments experiments-gpu release clean
+.PHONY: install demo test torture fuzz emulate coverage mutants lint format docs bench experiments experiments-gpu release clean
 
 install: $(VENV)/installed ## make .venv with gemkit and what its tests need
 
@@ -31,6 +31,9 @@ torture: install ## 60 kills at random moments, each followed by a look at every
 
 fuzz: install ## 20,000 damaged inputs for every reader
 	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 tests/whole/test_readers.py --inputs 20000
+
+emulate: install ## C projects on Cortex-M, files and kit on aarch64, under QEMU; on Debian: apt install gcc gcc-arm-none-eabi libnewlib-arm-none-eabi qemu-system-arm qemu-user-static debootstrap
+	OMP_NUM_THREADS=1 PYTHONPATH=tests/emulated $(RUN_PYTHON) -m pytest -q tests/emulated
 
 coverage: install ## the suite again, with the share of lines it runs in each module
 	OMP_NUM_THREADS=1 $(RUN_PYTHON) -m pytest -q -n 2 --cov --cov-report=term --cov-fail-under=90

@@ -728,10 +728,12 @@ def _lines(path: str) -> list[str]:
 
 
 def versions() -> dict[str, str]:
-    """Of onnxruntime and numpy."""
+    """Of onnxruntime and numpy, and how onnxruntime was built where it says so."""
     import onnxruntime as ort
 
-    return {"onnxruntime": str(ort.__version__), "numpy": str(np.__version__)}
+    found = {"onnxruntime": str(ort.__version__), "numpy": str(np.__version__)}
+    about = getattr(ort, "get_build_info", None)
+    return {**found, "onnxruntime_build": str(about())} if about is not None else found
 
 
 def write_json(path: str, value: Any) -> None:

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gemkit.cost import Step
+from gemkit.cost import Step, peak_memory
+
+_TRIES = 200
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class _Buffer:
 def arena(steps: Sequence[Step]) -> Arena:
     """Place the buffers of steps: the best of several orders, each buffer at the lowest free place.
 
-    The largest first is what TensorFlow Lite does; the order in which they are written is better
-    for long chains.
+    The largest first is what TensorFlow Lite does. What reaches highest is then placed earlier,
+    again and again, until nothing is wasted or _TRIES are over.
     """
     last = {name: index for index, step in enumerate(steps) for name in step.reads}
     found = [
@@ -42,13 +44,20 @@ def arena(steps: Sequence[Step]) -> Arena:
         for index, step in enumerate(steps)
         for name, size in step.writes
     ]
-    orders = (
-        sorted(found, key=lambda one: (-one.size, one.first)),
-        found,
-        sorted(found, key=lambda one: (one.first - one.last, -one.size)),
-        sorted(found, key=lambda one: -one.size * (one.last - one.first + 1)),
-    )
-    return min((_placed(order) for order in orders), key=lambda one: one.size)
+    least = peak_memory(steps)
+    best: Arena | None = None
+    for order in (sorted(found, key=lambda one: (-one.size, one.first)), found):
+        for _ in range(_TRIES):
+            placed = _placed(order)
+            if best is None or placed.size < best.size:
+                best = placed
+            if best.size == least:
+                return best
+            highest = max(order, key=lambda one: placed.offsets[one.name] + one.size)
+            index = order.index(highest)
+            order = [*order[: index // 2], highest, *order[index // 2 : index], *order[index + 1 :]]
+    assert best is not None
+    return best
 
 
 def _placed(order: Sequence[_Buffer]) -> Arena:

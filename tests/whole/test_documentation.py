@@ -169,7 +169,9 @@ class Reader:
                 if name == "app":
                     words += ["--port", str(free_port())]
             else:
-                assert words[0] in ("scp", "cp"), f"{line!r} is nothing that a reader can do"
+                assert words[0] in ("scp", "cp", "make"), (
+                    f"{line!r} is nothing that a reader can do"
+                )
             found.append(words)
         return found
 
@@ -333,6 +335,16 @@ def test_my_raspberry_pi_needs_20_ms(reader: Reader, seed: int) -> None:
     photographs(reader.folder, seed)
     reader.follow("docs/tutorials/raspberry-pi.md")
     assert list(Path("deploy").glob("*.onnx"))
+
+
+@pytest.mark.skipif(shutil.which("gcc") is None, reason="there is no gcc")
+def test_my_microcontroller_has_256_kb(reader: Reader) -> None:
+    reader.follow("docs/tutorials/microcontroller.md")
+    (folder,) = Path("runs/board/models").glob("*/model.int8-c")
+    assert json.loads((folder / "project.json").read_text())["verified"]
+    assert (folder / "classify").is_file()
+    assert list(Path("deploy").glob("*.int8-c/network.c"))
+    assert Path("tiny-c/network.c").is_file()
 
 
 def test_my_own_images(reader: Reader, seed: int, capfd: pytest.CaptureFixture[str]) -> None:
