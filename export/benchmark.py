@@ -76,7 +76,7 @@ def benchmark(
         raise UserError("name at least one ONNX file or network to measure")
     with tempfile.TemporaryDirectory(prefix="gemkit-bench-") as folder:
         files = _files([str(model) for model in models], Path(folder))
-        seen = {name: _looked_at(path) for name, path in files.items()}
+        seen = {name: inspect(path) for name, path in files.items()}
         paths = {str(path): name for name, path in files.items()}
         try:
             found = timing.measure(
@@ -179,7 +179,7 @@ def _info(path: Path) -> ModelInfo | None:
         return None
 
 
-def _looked_at(path: Path) -> tuple[str, int]:
+def inspect(path: Path) -> tuple[str, int]:
     """A file's precision and size, after making sure that onnxruntime can be given it.
 
     Raises:

@@ -168,7 +168,7 @@ def train(
         _train_models(run, dataset, chosen, wanted, settings, workers, console)
         _draw_mistakes(run, dataset)
         _keep_mistakes(run, dataset)
-        _keep_examples(run.path, dataset)
+        keep_examples(run.path, dataset)
         run_data.keep_pictures(run, dataset)
         if (recommendation := run.recommendation()) is not None:
             console.print(formatting.verdict(recommendation))
@@ -402,7 +402,7 @@ def _png(pixels: NDArray[np.uint8]) -> bytes:
     return buffer.getvalue()
 
 
-def _keep_examples(folder: Path, dataset: Dataset) -> None:
+def keep_examples(folder: Path, dataset: Dataset) -> None:
     """A few test images as files, for `predict` and the page to be tried with."""
     if dataset.input_shape[0] not in (1, 3) or (folder / "examples").is_dir():
         return

@@ -267,7 +267,7 @@ def one_model() -> Any:
 
 
 def bench_onnx(path: Path) -> None:
-    benchmark._looked_at(path)
+    benchmark.inspect(path)
     exporter.read_info(path)
     session = timing.open_session(str(path), 1, "CPUExecutionProvider")
     timing.random_inputs(session, 1, str(path))

@@ -352,5 +352,5 @@ def test_a_network_that_is_too_slow_is_narrowed(
 def test_examples_of_a_class_with_a_long_name_are_kept(tmp_path: Path) -> None:
     digits = load("digits")
     long = replace(digits, class_names=tuple(f"{n}" * 250 for n in range(10)))
-    train._keep_examples(tmp_path, long)
+    train.keep_examples(tmp_path, long)
     assert len(list((tmp_path / "examples").iterdir())) == 8
