@@ -181,7 +181,7 @@ def _given_at_first(commands: Sequence[str]) -> dict[str, Any]:
 
 def _as_begun(options: dict[str, Any]) -> None:
     """Put the options that a run was begun with in the place of those not given now."""
-    from gemkit.recipe import RECIPES
+    from gemkit.recipe import trial_epochs
     from gemkit.store import Run, is_run
 
     from .runs import default_out
@@ -200,7 +200,7 @@ def _as_begun(options: dict[str, Any]) -> None:
         limits = Budget.from_json(begun["budget"])
         options |= {name: getattr(limits, field) for name, field in _LIMITS.items()}
         options["precision"] = limits.precision
-    if "epochs" not in given and begun.get("epochs") != RECIPES["proxy"].epochs:
+    if "epochs" not in given and begun.get("epochs") != trial_epochs(first.get("recipe")):
         options["epochs"] = begun.get("epochs")
     for name in ("epochs", "recipe", "top", "workers", "time_limit", "teacher", "unlabelled"):
         if name in first and name in options and name not in given:

@@ -141,3 +141,13 @@ RECIPES = {
 """`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
 `full`: what a network to be published is trained with, hours on a CPU. `taught`: the final
 training of a run with a teacher, whose views are changed already."""
+_TRIAL_BEFORE_FULL = 9
+
+
+def trial_epochs(recipe: str | None) -> int:
+    """How long the trials of a search are trained, by the recipe that follows it.
+
+    The longer networks are trained in the end, the less a short trial says of their order
+    (measured, see docs/search.md).
+    """
+    return _TRIAL_BEFORE_FULL if recipe == "full" else RECIPES["proxy"].epochs

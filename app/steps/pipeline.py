@@ -12,6 +12,7 @@ from rich.console import Console
 from gemkit.budget import Budget
 from gemkit.data import load
 from gemkit.errors import UserError
+from gemkit.recipe import trial_epochs
 from gemkit.records import Model
 from gemkit.store import Run
 
@@ -56,7 +57,8 @@ def run(
     if teacher is not None:  # before the search spends its time
         teaching.check(teacher, unlabelled, shared["dataset"])
     training: dict[str, Any] = {"epochs": epochs, "device": device, "workers": workers}
-    found = search(data, budget, **training, **options, **shared)
+    short = {**training, "epochs": epochs or trial_epochs(recipe)}
+    found = search(data, budget, **short, **options, **shared)
     try:
         if data_of(found) != data:  # its networks were trained on other data before
             shared["dataset"] = load(data_of(found))

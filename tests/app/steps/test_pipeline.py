@@ -56,6 +56,23 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory, data: str) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    ("recipe", "epochs", "expected"), [(None, None, 3), ("full", None, 9), ("full", 2, 2)]
+)
+def test_trials_are_longer_before_long_trainings(
+    recipe: str | None, epochs: int | None, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Begun(Exception):
+        pass
+
+    def begun(*_: Any, **given: Any) -> None:
+        raise Begun(given["epochs"])
+
+    monkeypatch.setattr(pipeline, "search", begun)
+    with pytest.raises(Begun, match=f"^{expected}$"):
+        pipeline.run(recipe=recipe, epochs=epochs)
+
+
 def _content(path: Path) -> dict[str, Any]:
     with Run.open(path) as run:
         return run.content().to_json()
