@@ -361,9 +361,10 @@ class PageRun:
     def download_link(self, id: str, text: str = "") -> str:
         """The button that fetches a network's ONNX file, as HTML; the first one without a text."""
         size = formatting.size(self.files(id)[0].size)
+        said = text or f"Download {escape(self.content.name(id))}"
         return (
             f'<a class="gk-button{"" if text else " gk-primary"}" download="{self.stem(id)}.onnx" '
-            f'href="run/files/{escape(id)}/model.onnx">{text or "Download"} (ONNX, {size})</a>'
+            f'href="run/files/{escape(id)}/model.onnx">{said} (ONNX, {size})</a>'
         )
 
     def thumbnail(self, id: str) -> str:

@@ -78,7 +78,7 @@ def _head(shown: "PageRun", id: str, entry: Network | None, trial: TrialSummary 
     elif isinstance(entry, Model):
         what, right = "found by this search, trained in full", "of test pictures right"
     else:
-        what, right = "known network, trained alike", "of test pictures right"
+        what, right = "known network, trained the same way", "of test pictures right"
     images = content.data.test if content.data else None
     if entry is not None and entry.accuracy is not None and images:
         low, high = (100 * end for end in interval(entry.accuracy, images))

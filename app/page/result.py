@@ -110,7 +110,11 @@ def _row(shown: PageRun, network: Network, verdict: Verdict) -> str:
         )
     )
     path = shown.onnx(network.id)
-    kind = "found by this search" if isinstance(network, Model) else "known network, trained alike"
+    kind = (
+        "found by this search"
+        if isinstance(network, Model)
+        else "known network, trained the same way"
+    )
     size = formatting.size(None if path is None else path.stat().st_size)
     chosen = ' class="gk-offered"' if network is verdict.offered else ""
     return (
@@ -138,16 +142,31 @@ def _comparison(shown: PageRun, verdict: Verdict) -> str:
     lines = [f"{rest}, the {what}, gets {share} right: {apart}."]
     told = shown.content.recommendation
     if told is not None:
-        aside = f"The {told.images:,} pictures kept aside to decide between the two"
+        aside = f"{told.images:,} other pictures, kept out of all training, decide which is offered"
         if verdict.more_accurate is None:
-            lines.append(f"{aside} tell no sure difference.")
+            lines.append(f"{aside}; they show no clear difference.")
         else:
             by = 100 * (told.better_by or 0.0)
-            lines.append(f"{aside} say the same: {best} is {by:.1f} points better.")
+            lines.append(f"{aside}: {best} is {by:.1f} points better there.")
+        lines += _passed_over(shown, verdict)
     elif verdict.more_accurate is None:
         lines.append("These pictures are too few to tell the two apart.")
     lines.append(_times(shown, verdict, best, rest))
     return " ".join(lines)
+
+
+def _passed_over(shown: PageRun, verdict: Verdict) -> list[str]:
+    """A sentence on a found network that the test pictures favour and the choice did not."""
+    reached = max(verdict.found.accuracy or 0.0, verdict.offered.accuracy or 0.0)
+    better = [one for one in shown.content.models if (one.accuracy or 0.0) > reached]
+    if not better:
+        return []
+    best = max(better, key=lambda one: one.accuracy or 0.0)
+    name = escape(shown.content.name(best.id))
+    return [
+        f"{name} happens to get more of the test pictures right "
+        f"({formatting.percent(best.accuracy, 1)}), but those choose nothing."
+    ]
 
 
 def _times(shown: PageRun, verdict: Verdict, best: str, rest: str) -> str:

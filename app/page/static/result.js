@@ -146,7 +146,7 @@
           empty: shared.table.length ? "nothing lies within these limits" : "no design yet: they appear here as they are trained" });
       const parts = [], drawn = new Set(kept.map((i) => c.kind[i]));
       if (drawn.has(1)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-big" }), " found, trained in full (test pictures)"));
-      if (drawn.has(2)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-diamond" }), " known network, trained alike (test pictures)"));
+      if (drawn.has(2)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-diamond" }), " known network, trained the same way (test pictures)"));
       if (drawn.has(0)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-hollow" }), " tried briefly (validation pictures)"));
       for (const [kind, name] of [[1, "the found networks"], [0, "the designs tried"]])
         if (scatter.fronts[kind].length) parts.push(make("span", { "data-front": KINDS[kind] }, make("i", { class: `gk-front${kind ? "" : " gk-dashed"}` }), ` Pareto front: of ${name}, none gets more right for less`));
