@@ -16,7 +16,6 @@ import hashlib
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
@@ -192,17 +191,26 @@ def _check_images(images: Images, info: ModelInfo, what: str) -> None:
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With the nodes in an order of execution: onnxruntime's tools append what they insert."""
-    nodes = list(model.graph.node)
-    writer = {name: index for index, node in enumerate(nodes) for name in node.output}
-    order = TopologicalSorter(
-        {
-            index: {writer[name] for name in node.input if name in writer}
-            for index, node in enumerate(nodes)
-        }
-    ).static_order()
+    """With the nodes in an order of execution: onnxruntime's tools append what they insert.
+
+    Nodes keep their order, and what was inserted comes just before it is needed, so that the order
+    needs no more memory than the model's that was converted.
+    """
+    writer = {name: node for node in model.graph.node for name in node.output}
+    order: dict[str, onnx.NodeProto] = {}  # by a node's first output
+
+    def add(node: onnx.NodeProto) -> None:
+        if node.output[0] not in order:
+            for name in node.input:
+                if name in writer:
+                    add(writer[name])
+            order[node.output[0]] = node
+
+    for node in model.graph.node:
+        add(node)
+    nodes = list(order.values())
     del model.graph.node[:]
-    model.graph.node.extend([nodes[index] for index in order])
+    model.graph.node.extend(nodes)
     return model
 
 
