@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import t
 
-from gemkit.baselines import BASELINES, DIFFERENTIABLE, TORCHVISION
+from gemkit.baselines import BASELINES, DIFFERENTIABLE, RESNETS, TORCHVISION
 from gemkit.records import Latency, Machine, Scalar
 
 FOUND, NARROW, RANDOM = "found", "narrow", "random"
@@ -96,6 +96,8 @@ def kind(name: str) -> str:
         return name
     if name in TORCHVISION:
         return "torchvision"
+    if name in RESNETS:
+        return "ResNet"
     return "differentiable" if name in DIFFERENTIABLE else "random wiring"
 
 

@@ -86,7 +86,7 @@ class Recipe:
         check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":
-        """This recipe with other values where they are not None.
+        """This recipe with other values where they are not None; epochs that are given are kept to.
 
         The learning rate goes with the square root of the batch size, as it does from `standard`
         to `full`.
@@ -96,6 +96,7 @@ class Recipe:
         return replace(
             self,
             epochs=self.epochs if epochs is None else epochs,
+            least_steps=self.least_steps if epochs is None else 0,
             batch_size=size,
             learning_rate=float(f"{rate:.4g}"),
         )
@@ -132,7 +133,7 @@ class Recipe:
 
 RECIPES = {
     "proxy": Recipe(epochs=3),
-    "standard": Recipe(epochs=16),
+    "standard": Recipe(epochs=16, least_steps=3400),
     "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25),
     "taught": Recipe(
         epochs=16, batch_size=64, label_smoothing=0.0, crop=0.0, flip=False, least_steps=6000
