@@ -34,6 +34,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from long_trainings import widest
 from torch import Tensor, nn
 
 from gemkit import network as networks_module
@@ -172,6 +173,25 @@ def carried_out(steps: Steps) -> Iterator[None]:
         training._STEPS_BEFORE_RECORDING, networks_module._Pointwise.forward = before
 
 
+def on_random_images(
+    network: nn.Module, x: np.ndarray, y: np.ndarray, batch: int, epochs: int, **more: Any
+) -> None:
+    """Train by the full recipe; `more` is for `train`."""
+    train(
+        network,
+        x,
+        y,
+        x[:1],
+        y[:1],
+        recipe=replace(RECIPES["full"], batch_size=batch, epochs=epochs),
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        seed=0,
+        device=DEVICE,
+        **more,
+    )
+
+
 # ------------------------------------------------------------------------------ side by side
 
 
@@ -183,8 +203,7 @@ def pair(number: int, nodes: int | None = None, macs: int = 5_000_000) -> Archit
     cell = replace(cell, aggregation=("concat", "sum")[number % 2])
     skeletons = skeletons_for(SHAPE, CLASSES)
     skeleton = skeletons[number % len(skeletons)]
-    (width,) = largest_widths(CellArrays.from_cells([cell]), skeleton, Budget(macs=macs))
-    return Architecture((cell,), skeleton, int(width))
+    return widest(cell, skeleton, macs)
 
 
 def short(architecture: Architecture, images: int, batch: int = 128) -> float:
@@ -194,18 +213,7 @@ def short(architecture: Architecture, images: int, batch: int = 128) -> float:
     y = rng.integers(0, CLASSES, images)
     network = build(architecture)
     began = time.perf_counter()
-    train(
-        network,
-        x,
-        y,
-        x[:1],
-        y[:1],
-        recipe=replace(RECIPES["full"], batch_size=batch, epochs=1),
-        mean=(0.5, 0.5, 0.5),
-        std=(0.25, 0.25, 0.25),
-        seed=0,
-        device=DEVICE,
-    )
+    on_random_images(network, x, y, batch, 1)
     return time.perf_counter() - began
 
 
@@ -302,20 +310,7 @@ def images_per_second(
             raise Enough
 
     with carried_out(steps), suppress(Enough):
-        train(
-            network,
-            x,
-            y,
-            x[:1],
-            y[:1],
-            recipe=replace(RECIPES["full"], batch_size=batch, epochs=1000),
-            mean=(0.5, 0.5, 0.5),
-            std=(0.25, 0.25, 0.25),
-            seed=0,
-            device=DEVICE,
-            compile=steps.compile,
-            progress=follow,
-        )
+        on_random_images(network, x, y, batch, 1000, compile=steps.compile, progress=follow)
     if profile:
         profiler.stop()
     (start, first), (end, last) = marks[1], marks[-1]
