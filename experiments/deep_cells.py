@@ -58,6 +58,7 @@ class Form:
         share: channels of a node as a share of the cell's.
         squeezed: the cell's output passes squeeze-and-excitation (Hu et al. 2018) before what is
             beside it is added.
+        smooth: hard-swish (Howard et al. 2019) in place of ReLU at the end of a cell.
     """
 
     residual: bool = False
@@ -70,6 +71,7 @@ class Form:
     output: bool = True
     share: float = 1.0
     squeezed: bool = False
+    smooth: bool = False
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,8 @@ class DeepCell(nn.Module):
             return joined if form.residual else torch.relu(joined + first)
         out = self.output(torch.relu(joined) if form.pre else joined)
         out = out + (x if self.own else first if self.by_entry else self.projection(x))
+        if form.smooth:
+            return nn.functional.hardswish(out)
         return out if form.pre else torch.relu(out)
 
 
@@ -386,6 +390,7 @@ def rounds() -> dict[str, list[Job]]:
     stream = Form(residual=True, mean=True, pre=True, identity=True, zero=True)
     light = Frame(stem=((3, 2, 1.0),))
     narrow = Frame(stem=((3, 1, 0.5), (3, 2, 1.0)))
+    deep = replace(light, stages=((1, 2), (2, 3), (4, 2)))
     cell, larger = "random12.9", "random24.4"
     singles = (
         Form(identity=True),
@@ -435,9 +440,28 @@ def rounds() -> dict[str, list[Job]]:
                 Job("star1", frame=light),
                 Job("chain3", frame=light),
                 Job("star5", frame=Frame(((3, 2, 0.5), (3, 1, 1.0)))),
-                Job("star1", Form(identity=True), replace(light, stages=((1, 2), (2, 3), (4, 2)))),
+                Job("star1", Form(identity=True), deep),
                 Job("known:shufflenet_v2"),
                 Job("resnet20"),
+            )
+        ],
+        # One separable convolution with what MobileNetV3-small has besides, and deeper.
+        "single": [
+            replace(job, epochs=20, trained=10_000)
+            for job in (
+                Job("star1", Form(squeezed=True), light),
+                Job("star1", Form(identity=True), deep),
+                Job("star1", Form(squeezed=True, smooth=True), light),
+            )
+        ],
+        "long": [
+            replace(job, epochs=60, trained=10_000)
+            for job in (
+                Job("star1", frame=light),
+                Job("star1", Form(identity=True), deep),
+                Job("star1", Form(squeezed=True), light),
+                Job("star1", Form(identity=True, squeezed=True), deep),
+                Job("known:mobilenet_v3_small"),
             )
         ],
         "larger": [

@@ -6,7 +6,8 @@
 For every seed each method of METHODS gets `--trials` trials on the search's own proxy, as `gemkit
 search` makes them; the best of them is trained as `--recipe` and `--epochs` say, from the seed, and
 judged on the hold-out of the training images, never on test images. "known" stands for the best of
-the known networks of `gemkit run` after the same trial. Reported: mean and 95 % interval over the
+the known networks of `gemkit run` after the same trial, "known:NAME" for one without a trial.
+Reported: mean and 95 % interval over the
 searches (Student's t), and by how much NASGEM is better seed by seed, also with Bonferroni's
 correction for the number of methods.
 
@@ -17,7 +18,7 @@ on after an interruption, with more seeds or methods too.
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from gemkit.app.runs import network_of, short_name
 from gemkit.app.steps.known import NAMES
 from gemkit.app.steps.search import candidates_of_a_round
 from gemkit.architecture import Architecture
-from gemkit.baselines import baseline
+from gemkit.baselines import BASELINES, baseline
 from gemkit.budget import Budget, parse_count
 from gemkit.cell import CellArrays
 from gemkit.data import final_split, limited, load, proxy_split
@@ -173,6 +174,10 @@ def searched(task: Task, method: str, seed: int, folder: Path, workers: int) -> 
     }
 
 
+def _is_named(method: str) -> bool:
+    return method.startswith(f"{KNOWN}:")
+
+
 def known(task: Task, seed: int) -> dict[str, Any]:
     """The best of the known networks after a trial each."""
     dataset = load(task.data)
@@ -202,9 +207,20 @@ def known(task: Task, seed: int) -> dict[str, Any]:
 
 
 def trained_fully(task: Task, found: dict[str, Any], seed: int) -> dict[str, float]:
-    """Accuracy on the hold-out after the final training."""
-    dataset = limited(load(task.data), task.images)
+    """Accuracy on the hold-out of all training images, which no trial saw, after the final
+    training on so many of the others as the task says."""
+    dataset = load(task.data)
     split = final_split(dataset)
+    dataset = limited(
+        replace(
+            dataset,
+            x_train=split.x_train,
+            y_train=split.y_train,
+            x_validation=split.x_validation,
+            y_validation=split.y_validation,
+        ),
+        task.images,
+    )
     torch.manual_seed(seed)
     if "architecture" in found:
         network: nn.Module = build(Architecture.from_json(found["architecture"]))
@@ -214,8 +230,8 @@ def trained_fully(task: Task, found: dict[str, Any], seed: int) -> dict[str, flo
         )
     trained = train(
         network,
-        split.x_train,
-        split.y_train,
+        dataset.x_train,
+        dataset.y_train,
         split.x_validation,
         split.y_validation,
         recipe=RECIPES[task.recipe].changed(task.epochs),
@@ -258,9 +274,9 @@ def report(found: dict[str, Any], methods: Sequence[str], seeds: int) -> dict[st
             "accuracy": mean,
             "interval": None if low is None else [low, high],
             "accuracies": finals(method),
-            "proxy": float(np.mean(proxies(method))),
+            "proxy": None if _is_named(method) else float(np.mean(proxies(method))),
             "networks": [found[f"{method}/{seed}"].get("network") for seed in range(seeds)]
-            if method == KNOWN
+            if method.startswith(KNOWN)
             else [found[f"{method}/{seed}"]["nodes"] for seed in range(seeds)],
         }
         if OURS in methods and method != OURS:
@@ -270,14 +286,16 @@ def report(found: dict[str, Any], methods: Sequence[str], seeds: int) -> dict[st
 
 
 def main() -> None:
-    names = (*METHODS, KNOWN)
+    names = (*METHODS, KNOWN, *(f"{KNOWN}:{name}" for name in BASELINES))
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits")
     parser.add_argument("--images", type=int, help="final trainings use so many (default: all)")
     parser.add_argument("--max-macs", type=parse_count, default=3_000_000)
     parser.add_argument("--trials", type=int, default=16)
     parser.add_argument("--searches", type=int, default=5)
-    parser.add_argument("--methods", nargs="+", choices=names, default=names, metavar="NAME")
+    parser.add_argument(
+        "--methods", nargs="+", choices=names, default=names[: len(METHODS) + 1], metavar="NAME"
+    )
     parser.add_argument("--proxy-epochs", type=int, default=RECIPES["proxy"].epochs)
     parser.add_argument("--recipe", choices=("standard", "full"), default="standard")
     parser.add_argument("--epochs", type=int, help="of the final trainings (default: the recipe's)")
@@ -311,7 +329,10 @@ def main() -> None:
         seed = seeds - 1
         searches: list[Any] = []
         for method in given.methods:
-            if method == KNOWN:
+            if _is_named(method):
+                name = method.removeprefix(f"{KNOWN}:")
+                kept.found.setdefault(f"{method}/{seed}", {"network": name})
+            elif method == KNOWN:
                 searches.append((f"{method}/{seed}", known, (task, seed)))
             else:
                 folder = out / f"{method.replace(', ', '-').replace(' ', '-')}-{seed}"
