@@ -225,7 +225,7 @@ def run(json_file: str | None, **options: Any) -> None:
         content = finished.content()
     print_measurements([one for entry in content.networks for one in entry.measurements], console)
     if content.recommendation is not None:
-        console.print(formatting.verdict(content.recommendation))
+        console.print(formatting.recommendation_line(content.recommendation))
     console.print(f"next: {command('app', finished.path)}")
     _deliver_json(content, json_file)
 

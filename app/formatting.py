@@ -122,7 +122,7 @@ def teacher_line(teacher: TeacherInfo, test_images: int | None = None) -> str:
     )
 
 
-def verdict(best: Recommendation) -> str:
+def recommendation_line(best: Recommendation) -> str:
     """Which network a run recommends and by how much it is better than the other kind."""
     kinds = {"found": "found by the search", "known": "a known network"}
     text = (

@@ -165,7 +165,7 @@ async def _visitor(
         while time.monotonic() < end:
             id = str(rng.choice(ids))
             start = time.perf_counter()
-            answer = await client.get(f"/run/told/{id}")
+            answer = await client.get(f"/run/facts/{id}")
             found["selections"].append(time.perf_counter() - start)
             if answer.status_code != 200 or id not in answer.text:
                 found["errors"].append(f"selection: {answer.status_code} {answer.text[:80]}")

@@ -31,13 +31,13 @@ def cell_svg(cell: Cell, shares: Shares | None = None, times: Times | None = Non
     """Both drawings of a cell as HTML."""
     placed = layout(cell)
     notes = node_notes(cell, shares, times)
-    told = {str(node): lines for node, lines in notes.items()}
+    as_json = {str(node): lines for node, lines in notes.items()}
     drawings = "".join(
         f'<div class="gk-scroll {name}">{_svg(cell, placed, down=down)}</div>'
         for name, down in (("gk-across", False), ("gk-down", True))
     )
     return (
-        f'<div class="gk-cell" data-notes="{escape(json.dumps(told), quote=True)}">'
+        f'<div class="gk-cell" data-notes="{escape(json.dumps(as_json), quote=True)}">'
         f"{drawings}{_LEGEND}</div>"
     )
 
@@ -110,7 +110,7 @@ def _reads(nodes: Sequence[int]) -> str:
 def node_notes(
     cell: Cell, shares: Shares | None, times: Times | None
 ) -> Mapping[int, list[tuple[str, str]]]:
-    """What is told of each node: pairs of name and text; node -1 is the output."""
+    """What is said of each node: pairs of name and text; node -1 is the output."""
     notes: dict[int, list[tuple[str, str]]] = {}
     shapes = ""
     if shares is not None:

@@ -28,7 +28,7 @@ from gemkit.store import Run
 from .. import formatting
 from ..hints import command
 from ..runs import is_elsewhere, skeletons_of, target_name
-from . import cell_svg, downloads, names, verdict
+from . import cell_svg, downloads, names, offer
 from .shares import Shares, Times, measure_shares
 from .shares import shares as take_apart
 
@@ -261,10 +261,10 @@ class PageRun:
     # -- what stands at the top
 
     @property
-    def verdict(self) -> verdict.Verdict | None:
+    def offer(self) -> offer.Offer | None:
         """Which network to take; None where none is trained."""
         content = self.content
-        return verdict.verdict(
+        return offer.choose(
             content.models,
             content.baselines,
             content.data.test if content.data else None,
@@ -275,7 +275,7 @@ class PageRun:
     @property
     def first(self) -> str | None:
         """What is selected when the page opens: the network to take, else the best candidate."""
-        found = self.verdict
+        found = self.offer
         if found is not None:
             return found.offered.id
         done = formatting.best_trials(one for one in self.content.trials if one.state == "done")

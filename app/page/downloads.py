@@ -17,7 +17,7 @@ from pathlib import Path
 from gemkit.cell import Cell, file_content
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_TOLD = {
+_DESCRIPTIONS = {
     "model.onnx": "ONNX, fp32: all that a device needs",
     "model.optimized.onnx": "ONNX, fp32, graph rewritten for speed or memory",
     "model.int8.onnx": "ONNX, int8",
@@ -38,13 +38,13 @@ class Download:
 
     Attributes:
         name: without folders.
-        told: what it is, for people.
+        description: what it is, for people.
         size: in bytes.
         sha256: in hexadecimal.
     """
 
     name: str
-    told: str
+    description: str
     path: Path
     size: int
     sha256: str
@@ -67,12 +67,12 @@ def downloads(run: Path, kind: str, id: str) -> tuple[Download, ...]:
     if folder is None:
         return ()
     found = []
-    for name, told in _TOLD.items():
+    for name, description in _DESCRIPTIONS.items():
         path = folder / name
         if _inside(path, run):
             stat = path.stat()
             sum_ = _sha256(path, stat.st_mtime_ns, stat.st_size)
-            found.append(Download(name, told, path, stat.st_size, sum_))
+            found.append(Download(name, description, path, stat.st_size, sum_))
     return tuple(found)
 
 

@@ -1,4 +1,4 @@
-"""What the page tells of one network, as HTML: figures, drawing, mistakes, costs, files, code."""
+"""What the page shows of one network, as HTML: figures, drawing, mistakes, costs, files, code."""
 
 import contextlib
 import functools
@@ -132,7 +132,7 @@ def _files(shown: "PageRun", id: str) -> str:
         return ""
     rows = "".join(
         f'<tr><td><a download href="run/files/{escape(id)}/{file.name}">{file.name}</a>'
-        f"<span>{escape(file.told)}</span></td><td>{formatting.size(file.size)}</td>"
+        f"<span>{escape(file.description)}</span></td><td>{formatting.size(file.size)}</td>"
         f'<td><code title="SHA-256: {file.sha256}">{file.sha256[:12]}…</code>'
         f'<button class="gk-copy" data-copy="{file.sha256}" '
         f'aria-label="copy the SHA-256 of {file.name}">copy</button></td></tr>'
@@ -292,7 +292,7 @@ def _code(shown: "PageRun", id: str) -> str:
     path = shown.onnx(id)
     if path is None:
         return ""
-    with contextlib.suppress(UserError):  # a damaged file is told of elsewhere
+    with contextlib.suppress(UserError):  # a damaged file is reported elsewhere
         return _programs(path, path.stat().st_mtime_ns, f"{shown.stem(id)}.onnx")
     return ""
 

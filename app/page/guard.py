@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from . import uploads
+from . import file_access
 
 MAX_UPLOAD_BYTES = 10_000_000
 _MAX_BODY_BYTES = 1_000_000
@@ -175,8 +175,8 @@ class Guard:
         detour = ".." in path or "\\" in path or "\0" in path or b"%2e" in raw or b"%25" in raw
         if allowed is None or detour or not allowed.fullmatch(path):
             raise _Refused(404, "there is nothing here")
-        named = uploads.served_path(path)
-        if named is not None and not uploads.is_upload(named):
+        named = file_access.served_path(path)
+        if named is not None and not file_access.is_upload(named):
             raise _Refused(404, "there is nothing here")
         upload = path == "/gradio_api/upload"
         limit = MAX_UPLOAD_BYTES + 100_000 if upload else _MAX_BODY_BYTES
@@ -264,7 +264,7 @@ class Guard:
             value = None
         if kind != b"application/json" or not isinstance(value, dict):
             raise _Refused(400, "this takes a JSON object")
-        if not uploads.names_only_uploads(value):
+        if not file_access.names_only_uploads(value):
             raise _Refused(400, "only what was uploaded to this page can be used")
         if _CALL.fullmatch(scope["path"]):
             function = value.get("fn_index")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 MOST_TRIALS = 40
 MOST_NODES = 30
 _MINUTES = 10
-_TOLD = 3
+_BEST_SHOWN = 3
 """So many of the best candidates are shown with their cells."""
 _STRATEGIES = ("nasgem", "random", "evolution", "bo+embedding")
 
@@ -210,7 +210,7 @@ class LiveSearch:
     # -- as HTML
 
     def html(self, visitor: str = "") -> str:
-        """How the search stands, told to a visitor: text, its course, its cells, its best ones."""
+        """How the search stands, for a visitor: text, its course, its cells, its best ones."""
         with self._lock:
             state, shown, request = self.state, self.shown(), self._request
         if request is None:
@@ -235,7 +235,7 @@ class LiveSearch:
         content = shown.content
         done = [trial for trial in content.trials if trial.accuracy is not None]
         best = max((trial.accuracy or 0.0 for trial in done), default=None)
-        told = {
+        status = {
             "running": "searching",
             "cancelling": "cancelling: what is finished is kept",
             "cancelled": "cancelled; it can be resumed",
@@ -244,11 +244,11 @@ class LiveSearch:
             "failed": "it ended early",
         }[state]
         if not self.belongs_to(visitor):
-            told += " (another visitor started it)"
+            status += " (another visitor started it)"
         head = (
             f'<p class="gk-note" id="live-state" data-state="{state}" data-done="{len(done)}">'
             f"<b>{len(done)} of {request.trials}</b> designs trained, best "
-            f"<b>{formatting.percent(best)}</b> of the validation pictures: {escape(told)}</p>"
+            f"<b>{formatting.percent(best)}</b> of the validation pictures: {escape(status)}</p>"
         )
         assert self._map is not None
         places = self._map.places()
@@ -283,14 +283,14 @@ def _best(shown: PageRun) -> str:
     """The best candidates so far, each to be opened: figures, drawing, download."""
     done = [trial for trial in shown.content.trials if trial.accuracy is not None]
     boxes = []
-    for trial in formatting.best_trials(done)[:_TOLD]:
+    for trial in formatting.best_trials(done)[:_BEST_SHOWN]:
         id, name = escape(trial.id), escape(shown.content.name(trial.id))
-        told = (
+        figures = (
             f"{formatting.percent(trial.accuracy)} of the validation pictures, "
             f"{formatting.count(trial.macs)} MACs"
         )
         boxes.append(
-            f'<details class="gk-best" data-id="{id}"><summary><b>{name}</b> {told}</summary>'
+            f'<details class="gk-best" data-id="{id}"><summary><b>{name}</b> {figures}</summary>'
             f'<p class="gk-take"><a class="gk-button" download href="run/live/{id}.json">'
             f"Download the cell</a></p>{facts.cell(shown, trial.id)}</details>"
         )
@@ -447,9 +447,9 @@ def tab(live: LiveSearch, computer: str, visitor: "gradio.BrowserState") -> None
             live.cancel()
         return look(visitor)
 
-    wishes = [visitor, trials, nodes, macs, epochs, strategy, seed]
+    asked = [visitor, trials, nodes, macs, epochs, strategy, seed]
     private: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    start.click(started, wishes, outputs, **private)
+    start.click(started, asked, outputs, **private)
     cancel.click(cancelled, visitor, outputs, **private)
     resume.click(resumed, visitor, outputs, **private)
     timer.tick(look, [visitor, seen], outputs, queue=False, **private)

@@ -1,9 +1,9 @@
 """`gemkit app`: the page of a run. Here is the layout; what it shows comes from other modules.
 
-`content` reads the run; `result`, `try_it`, `speed` and `live_search` are tabs of it. `verdict`
-says which network to take, `facts` tells all of one, `cell_svg` draws cells, `embedding_map` places
+`content` reads the run; `result`, `try_it`, `speed` and `live_search` are tabs of it. `offer`
+says which network to take, `facts` shows all of one, `cell_svg` draws cells, `embedding_map` places
 them, `browser` serves what a visitor's own browser runs. `server` answers, and `guard` and
-`uploads` decide what may be asked and named.
+`file_access` decide what may be asked and which files may be named.
 """
 
 import signal
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from gemkit.pictures import MAX_PIXELS
 
-from . import browser, guard, server, uploads
+from . import browser, file_access, guard, server
 from .content import PageRun
 from .embedding_map import EmbeddingMap
 from .parts import read_together, scripted
@@ -73,8 +73,8 @@ def layout_of(shown: PageRun, live: "LiveSearch | None", measuring: bool) -> "gr
                 )
                 scripted("browser", "gk-browser", elem_id="browser")
             with gr.Tab("How it was found", elem_id="tab-how"):
-                for name, told in _COURSE.items():
-                    gr.Markdown(told)
+                for name, text in _COURSE.items():
+                    gr.Markdown(text)
                     scripted(name, f"gk-{name}", elem_id=name)
             if live is not None and visitor is not None:
                 with gr.Tab("Search", elem_id="tab-search"):
@@ -136,7 +136,7 @@ def launch(
     shown = PageRun.open(folder)
     if not guard.is_local(host) or read_only:
         shown.computer = "the computer that runs this page"
-    uploads.upload_folder()
+    file_access.upload_folder()
     # Gradio would ask its makers for news, and whether the machine is on the internet.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr

@@ -48,15 +48,15 @@ def scripted(
 
     Args:
         holder: the class of the element to be filled.
-        settings: what the function is told, as JSON.
+        settings: arguments of the function, as JSON.
         fires: events of the part; the last argument is an object of functions that fire them.
     """
     import gradio as gr
 
-    events = ", ".join(f"{one}: (told) => trigger('{one}', told)" for one in fires)
-    told = ", ".join(["element", *map(json.dumps, settings), f"{{{events}}}"])
+    events = ", ".join(f"{one}: (data) => trigger('{one}', data)" for one in fires)
+    arguments = ", ".join(["element", *map(json.dumps, settings), f"{{{events}}}"])
     call = (
-        f"const start = () => gemkit.{name}({told}); "
+        f"const start = () => gemkit.{name}({arguments}); "
         f"if (window.gemkit?.{name}) start(); "
         f"else addEventListener('gemkit-{name}', start, {{once: true}}); "
         "setTimeout(() => { const box = element.querySelector('[data-waiting]'); "

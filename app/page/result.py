@@ -1,4 +1,4 @@
-"""The page's "Result": the verdict, all networks as points and rows, beside them the chosen one."""
+"""The page's "Result": which network to take, and all of them as points, rows and in detail."""
 
 from html import escape
 
@@ -10,8 +10,8 @@ from gemkit.records import Model, Network, TrialSummary
 from .. import formatting
 from ..hints import command
 from .content import PageRun
+from .offer import Offer
 from .parts import Part, plain, scripted
-from .verdict import Verdict
 
 
 def tab(shown: PageRun) -> tuple[gr.HTML, Part]:
@@ -20,7 +20,7 @@ def tab(shown: PageRun) -> tuple[gr.HTML, Part]:
     The points' script fills the rest, and fires `picked` with an `id`, and `grown` when the run
     has changed.
     """
-    first = gr.HTML(top_html(shown), apply_default_css=False, elem_id="verdict")
+    first = gr.HTML(top_html(shown), apply_default_css=False, elem_id="offer")
     settings = {"budget": shown.budget.to_json(), "first": shown.first}
     with gr.Row(elem_id="below"):
         with gr.Column(scale=6, min_width=320):
@@ -28,13 +28,13 @@ def tab(shown: PageRun) -> tuple[gr.HTML, Part]:
                 "result", "gk-result", settings, fires=("picked", "grown"), elem_id="points"
             )
         with gr.Column(scale=5, min_width=320, elem_id="side"):
-            plain("gk-told", elem_id="facts")
+            plain("gk-selected", elem_id="facts")
     return points, Part([], [first], lambda: (top_html(shown),))
 
 
 def top_html(shown: PageRun) -> str:
-    """The verdict and how it came about."""
-    found = shown.verdict
+    """Which network to take, and how it came about."""
+    found = shown.offer
     body = _without_network(shown) if found is None else _judged(shown, found)
     return f'<div class="gk-top">{body}{_how(shown)}</div>'
 
@@ -47,7 +47,7 @@ def _without_network(shown: PageRun) -> str:
             "This run has no design yet. The page shows them as they appear; a search goes on "
             f"with <code>{escape(command('search', '--out', shown.asked, '--resume'))}</code>."
         )
-        return f'<section class="gk-verdict"><h2>Nothing found yet</h2><p>{text}</p></section>'
+        return f'<section class="gk-offer"><h2>Nothing found yet</h2><p>{text}</p></section>'
     head = "No design has been trained yet"
     if best:
         head = f"The best design so far gets {formatting.percent(best[0].accuracy, 1)} right"
@@ -55,47 +55,47 @@ def _without_network(shown: PageRun) -> str:
         "That is of validation pictures and after a short training. No network has been trained "
         f"in full yet: <code>{escape(command('train', shown.asked))}</code>."
     )
-    return f'<section class="gk-verdict"><h2>{head}</h2><p>{text}</p></section>'
+    return f'<section class="gk-offer"><h2>{head}</h2><p>{text}</p></section>'
 
 
-def _judged(shown: PageRun, verdict: Verdict) -> str:
-    content, offered = shown.content, verdict.offered
+def _judged(shown: PageRun, offer: Offer) -> str:
+    content, offered = shown.content, offer.offered
     name = escape(content.name(offered.id))
     head = f"{name} gets {formatting.percent(offered.accuracy, 1)} of the test pictures right"
-    if verdict.known is not None and verdict.more_accurate is None:
-        other = verdict.found if offered is verdict.known else verdict.known
+    if offer.known is not None and offer.more_accurate is None:
+        other = offer.found if offered is offer.known else offer.known
         head += f", about as many as {escape(content.name(other.id))}"
-    if offered is not verdict.found:
+    if offered is not offer.found:
         head = f"Take a known network: {head}"
-    rows = [verdict.found] if verdict.known is None else [verdict.found, verdict.known]
-    if offered is verdict.known:
+    rows = [offer.found] if offer.known is None else [offer.found, offer.known]
+    if offered is offer.known:
         rows.reverse()
     images = content.data.test if content.data else None
     of = f"of {images:,} test pictures" if images else "of the test pictures"
-    body = "".join(_row(shown, one, verdict) for one in rows)
-    thumb = shown.thumbnail(verdict.found.id)
+    body = "".join(_row(shown, one, offer) for one in rows)
+    thumb = shown.thumbnail(offer.found.id)
     figure = ""
     if thumb:
         figure = (
             f'<figure class="gk-thumb">{thumb}<figcaption>The cell, a wiring of '
-            f"{formatting.number(verdict.found.nodes, 'step')}, that "
-            f"{escape(content.name(verdict.found.id))} repeats</figcaption></figure>"
+            f"{formatting.number(offer.found.nodes, 'step')}, that "
+            f"{escape(content.name(offer.found.id))} repeats</figcaption></figure>"
         )
-    told = (
-        f"<h2>{head}</h2><p>{_comparison(shown, verdict)}</p>"
+    text = (
+        f"<h2>{head}</h2><p>{_comparison(shown, offer)}</p>"
         '<div class="gk-wide"><table class="gk-table gk-duel"><thead><tr><th>network</th>'
         f"<th>right, {of}</th><th>time for one picture</th><th>file</th></tr></thead>"
         f"<tbody>{body}</tbody></table></div>"
     )
     for unit in ("%", "ms", "kB", "MB"):
-        told = told.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
+        text = text.replace(f" {unit}", f"\N{NO-BREAK SPACE}{unit}")
     return (
-        f'<section class="gk-verdict" data-offered="{escape(offered.id)}"><div>{told}'
-        f"{_buttons(shown, verdict)}</div>{figure}</section>"
+        f'<section class="gk-offer" data-offered="{escape(offered.id)}"><div>{text}'
+        f"{_buttons(shown, offer)}</div>{figure}</section>"
     )
 
 
-def _row(shown: PageRun, network: Network, verdict: Verdict) -> str:
+def _row(shown: PageRun, network: Network, offer: Offer) -> str:
     content = shown.content
     images = content.data.test if content.data else None
     spread = ""
@@ -105,8 +105,8 @@ def _row(shown: PageRun, network: Network, verdict: Verdict) -> str:
     share, latency = (
         f"<b>{text}</b>" if network is best else text
         for text, best in (
-            (formatting.percent(network.accuracy, 1), verdict.more_accurate),
-            (formatting.latency(network.latency_ms), verdict.faster),
+            (formatting.percent(network.accuracy, 1), offer.more_accurate),
+            (formatting.latency(network.latency_ms), offer.faster),
         )
     )
     path = shown.onnx(network.id)
@@ -116,7 +116,7 @@ def _row(shown: PageRun, network: Network, verdict: Verdict) -> str:
         else "known network, trained the same way"
     )
     size = formatting.size(None if path is None else path.stat().st_size)
-    chosen = ' class="gk-offered"' if network is verdict.offered else ""
+    chosen = ' class="gk-offered"' if network is offer.offered else ""
     return (
         f'<tr{chosen}><th scope="row"><a href="#id={escape(network.id)}" data-id='
         f'"{escape(network.id)}">{escape(content.name(network.id))}</a><small>{kind}</small></th>'
@@ -124,9 +124,9 @@ def _row(shown: PageRun, network: Network, verdict: Verdict) -> str:
     )
 
 
-def _comparison(shown: PageRun, verdict: Verdict) -> str:
+def _comparison(shown: PageRun, offer: Offer) -> str:
     """How the two compare in accuracy and in time, in sentences."""
-    found, known, offered = verdict.found, verdict.known, verdict.offered
+    found, known, offered = offer.found, offer.known, offer.offered
     if known is None:
         return "No known network was trained beside it, so nothing says how good that is."
     other = found if offered is known else known
@@ -140,24 +140,27 @@ def _comparison(shown: PageRun, verdict: Verdict) -> str:
         apart = "as many"
     share = formatting.percent(other.accuracy, 1)
     lines = [f"{rest}, the {what}, gets {share} right: {apart}."]
-    told = shown.content.recommendation
-    if told is not None:
-        aside = f"{told.images:,} other pictures, kept out of all training, decide which is offered"
-        if verdict.more_accurate is None:
+    recommendation = shown.content.recommendation
+    if recommendation is not None:
+        aside = (
+            f"{recommendation.images:,} other pictures, kept out of all training, decide which is "
+            "offered"
+        )
+        if offer.more_accurate is None:
             lines.append(f"{aside}; they show no clear difference.")
         else:
-            by = 100 * (told.better_by or 0.0)
+            by = 100 * (recommendation.better_by or 0.0)
             lines.append(f"{aside}: {best} is {by:.1f} points better there.")
-        lines += _passed_over(shown, verdict)
-    elif verdict.more_accurate is None:
+        lines += _passed_over(shown, offer)
+    elif offer.more_accurate is None:
         lines.append("These pictures are too few to tell the two apart.")
-    lines.append(_times(shown, verdict, best, rest))
+    lines.append(_times(shown, offer, best, rest))
     return " ".join(lines)
 
 
-def _passed_over(shown: PageRun, verdict: Verdict) -> list[str]:
+def _passed_over(shown: PageRun, offer: Offer) -> list[str]:
     """A sentence on a found network that the test pictures favour and the choice did not."""
-    reached = max(verdict.found.accuracy or 0.0, verdict.offered.accuracy or 0.0)
+    reached = max(offer.found.accuracy or 0.0, offer.offered.accuracy or 0.0)
     better = [one for one in shown.content.models if (one.accuracy or 0.0) > reached]
     if not better:
         return []
@@ -169,31 +172,31 @@ def _passed_over(shown: PageRun, verdict: Verdict) -> list[str]:
     ]
 
 
-def _times(shown: PageRun, verdict: Verdict, best: str, rest: str) -> str:
+def _times(shown: PageRun, offer: Offer, best: str, rest: str) -> str:
     """Which of the two is faster, as a sentence."""
-    known, fast = verdict.known, verdict.faster
+    known, fast = offer.known, offer.faster
     assert known is not None
-    if verdict.found.latency_ms is None or known.latency_ms is None:
+    if offer.found.latency_ms is None or known.latency_ms is None:
         return "Which of the two is faster has not been measured."
     if fast is None:
         return "Both take about the same time."
-    first, second = sorted((verdict.found.latency_ms.p50, known.latency_ms.p50))
-    offered = fast is verdict.offered
+    first, second = sorted((offer.found.latency_ms.p50, known.latency_ms.p50))
+    offered = fast is offer.offered
     where = next((one.machine.get("processor") for one in fast.measurements), None)
     text = f"{best if offered else rest} is the faster one, by a factor of {second / first:.1f}"
     if where:
         text += f" (measured on {escape(str(where))})"
-    if not offered and verdict.more_accurate is None:
+    if not offered and offer.more_accurate is None:
         text += "; where time matters, take that one"
     return f"{text}."
 
 
-def _buttons(shown: PageRun, verdict: Verdict) -> str:
-    offered, faster = verdict.offered, verdict.faster
+def _buttons(shown: PageRun, offer: Offer) -> str:
+    offered, faster = offer.offered, offer.faster
     id = escape(offered.id)
     first = shown.download_link(offered.id) if shown.missing(offered.id) is None else ""
     last = ""
-    if faster is not None and faster is not offered and verdict.more_accurate is None:
+    if faster is not None and faster is not offered and offer.more_accurate is None:
         name = escape(shown.content.name(faster.id))
         if shown.missing(faster.id) is None:
             last = shown.download_link(faster.id, f"or the faster {name}")

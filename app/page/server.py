@@ -64,15 +64,15 @@ def routes(
     def version() -> int:
         return shown.content.version
 
-    @app.get("/run/told/{id}")
-    def told(id: str) -> Response:
+    @app.get("/run/facts/{id}")
+    def about(id: str) -> Response:
         return JSONResponse({"id": id, "facts": facts.html(shown, id)})
 
     @app.get("/run/pair.json")
     def pair(first: str, second: str) -> Response:
         first, second = first[:64], second[:64]
-        told = places.compare(first, second)
-        return JSONResponse({"html": facts.pair(shown, first, second), **told})
+        likeness = places.compare(first, second)
+        return JSONResponse({"html": facts.pair(shown, first, second), **likeness})
 
     @app.get("/run/map.json")
     def positions() -> Response:
@@ -214,7 +214,7 @@ class Server:
             port: 0 for any that is free.
             root_path: what a proxy takes away from the beginning of every path.
             ended: is called when the page is closed.
-            looks: what else Gradio's `launch` is told.
+            looks: further arguments of Gradio's `launch`.
 
         Raises:
             UserError: the address cannot be used.

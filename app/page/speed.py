@@ -187,7 +187,7 @@ def tab(shown: "PageRun", measuring: bool) -> Part:
             possible = _box_choices(found, name)
             kept.append(value if value in possible else "all")
             updates.append(gr.update(choices=possible, value=kept[-1]))
-        return (*updates, _told(shown, found, kept), when(found))
+        return (*updates, _table_or_hint(shown, found, kept), when(found))
 
     found = measurements(shown)
     with gr.Row():
@@ -204,14 +204,14 @@ def tab(shown: "PageRun", measuring: bool) -> Part:
                 )
             )
     shown_table = gr.HTML(
-        _told(shown, found, [str(box.value) for box in boxes]),
+        _table_or_hint(shown, found, [str(box.value) for box in boxes]),
         apply_default_css=False,
         elem_id="latency-table",
     )
-    told = gr.Markdown(when(found), elem_id="latency-when")
+    measured_when = gr.Markdown(when(found), elem_id="latency-when")
 
     def changed(*values: str) -> str:
-        return _told(shown, measurements(shown), values)
+        return _table_or_hint(shown, measurements(shown), values)
 
     for box in boxes:
         box.change(
@@ -221,18 +221,18 @@ def tab(shown: "PageRun", measuring: bool) -> Part:
     if measuring:
 
         def again(*values: str) -> tuple[str, str]:
-            told_ = measure_again(shown)
-            return told_, _told(shown, measurements(shown), values)
+            outcome_text = measure_again(shown)
+            return outcome_text, _table_or_hint(shown, measurements(shown), values)
 
         button = gr.Button(f"Measure again on {shown.computer}", elem_id="measure-again", size="sm")
         outcome = gr.Markdown(elem_id="latency-outcome")
         button.click(
             again, boxes, [outcome, shown_table], concurrency_limit=1, api_visibility="private"
         ).then(None, js="() => { gemkit.look(); }")
-    return Part(boxes, [*boxes, shown_table, told], read)
+    return Part(boxes, [*boxes, shown_table, measured_when], read)
 
 
-def _told(shown: "PageRun", found: Sequence[Entry], values: Sequence[str]) -> str:
+def _table_or_hint(shown: "PageRun", found: Sequence[Entry], values: Sequence[str]) -> str:
     """The table under these conditions, or how to get one."""
     if found:
         return table(found, *values)

@@ -140,8 +140,8 @@ def tab(shown: PageRun) -> tuple[Part, gr.Dropdown]:
 
 
 def _beside(shown: PageRun) -> str | None:
-    """The other of the two networks that the verdict compares."""
-    found = shown.verdict
+    """The other of the two networks that the page compares."""
+    found = shown.offer
     if found is None or found.known is None:
         return None
     return found.known.id if found.offered is found.found else found.found.id

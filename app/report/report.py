@@ -343,8 +343,8 @@ def _summary(run: Run, data: DataInfo | None, networks: Sequence[Network]) -> st
     text += f" {formatting.number(len(delivered), 'network')} delivered."
     recommendation = run.recommendation()
     if recommendation is not None:
-        verdict = formatting.verdict(recommendation)
-        return f"{text} {verdict[0].upper()}{verdict[1:]}."
+        line = formatting.recommendation_line(recommendation)
+        return f"{text} {line[0].upper()}{line[1:]}."
     first = delivered[0]
     text += (
         f" The one that the search ranks first, `{first.id}`, reaches {percent(first.accuracy)} on "

@@ -171,7 +171,7 @@ def train(
         keep_examples(run.path, dataset)
         run_data.keep_pictures(run, dataset)
         if (recommendation := run.recommendation()) is not None:
-            console.print(formatting.verdict(recommendation))
+            console.print(formatting.recommendation_line(recommendation))
         return [model for model in run.models() if model.accuracy is not None]
 
 

@@ -76,7 +76,7 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
     if teacher is not None:
         console.print(formatting.teacher_line(teacher))
     if content.recommendation is not None:
-        console.print(formatting.verdict(content.recommendation))
+        console.print(formatting.recommendation_line(content.recommendation))
     if trials:
         shown = formatting.best_trials(trials)
         if not everything:

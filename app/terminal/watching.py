@@ -16,7 +16,7 @@ from .progress import counter, now_and_then
 _ROWS, _HEIGHT, _WIDTH = 6, 7, 60
 
 Watch = Callable[[Trial], None]
-"""Told of every trial that starts or ends."""
+"""Called with every trial that starts or ends."""
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 // The page's "How it was found": the course of the search, its designs as lines and as a map.
 (() => {
   "use strict";
-  const { FIELDS, Scatter, shared, make, pause, select, tell, short, colours, ramp, choice, variable } = window.gemkit;
+  const { FIELDS, Scatter, shared, make, pause, select, describe, short, colours, ramp, choice, variable } = window.gemkit;
 
   // ---- the course: share right, design after design
   function progress(element) {
@@ -17,7 +17,7 @@
       for (let i = 0; i < shared.table.length; i++) if (c.kind[i] === 0 && c.accuracy[i] != null) rows.push(i);
       const found = colours(rows.map((i) => c.round[i]));
       scatter.show({ x: rows.map((_, n) => n + 1), y: rows.map((i) => c.accuracy[i]), colour: found.of, kind: rows.map(() => 0), ids: rows.map((i) => c.id[i]), rows },
-        { line: true, whole: true, label: "design, in the order tried (colour: round)", text: (v) => "" + v, tell, empty: "no design yet" });
+        { line: true, whole: true, label: "design, in the order tried (colour: round)", text: (v) => "" + v, describe, empty: "no design yet" });
       holder.dataset.points = rows.length;
     }
     shared.tables.add(plot);
@@ -31,8 +31,8 @@
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "yes";
     const holder = make("div", { class: "gk-plot" });
-    const told = make("p", { class: "gk-note", "aria-live": "polite" });
-    root.replaceChildren(holder, told);
+    const count = make("p", { class: "gk-note", "aria-live": "polite" });
+    root.replaceChildren(holder, count);
     const canvas = make("canvas", { role: "img", "aria-label": "the designs as lines over their figures" });
     holder.append(canvas);
     const kept = new Map(); // by axis the part of it that a line must pass
@@ -83,7 +83,7 @@
         const part = kept.get(field);
         if (part) { g.strokeStyle = accent; g.lineWidth = 7; g.beginPath(); g.moveTo(x, down(part[0], r)); g.lineTo(x, down(part[1], r)); g.stroke(); }
       });
-      told.textContent = rows.length ? `${passing.toLocaleString("en")} of ${rows.length.toLocaleString("en")} designs pass${kept.size ? " the chosen parts" : ""}; the thick line is the selected one.` : "No design has been trained yet.";
+      count.textContent = rows.length ? `${passing.toLocaleString("en")} of ${rows.length.toLocaleString("en")} designs pass${kept.size ? " the chosen parts" : ""}; the thick line is the selected one.` : "No design has been trained yet.";
       holder.dataset.passing = passing;
     }
     const at = (event) => { const box = canvas.getBoundingClientRect(); return [event.clientX - box.left, event.clientY - box.top]; };
@@ -156,7 +156,7 @@
       const found = colours(kept.map((i) => c[state.colour][i]));
       scatter.show(
         { x: kept.map((i) => places.x[at.get(c.id[i])]), y: kept.map((i) => places.y[at.get(c.id[i])]), colour: found.of, kind: kept.map((i) => c.kind[i]), ids: kept.map((i) => c.id[i]), rows: kept },
-        { bare: true, tell: (i, s) => { compare(c.id[i]); return tell(i); }, empty: "no cell yet" });
+        { bare: true, describe: (i, s) => { compare(c.id[i]); return describe(i); }, empty: "no cell yet" });
       controls.replaceChildren(choice("colour", ["accuracy", "round", "macs", "params", "memory", "latency", "nodes"].filter((f) => c[f].some((v) => v != null)).map((f) => [f, FIELDS[f].label]), state.colour, (v) => { state.colour = v; plot(); }));
       legend.replaceChildren(make("span", { class: "gk-scale" }, `${short(state.colour)}: `, ...ramp(found, state.colour)), `the two directions shown hold ${(100 * places.share).toFixed(0)} % of the spread`);
       holder.dataset.points = kept.length;

@@ -52,7 +52,7 @@
 
   // ---- what is selected, and the table, both shared by everything on the page
   const address = window.gemkitAddress;
-  const shared = { id: null, table: null, listeners: new Set(), tables: new Set(), tell: null };
+  const shared = { id: null, table: null, listeners: new Set(), tables: new Set(), fire: null };
   function select(id, step = true) {
     if (!id || id === shared.id) return;
     shared.id = id;
@@ -60,7 +60,7 @@
     for (const listener of shared.listeners) listener(id);
     for (const one of hints) one(); // a hint of what is replaced would stay
     tellChosen();
-    shared.tell?.picked({ id });
+    shared.fire?.picked({ id });
   }
   let asked = 0;
   async function tellChosen() {
@@ -68,7 +68,7 @@
     const mine = ++asked, id = shared.id;
     while (id) {
       try {
-        const answer = await fetch(`run/told/${encodeURIComponent(id)}`, { cache: "no-store" });
+        const answer = await fetch(`run/facts/${encodeURIComponent(id)}`, { cache: "no-store" });
         const value = await answer.json();
         if (mine !== asked) return;
         window.gemkit.tellFacts?.(value);
@@ -108,7 +108,7 @@
     const version = await (await fetch("run/version.json", { cache: "no-store" })).json();
     if (!shared.table || version === shared.table.version) return;
     await load();
-    shared.tell?.grown();
+    shared.fire?.grown();
     tellChosen();
   }
 
@@ -321,7 +321,7 @@
       this.canvas.style.cursor = i >= 0 ? "pointer" : "default";
       this.tip.hidden = i < 0;
       if (i >= 0) {
-        this.tip.replaceChildren(...this.axes.tell(this.points.rows[i], this));
+        this.tip.replaceChildren(...this.axes.describe(this.points.rows[i], this));
         const right = this.px[i] > this.holder.clientWidth / 2;
         this.tip.style.left = right ? "auto" : this.px[i] + 14 + "px";
         this.tip.style.right = right ? this.holder.clientWidth - this.px[i] + 14 + "px" : "auto";
@@ -356,7 +356,7 @@
       for (const k of wide > 300 ? [1] : wide > 30 ? [1, 3] : [1, 2, 3, 5]) if (k * 10 ** p >= from && k * 10 ** p <= to) found.push(k * 10 ** p);
     return found;
   }
-  function tell(row) {
+  function describe(row) {
     const c = shared.table.columns, pictures = c.kind[row] ? "test pictures" : "validation pictures";
     return [
       make("b", {}, `${c.name[row]} `, make("small", {}, KINDS[c.kind[row]])),
@@ -381,6 +381,6 @@
 
   window.gemkit = {
     KINDS, FIELDS, COSTS, Scatter, shared, hints, address, make, ms, count, percent, pause, select, look, load, loadInTime, watch,
-    tell, short, colours, ramp, choice, variable, mix,
+    describe, short, colours, ramp, choice, variable, mix,
   };
 })();

@@ -1,16 +1,16 @@
 // The page's "Result": points and rows to choose from, the facts of the chosen one, two side by side.
 (() => {
   "use strict";
-  const { KINDS, FIELDS, COSTS, Scatter, shared, hints, address, make, pause, select, loadInTime, watch, tell, short, colours, ramp, choice, variable } = window.gemkit;
+  const { KINDS, FIELDS, COSTS, Scatter, shared, hints, address, make, pause, select, loadInTime, watch, describe, short, colours, ramp, choice, variable } = window.gemkit;
   const COLUMNS = ["accuracy", "macs", "params", "memory", "latency", "nodes", "width", "round"];
   const CSV = { memory: "peak_memory_bytes", latency: "latency_ms" };
   const ON = ["validation", "test", "test"];
 
-  function result(element, settings, tell_) {
+  function result(element, settings, fire) {
     const root = element.querySelector(".gk-result");
     if (!root || root.dataset.ready) return;
     root.dataset.ready = "yes";
-    shared.tell = tell_;
+    shared.fire = fire;
     shared.listeners.clear(); shared.tables.clear(); // of a page that Gradio built before
     const defaults = { x: "macs", colour: "none", log: false, low: false, what: "all", sort: "accuracy", down: true, columns: "accuracy,macs,params,latency" };
     const state = { ...defaults, most: 50, limits: {}, search: "" };
@@ -36,13 +36,13 @@
     const legend = make("p", { class: "gk-legend" });
     const missing = make("p", { class: "gk-note gk-missing", "aria-live": "polite" });
     const sliders = make("div", { class: "gk-sliders" });
-    const told = make("p", { class: "gk-count", "aria-live": "polite" });
+    const count = make("p", { class: "gk-count", "aria-live": "polite" });
     const wide = make("div", { class: "gk-wide gk-rows" });
     const tools = make("div", { class: "gk-controls" });
     root.replaceChildren(
       make("h2", {}, "All networks: share right against cost"), controls, holder, legend, missing,
       make("details", { class: "gk-options" }, make("summary", {}, "Options and limits"), options, make("h3", {}, "What may it cost at most?"), sliders),
-      make("div", { class: "gk-listing" }, tools, told, wide));
+      make("div", { class: "gk-listing" }, tools, count, wide));
     const scatter = new Scatter(holder, "share right by cost; arrow keys go from point to point");
     result.scatter = scatter;
     const fields = (wanted) => wanted.filter((f) => shared.table.columns[f].some((v) => v != null)).map((f) => [f, FIELDS[f].label]);
@@ -142,7 +142,7 @@
       const coloured = state.colour in FIELDS, found = coloured ? colours(kept.map((i) => c[state.colour][i])) : null;
       scatter.show(
         { x: kept.map((i) => c[state.x][i]), y: kept.map((i) => c.accuracy[i]), colour: found ? found.of : [], kind: kept.map((i) => c.kind[i]), ids: kept.map((i) => c.id[i]), rows: kept },
-        { log: state.log, front: COSTS.includes(state.x), names: true, label: FIELDS[state.x].label, text: FIELDS[state.x].text, tell, limit: settings.budget[FIELDS[state.x].limit],
+        { log: state.log, front: COSTS.includes(state.x), names: true, label: FIELDS[state.x].label, text: FIELDS[state.x].text, describe, limit: settings.budget[FIELDS[state.x].limit],
           empty: shared.table.length ? "nothing lies within these limits" : "no design yet: they appear here as they are trained" });
       const parts = [], drawn = new Set(kept.map((i) => c.kind[i]));
       if (drawn.has(1)) parts.push(make("span", {}, make("i", { class: "gk-dot gk-big" }), " found, trained in full (test pictures)"));
@@ -175,7 +175,7 @@
       let all = 0;
       for (let i = 0; i < shared.table.length; i++) all += meant(i);
       const kept = full.length + tried.length;
-      told.textContent = `${kept.toLocaleString("en")} of ${all.toLocaleString("en")} shown` + (full.length ? `, ${full.length} of them trained in full` : "")
+      count.textContent = `${kept.toLocaleString("en")} of ${all.toLocaleString("en")} shown` + (full.length ? `, ${full.length} of them trained in full` : "")
         + (unknown.length ? `; ${unknown.length.toLocaleString("en")} more, of which ${[...new Set(unknown.flatMap(lacks))].map((f) => "no " + FIELDS[f].label).join(" and ")} is known, stand at the end` : "")
         + (shared.table.states.queued || shared.table.states.running
           ? `; the search ${shared.table.writing ? "goes on" : "was interrupted"} (${Object.entries(shared.table.states).map(([s, n]) => `${n} ${s}`).join(", ")})` : "");
@@ -229,16 +229,16 @@
     }).then(() => {
       shared.id = null;
       if (wanted()) select(wanted(), false);
-      else told_()?.replaceChildren(make("p", { class: "gk-empty" }, "Nothing has been found yet. Designs appear as they are trained."));
+      else selected_()?.replaceChildren(make("p", { class: "gk-empty" }, "Nothing has been found yet. Designs appear as they are trained."));
       watch();
     });
   }
 
   // ---- the facts of the chosen one: beside the points, on a phone a sheet that rises from below
-  const told_ = () => document.querySelector("#facts .gk-told");
+  const selected_ = () => document.querySelector("#facts .gk-selected");
   const opened = new Map(); // folds stay as the visitor left them
   function tellFacts({ facts }) {
-    const box = told_();
+    const box = selected_();
     if (!box) return;
     box.innerHTML = facts;
     box.prepend(make("button", { class: "gk-button gk-close", "aria-label": "close", onclick: () => sink() }, "×"));

@@ -141,7 +141,7 @@ def test_low_designs_are_counted_and_shown_on_request(chromium: Any, tmp_path: P
     server = page.launch(tmp_path / "low", "127.0.0.1", 0, read_only=True)
     try:
         tab = visitor.open_page(chromium, server.address)
-        assert "99.0 % right" in tab.locator(".gk-verdict h2").inner_text()
+        assert "99.0 % right" in tab.locator(".gk-offer h2").inner_text()
         tab.wait_for_selector("#points .gk-plot[data-low='2']")
         assert "2 below" in tab.locator(".gk-missing").inner_text()
         tab.locator(".gk-options > summary").click()
@@ -207,7 +207,7 @@ def test_a_click_downloads_the_offered_network(tab: Any, folder: Path) -> None:
     visitor.go(tab, "Result")
     small = _networks(folder)[0]
     with tab.expect_download() as waiting:
-        tab.locator(".gk-verdict a.gk-primary").click()
+        tab.locator(".gk-offer a.gk-primary").click()
     assert waiting.value.suggested_filename == "shown-found-1.onnx"
     content = Path(waiting.value.path()).read_bytes()
     onnxruntime.InferenceSession(content)
@@ -225,7 +225,7 @@ def test_a_click_downloads_the_offered_network(tab: Any, folder: Path) -> None:
 def _program(tab: Any, language: str) -> str:
     """A program as the page shows it after a click on Code."""
     visitor.go(tab, "Result")
-    tab.locator(".gk-verdict button", has_text="Code").click()
+    tab.locator(".gk-offer button", has_text="Code").click()
     fold = tab.locator(f'#facts [data-language="{language}"]')
     fold.wait_for()
     if fold.get_attribute("open") is None:
@@ -246,7 +246,7 @@ def test_the_programs_shown_run_on_the_downloaded_file(
 ) -> None:
     with tab.expect_download() as waiting:
         visitor.go(tab, "Result")
-        tab.locator(".gk-verdict a.gk-primary").click()
+        tab.locator(".gk-offer a.gk-primary").click()
     network = tmp_path / waiting.value.suggested_filename
     waiting.value.save_as(network)
     picture = next((folder / "examples").glob("*.png"))

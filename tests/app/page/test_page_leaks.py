@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote, urlsplit
 import pytest
 from gradio import processing_utils
 
-from gemkit.app.page import page, uploads
+from gemkit.app.page import file_access, page
 
 SECRET = b"this-is-nobody's-business"
 URL = "http://leak.example/picture.png"
@@ -235,7 +235,7 @@ def test_gradio_itself_refuses_paths_behind_our_own_check(
     visit: Callable[[str], _Visitor], targets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A version of Gradio that no longer does would leave one lock where there are two."""
-    monkeypatch.setattr(uploads, "names_only_uploads", lambda value: True)
+    monkeypatch.setattr(file_access, "names_only_uploads", lambda value: True)
     visitor = visit("read-only")
     _attack(visitor, [targets["file"], targets["link"]], disguises=1)
     visitor.follow()

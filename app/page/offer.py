@@ -12,12 +12,12 @@ _Z = 1.959964
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Offer:
     """The best found network beside the best known one of the same limits.
 
     Attributes:
         known: None where none was trained.
-        more_accurate: that one of the two of which this can be told; None of neither.
+        more_accurate: the one of the two that is surely the better; None where neither is.
         faster: likewise, by what was measured of both.
         offered: the one to take.
     """
@@ -29,13 +29,13 @@ class Verdict:
     offered: Network
 
 
-def verdict(
+def choose(
     models: Sequence[Model],
     known: Sequence[Network],
     images: int | None,
-    told: Recommendation | None,
+    recommended: Recommendation | None,
     has_file: Callable[[str], bool],
-) -> Verdict | None:
+) -> Offer | None:
     """Judge a run's trained networks; None where no found one is among them.
 
     The one that the run recommends is offered. Where nothing was judged on a hold-out, the more
@@ -50,22 +50,24 @@ def verdict(
     if not models:
         return None
     rivals = [one for one in known if isinstance(one, Baseline)]
-    if told is not None:
-        found = next((one for one in models if one.id in (told.id, told.rival)), models[0])
-        rival = next((one for one in rivals if one.id in (told.id, told.rival)), None)
-        offered = rival if told.kind == "known" and rival is not None else found
-        better = offered if told.interval is not None and told.interval[0] > 0 else None
-        return Verdict(found, rival, better, rival and _faster(found, rival), offered)
+    if recommended is not None:
+        pair = (recommended.id, recommended.rival)
+        found = next((one for one in models if one.id in pair), models[0])
+        rival = next((one for one in rivals if one.id in pair), None)
+        offered = rival if recommended.kind == "known" and rival is not None else found
+        sure = recommended.interval is not None and recommended.interval[0] > 0
+        better = offered if sure else None
+        return Offer(found, rival, better, rival and _faster(found, rival), offered)
     # The search ranked them by validation images: to choose by test images would flatter.
     found = next((one for one in models if has_file(one.id)), models[0])
     with_file = [one for one in rivals if has_file(one.id)]
     rival = max(with_file, key=lambda one: one.accuracy or 0.0, default=None)
     if rival is None:
-        return Verdict(found, None, None, None, found)
+        return Offer(found, None, None, None, found)
     clear = not _alike(found.accuracy or 0.0, rival.accuracy or 0.0, images)
     best = max((found, rival), key=lambda one: one.accuracy or 0.0) if clear else None
     faster = _faster(found, rival)
-    return Verdict(found, rival, best, faster, best or faster or found)
+    return Offer(found, rival, best, faster, best or faster or found)
 
 
 def _alike(first: float, second: float, images: int | None) -> bool:

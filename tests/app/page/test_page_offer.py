@@ -11,7 +11,7 @@ import pytest
 from scipy.stats import fisher_exact
 
 import page_run
-from gemkit.app.page import cell_svg, content, facts, names, result, verdict
+from gemkit.app.page import cell_svg, content, facts, names, offer, result
 from gemkit.baselines import BASELINES
 from gemkit.records import (
     Baseline,
@@ -36,8 +36,8 @@ def _judged(
     theirs: float,
     told: Recommendation | None = None,
     files: tuple[str, ...] | None = None,
-) -> verdict.Verdict:
-    """The verdict on two found networks and a known one, from accuracies and milliseconds."""
+) -> offer.Offer:
+    """The offer of two found networks and a known one, from accuracies and milliseconds."""
 
     def timed(p50: float) -> Latency:
         return Latency(p50, p50_low=0.99 * p50, p50_high=1.01 * p50)
@@ -50,7 +50,7 @@ def _judged(
         Baseline(id="resnet8", accuracy=known, latency_ms=timed(theirs)),
         Compared(id="resnet20@1", network="resnet20", accuracy=1.0),
     )
-    judged = verdict.verdict(
+    judged = offer.choose(
         (model, second), others, IMAGES, told, lambda id: files is None or id in files
     )
     assert judged is not None
@@ -118,7 +118,7 @@ def test_what_the_run_recommends_is_offered(kind: str, sure: bool) -> None:
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Path:
     seed = int(request.config.getoption("--seed"))
-    return page_run.make(tmp_path_factory.mktemp("verdict") / "My run", seed)
+    return page_run.make(tmp_path_factory.mktemp("offer") / "My run", seed)
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def _text(markup: str) -> str:
     return " ".join(html.unescape(re.sub("<[^>]+>", " ", markup)).split())
 
 
-def test_the_verdict_says_what_the_records_hold(shown: content.PageRun) -> None:
+def test_the_offer_says_what_the_records_hold(shown: content.PageRun) -> None:
     text = _text(result.top_html(shown))
     assert "Found 1 gets 95.0 % of the test pictures right" in text
     assert "MobileNetV2, the best known network within the same limits, gets 90.0 % right" in text
