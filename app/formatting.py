@@ -6,6 +6,7 @@ from typing import TypeVar
 from gemkit.budget import format_bytes, format_count, format_latency
 from gemkit.records import (
     Latency,
+    Measurement,
     Model,
     Network,
     Recommendation,
@@ -62,6 +63,14 @@ def on_target(network: Network | Trial) -> str | None:
     return (
         f"{latency(there.latency_ms)} on {there.name} (predicted, not measured; at most "
         f"{latency(there.latency_ms, 'at_most')} with the margin for its uncertainty)"
+    )
+
+
+def fastest_file(best: Measurement) -> str:
+    """Which of a network's files to use where it was measured."""
+    return (
+        f"the fastest of its files is {(best.onnx or best.model).rpartition('/')[2]}: "
+        f"{latency(best.latency_ms)}, {percent(best.accuracy)}"
     )
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from gemkit.baselines import BASELINES, baseline
+from gemkit.budget import is_number
 from gemkit.errors import UserError
 from gemkit.machine import versions
 from gemkit.records import Measurement, read
@@ -101,8 +102,7 @@ def benchmark(
         results = []
         for one in found:
             name = paths[one["model"]]
-            precision, file_bytes = seen[name]
-            one |= {"model": name, "precision": precision, "file_bytes": file_bytes}
+            one |= {"model": name, **seen[name]}
             one["notes"] = _notes(one)
             one |= {"machine": machine, "versions": known}
             results.append(read(Measurement, one, name))
@@ -179,8 +179,9 @@ def _info(path: Path) -> ModelInfo | None:
         return None
 
 
-def inspect(path: Path) -> tuple[str, int]:
-    """A file's precision and size, after making sure that onnxruntime can be given it.
+def inspect(path: Path) -> dict[str, Any]:
+    """A file's precision and size, and its accuracy where it says that, after making sure that
+    onnxruntime can be given it.
 
     Raises:
         UserError: the file is damaged or needs operators that onnxruntime does not have.
@@ -192,7 +193,15 @@ def inspect(path: Path) -> tuple[str, int]:
                 f"{path} needs the custom operator {node.domain}::{node.op_type}, "
                 "which onnxruntime does not have"
             )
-    return precision_of(model), file_bytes(path)
+    try:
+        accuracy = info_of(model, str(path)).more.get("accuracy")
+    except UserError:
+        accuracy = None  # none of gemkit's
+    return {
+        "precision": precision_of(model),
+        "file_bytes": file_bytes(path),
+        "accuracy": accuracy if is_number(accuracy) else None,
+    }
 
 
 def file_bytes(path: Path) -> int:

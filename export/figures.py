@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gemkit.budget import Budget, format_bytes, format_count
+from gemkit.budget import Budget, format_bytes, format_count, format_latency
 
 from . import schedule
 from .graph import Graph, Node, read
@@ -38,10 +38,13 @@ class Figures:
     weights: int
     peak_memory_bytes: int
 
-    def over(self, budget: Budget, precision: str) -> str:
+    def over(self, budget: Budget, precision: str, latency_ms: float | None = None) -> str:
         """Which limits a file leaves, as a part of a sentence; empty where it keeps all.
 
-        A budget's memory refers to files of its own precision.
+        A budget's memory and latency refer to files of its own precision.
+
+        Args:
+            latency_ms: of the file, where that was measured on the device that is meant.
         """
         found = []
         if budget.macs is not None and self.macs > budget.macs:
@@ -50,11 +53,19 @@ class Figures:
             found.append(
                 f"{format_count(self.weights)} weights, more than {format_count(budget.params)}"
             )
-        limit = budget.memory_bytes if precision == budget.precision else None
+        if precision != budget.precision:
+            return "; ".join(found)
+        limit = budget.memory_bytes
         if limit is not None and self.peak_memory_bytes > limit:
             found.append(
                 f"{format_bytes(self.peak_memory_bytes)} of activations, more than "
                 f"{format_bytes(limit)}"
+            )
+        allowed = budget.latency_ms
+        if allowed is not None and latency_ms is not None and latency_ms > allowed:
+            found.append(
+                f"measured {format_latency(latency_ms)} when it was exported, more than "
+                f"{format_latency(allowed)}"
             )
         return "; ".join(found)
 

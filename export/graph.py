@@ -212,7 +212,7 @@ def write(graph: Graph) -> Any:
             )
         )
     for name, value in graph.constants.items():
-        proto.initializer.append(numpy_helper.from_array(np.ascontiguousarray(value), name))
+        proto.initializer.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
     return model
 
 

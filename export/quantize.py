@@ -27,8 +27,10 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.files import replacing
+from gemkit.recommendation import TOLERATED_LOSS
 
 from .benchmark import latency_ms
 from .exporter import (
@@ -41,7 +43,9 @@ from .exporter import (
     run_batched,
 )
 from .figures import Figures, count, describe
+from .graph import Graph, Node, read, write
 from .onnx_file import load_onnx
+from .rewrites import pool_globally
 from .timing import open_session
 
 Labels = NDArray[np.int64]
@@ -52,13 +56,15 @@ CALIBRATION_IMAGES = 256
 """Training images that the ranges of activations are taken from."""
 CHOICE_IMAGES = 1000
 """Other training images, on which method and float layers are chosen."""
-TOLERATED = 0.01
-"""Accuracy that a conversion may lose without a note."""
 ENOUGH = 0.003
 """Loss on the choice images below which no layer is kept in float."""
 _METHODS = {"min-max": 0.0, "99.99 %": 1e-4, "99.9 %": 1e-3}
 """Share of a tensor's values, half at each end, that lies outside its range."""
-_OPERATORS = ("Conv", "Gemm", "MatMul", "Relu", "Clip", "Concat", "MaxPool", "Add", "Mul")
+_OPERATORS = (
+    *("Conv", "Gemm", "MatMul", "Relu", "Clip", "Concat", "MaxPool", "Add", "Mul"),
+    "GlobalAveragePool",
+)
+"""What onnxruntime computes in 8 bits."""
 _CONVERSIONS = ("QuantizeLinear", "DequantizeLinear", "Cast")
 _ACTIVATION_BYTES = 100_000_000
 
@@ -138,6 +144,7 @@ def to_int8(
     training: Labelled,
     test: Labelled,
     whole: bool = False,
+    limits: Budget | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Converted:
     """Write a file of 8-bit weights and activations.
@@ -147,6 +154,7 @@ def to_int8(
             up to CHOICE_IMAGES others decide about method and float layers.
         test: for the accuracy that is reported.
         whole: leave no layer in float, whatever that costs: for processors of integers.
+        limits: no layer is left in float where the file would then leave them.
         progress: called with the share done.
 
     Raises:
@@ -165,7 +173,7 @@ def to_int8(
     with quiet():
         model = prepared(model)
         ranges = tensor_ranges(model, info.normalise(training[0][calibration]))
-        attempt = Attempt(model, ranges, info.normalise(x), y)
+        attempt = Attempt(model, ranges, info.normalise(x), y, limits)
         method, left = choose(attempt, progress, whole)
         quantised = _quantised(model, ranges[method], left)
     return _deliver(quantised, info, "int8", Path(source), Path(target), test, method, left)
@@ -215,11 +223,9 @@ def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def prepared(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With shapes inferred and every node named, as onnxruntime's quantiser needs it."""
-    model = onnx.shape_inference.infer_shapes(model)
-    for index, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{index}"
-    return model
+    """With shapes inferred, every node named, as onnxruntime's quantiser needs it, and means as
+    global pooling, which alone onnxruntime computes in 8 bits."""
+    return onnx.shape_inference.infer_shapes(write(pool_globally(read(model))))
 
 
 def _activations(model: onnx.ModelProto) -> list[str]:
@@ -292,6 +298,7 @@ def _quantised(model: onnx.ModelProto, ranges: Ranges, left: Sequence[str]) -> o
         name: TensorData(lowest=np.float32(low), highest=np.float32(high))
         for name, (low, high) in ranges.items()
     }
+    in_float = _in_float(model, left)
     quantizer = QDQQuantizer(
         copied,
         True,  # per channel
@@ -300,22 +307,86 @@ def _quantised(model: onnx.ModelProto, ranges: Ranges, left: Sequence[str]) -> o
         QuantType.QUInt8,
         TensorsData(CalibrationMethod.MinMax, data),
         [],
-        [*left, *_before_first_layer(model)],
+        in_float,
         list(_OPERATORS),
         {},
     )
     quantizer.quantize_model()
-    return _sorted(quantizer.model.model)
+    graph = _padded_in_8_bits(read(_sorted(quantizer.model.model)))
+    return write(_without_idle_pairs(graph, in_float))
 
 
-def _before_first_layer(model: onnx.ModelProto) -> list[str]:
-    """Preprocessing inside the graph stays in float."""
-    names = []
+def _padded_in_8_bits(graph: Graph) -> Graph:
+    """With padding of the 8-bit numbers themselves, by their zero: onnxruntime's quantiser would
+    have them converted to floats and back, only to be moved."""
+    moved: dict[str, Node] = {}  # by the quantisation that a padding takes the place of
+    scales: dict[str, tuple[str, ...]] = {}
+    for node in graph.nodes:
+        before, after = graph.producer.get(node.inputs[0]), graph.only_reader(node.output)
+        if (
+            node.op == "Pad"
+            and before is not None
+            and before.op == "DequantizeLinear"
+            and after is not None
+            and after.op == "QuantizeLinear"
+            and _pads_zeros(graph, node)
+        ):
+            numbers, scale, zero = before.inputs
+            made = Node("Pad", (numbers, node.inputs[1], zero), after.outputs, node.attributes)
+            moved[after.output] = made
+            scales[after.output] = (scale, zero)
+    nodes = []
+    for node in graph.nodes:
+        if node.op == "DequantizeLinear" and node.inputs[0] in scales:
+            node = replace(node, inputs=(node.inputs[0], *scales[node.inputs[0]]))
+        nodes.append(moved.get(node.output, node))
+    return graph.with_nodes(nodes) if moved else graph
+
+
+def _pads_zeros(graph: Graph, node: Node) -> bool:
+    given = node.inputs[2] if len(node.inputs) > 2 else ""
+    constant = node.attributes.get("mode", b"constant") == b"constant"
+    return constant and (not given or not np.any(graph.constants.get(given, 1)))
+
+
+def _without_idle_pairs(graph: Graph, in_float: Sequence[str]) -> Graph:
+    """Where what computes in float reads what was computed in float, without the conversion to 8
+    bits and back that stands between for the sake of other readers."""
+
+    def is_float(node: Node | None) -> bool:
+        return node is not None and (
+            node.output in in_float
+            or node.op not in (*_OPERATORS, "QuantizeLinear", "DequantizeLinear")
+        )
+
+    direct = {}  # by what a pair gives: what was before it
+    for node in graph.nodes:
+        pair = graph.producer.get(node.inputs[0]), node
+        if [one.op for one in pair if one] == ["QuantizeLinear", "DequantizeLinear"]:
+            source = graph.producer[node.inputs[0]].inputs[0]
+            if is_float(graph.producer.get(source)):
+                direct[node.output] = source
+    return graph.with_nodes(
+        replace(node, inputs=tuple(direct.get(name, name) for name in node.inputs))
+        if is_float(node)
+        else node
+        for node in graph.nodes
+    )
+
+
+def _in_float(model: onnx.ModelProto, left: Sequence[str]) -> list[str]:
+    """Names of what stays in float: the nodes in `left` with what only selects of their results,
+    and preprocessing inside the graph."""
+    names = set(left)
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm", "MatMul"):
             break
-        names.append(node.name)
-    return names
+        names.add(node.name)
+    writer = {name: node.name for node in model.graph.node for name in node.output}
+    for node in model.graph.node:
+        if node.op_type in ("Relu", "Clip", "MaxPool") and writer.get(node.input[0]) in names:
+            names.add(node.name)
+    return sorted(names)
 
 
 @dataclass(frozen=True)
@@ -326,6 +397,7 @@ class Attempt:
     ranges: Mapping[str, Ranges]
     inputs: NDArray[Any]
     labels: Labels
+    limits: Budget | None = None
 
     def outputs(self, model: onnx.ModelProto) -> NDArray[Any]:
         return run_batched(open_session(model.SerializeToString(), threads=0), self.inputs)
@@ -335,6 +407,14 @@ class Attempt:
         found = self.outputs(_quantised(self.model, self.ranges[method], left))
         lost = (wanted.argmax(1) == self.labels).mean() - (found.argmax(1) == self.labels).mean()
         return float(lost), float(((found - wanted) ** 2).mean())
+
+    def fits(self, method: str, left: Sequence[str]) -> bool:
+        """Whether a candidate keeps the limits."""
+        if self.limits is None:
+            return True
+        return not count(_quantised(self.model, self.ranges[method], left)).over(
+            self.limits, "int8"
+        )
 
 
 def choose(
@@ -362,6 +442,8 @@ def choose(
     for left in sets:
         if least[0] <= ENOUGH:
             break
+        if not trial.fits(method, left):
+            continue
         found = judged(method, left)
         if found < least:
             best, least = left, found
@@ -463,7 +545,7 @@ def _notes(
 ) -> tuple[str, ...]:
     notes = []
     lost = reference - accuracy
-    if lost > TOLERATED:
+    if lost > TOLERATED_LOSS:
         notes.append(
             f"{precision} loses {100 * lost:.1f} points of accuracy "
             f"({100 * reference:.2f} % to {100 * accuracy:.2f} %)"

@@ -1,4 +1,4 @@
-"""Which trained network of a run is the best on the hold-out, found or known.
+"""Which trained network of a run is the best on the hold-out, found or known; which of its files.
 
 The hold-out (`gemkit.data.final_split`) are training images that no network of the run has seen.
 The test images decide nothing.
@@ -9,8 +9,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from gemkit.records import Baseline, HoldOut, Model, Network, Recommendation
+from gemkit.records import Baseline, HoldOut, Measurement, Model, Network, Recommendation
 
+TOLERATED_LOSS = 0.01
+"""Accuracy that a file of a network may lose against its fp32 file."""
+WORTH_WHILE = 1.02
+"""By which factor a file must be faster than the fp32 one to be taken for it."""
 _Z = 1.959964
 """Of a 95 % interval."""
 
@@ -36,6 +40,29 @@ def recommend(models: Sequence[Model], baselines: Sequence[Baseline]) -> Recomme
     if first.accuracy is None or rival.accuracy is None:
         return result
     return replace(result, test_better_by=first.accuracy - rival.accuracy)
+
+
+def fastest_file(measured: Sequence[Measurement]) -> Measurement | None:
+    """The fastest of a network's files that loses at most TOLERATED_LOSS of accuracy.
+
+    Measurements at batch 1, one thread, on the CPU count. The first fp32 file is kept where no
+    other is faster by WORTH_WHILE; None where there is nothing to choose between.
+    """
+    usual = [
+        one
+        for one in measured
+        if (one.provider, one.threads, one.batch) == ("CPUExecutionProvider", 1, 1)
+    ]
+    first = next((one for one in usual if one.precision == "fp32"), None)
+    if first is None or len(usual) < 2:
+        return None
+    rivals = [
+        one
+        for one in usual
+        if one.latency_ms.p50 * WORTH_WHILE < first.latency_ms.p50
+        and (one.accuracy or 0.0) >= (first.accuracy or 0.0) - TOLERATED_LOSS
+    ]
+    return min(rivals, key=lambda one: one.latency_ms.p50, default=first)
 
 
 def _best(networks: Sequence[Network]) -> Network | None:

@@ -119,6 +119,7 @@ class Measurement(_Sparse):
         peak_rss_bytes, model_rss_bytes: memory of a process that does nothing else, all of it and
             without what onnxruntime itself takes.
         notes: sentences that a reader should know.
+        accuracy: of the file on the test images, where it says it.
         id, onnx, date: of a run: the network, its file relative to the run, and when (UTC).
     """
 
@@ -145,6 +146,7 @@ class Measurement(_Sparse):
     spread: float | None = None
     nodes: Mapping[str, int] = field(default_factory=dict)
     notes: tuple[str, ...] | None = None
+    accuracy: float | None = None
     machine: Machine = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     id: str | None = None
@@ -591,6 +593,8 @@ class RunContent:
 
     Attributes:
         recommendation: None where no trained network was judged on the hold-out.
+        fastest_files: what was measured of the file to use of each network, by its id, where
+            several were measured (`gemkit.recommendation.fastest_file`).
     """
 
     id: str
@@ -600,6 +604,7 @@ class RunContent:
     baselines: tuple[Baseline, ...]
     compared: tuple[Compared, ...]
     recommendation: Recommendation | None = None
+    fastest_files: Mapping[str, Measurement] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """The run under the names that programs read."""
@@ -618,6 +623,7 @@ class RunContent:
             "baselines": plain(self.baselines),
             "compared": plain(self.compared),
             "recommended": self.recommendation and self.recommendation.id,
+            "recommended_files": {id: one.onnx for id, one in self.fastest_files.items()},
             "recommendation": plain(self.recommendation),
         }
 

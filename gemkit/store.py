@@ -30,10 +30,11 @@ from gemkit import machine
 from gemkit.budget import Budget
 from gemkit.errors import UserError
 from gemkit.files import check_format, explain, is_file, is_folder, read_json, write_json
-from gemkit.recommendation import recommend
+from gemkit.recommendation import fastest_file, recommend
 from gemkit.records import (
     Baseline,
     Compared,
+    Measurement,
     Model,
     Network,
     Recommendation,
@@ -474,7 +475,20 @@ class Run:
             tuple(self.baselines()),
             tuple(self.compared()),
             self.recommendation(),
+            self.fastest_files(),
         )
+
+    def fastest_files(self) -> dict[str, Measurement]:
+        """What was measured of the file to use of each network, by its id.
+
+        Only of networks with several files that were measured. Where limits refer to one
+        precision, or the run is for another device, nothing can be chosen: none is given.
+        """
+        if self.config.get("target") is not None or self.budget.precision != "fp32":
+            return {}
+        networks: list[Network] = [*self.models(), *self.baselines()]
+        found = {one.id: fastest_file(one.measurements) for one in networks if one.onnx}
+        return {id: one for id, one in found.items() if one is not None}
 
     def recommendation(self) -> Recommendation | None:
         """Which trained network is the best on the hold-out, found or known, and by how much.

@@ -12,7 +12,7 @@ import json
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any, Self
@@ -22,7 +22,16 @@ from gemkit.budget import Budget
 from gemkit.cell import Cell
 from gemkit.errors import UserError
 from gemkit.export import exporter
-from gemkit.records import DataInfo, Latency, Model, Network, Recommendation, Trial, TrialSummary
+from gemkit.records import (
+    DataInfo,
+    Latency,
+    Measurement,
+    Model,
+    Network,
+    Recommendation,
+    Trial,
+    TrialSummary,
+)
 from gemkit.store import Run
 
 from .. import formatting
@@ -54,6 +63,7 @@ class Content:
         writing: whether a process is writing to the run.
         version: grows with every change.
         recommendation: which network is the best on the hold-out; None where none was judged.
+        fastest_files: as of `gemkit.store.Run.fastest_files`.
     """
 
     trials: tuple[TrialSummary, ...]
@@ -65,6 +75,7 @@ class Content:
     writing: bool
     version: int
     recommendation: Recommendation | None = None
+    fastest_files: Mapping[str, Measurement] = field(default_factory=dict)
 
     @property
     def networks(self) -> tuple[Network, ...]:
@@ -245,6 +256,7 @@ class PageRun:
             writing,
             1 if self._content is None else self._content.version + 1,
             self._run.recommendation(),
+            self._run.fastest_files(),
         )
 
     def trials(self) -> list[Trial]:

@@ -138,11 +138,14 @@ def _files(shown: "PageRun", id: str) -> str:
         f'aria-label="copy the SHA-256 of {file.name}">copy</button></td></tr>'
         for file in files
     )
+    best = shown.content.fastest_files.get(id)
+    fastest = "" if best is None else f'<p class="gk-note">{formatting.fastest_file(best)}</p>'
+    fastest = fastest.replace("the fastest", "Here, the fastest", 1)
     return (
         '<div class="gk-wide"><table class="gk-table gk-files"><thead><tr><th>file</th>'
         f"<th>size</th><th>SHA-256</th></tr></thead><tbody>{rows}</tbody></table></div>"
         f'<p class="gk-take"><a class="gk-button" download href="run/zip/{escape(id)}.zip">'
-        "All in one (zip)</a></p>"
+        f"All in one (zip)</a></p>{fastest}"
     )
 
 

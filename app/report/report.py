@@ -276,7 +276,13 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
             if one.onnx
         ]
         if files:
-            blocks.append(Paragraph("Files. " + " ".join(f"{line}." for line in files)))
+            fastest = [
+                f"`{id}`: {formatting.fastest_file(best)}."
+                for id, best in run.fastest_files().items()
+            ]
+            blocks.append(
+                Paragraph(" ".join(["Files.", *(f"{line}." for line in files), *fastest]))
+            )
     for name, text in (
         ("latency", "accuracy against latency"),
         ("cells", "the cells of the best networks"),

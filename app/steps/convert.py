@@ -10,12 +10,17 @@ from gemkit.budget import Budget
 from gemkit.data import Dataset
 from gemkit.export import optimize as optimizer
 from gemkit.export import quantize
+from gemkit.export.benchmark import benchmark
 from gemkit.export.exporter import info_of
 from gemkit.export.figures import count
 from gemkit.export.onnx_file import load_onnx
+from gemkit.recommendation import fastest_file
 
 from .. import formatting
 from ..terminal.progress import bar
+
+_SECONDS = 0.05
+"""To run each file at a visit when they are compared."""
 
 
 def files_of(path: Path) -> list[Path]:
@@ -51,11 +56,13 @@ def convert(
 
     Args:
         dataset: images that other precisions are made and all are judged on.
-        budget: no rewrite is applied that leaves it; of other precisions that do it is said.
+        budget: no rewrite is applied that leaves it, and no file that does is kept. A latency in it
+            is one of this machine.
 
     Returns:
         what was written: `onnx`, `precision`, `accuracy`, `macs`, `weights`, `peak_memory_bytes`
-        and how it was made.
+        and how it was made; of a file that was not kept `onnx` is None, and `over` says which
+        limits it left.
     """
     sources, made = [path], []
     id = path.parent.name if path.stem == "model" else path.stem
@@ -107,6 +114,7 @@ def _in_precision(
                 target,
                 training=(dataset.x_train, dataset.y_train),
                 test=test,
+                limits=budget,
                 progress=lambda share: advance(completed=int(100 * share)),
             )
     console.print(
@@ -116,8 +124,26 @@ def _in_precision(
         f"{found.speedup:.2f} times as fast as {'that in fp32' if optimised else 'fp32'}"
     )
     notes = list(found.notes)
-    if over := found.figures.over(budget, kind):
-        notes.append(f"this file leaves the budget: {over}")
+    made = found.to_json()
+    if over := found.figures.over(budget, kind, found.latency_ms):
+        target.unlink()
+        notes.append(f"not delivered, since it leaves the budget: {over}")
+        made |= {"onnx": None, "over": over}
     for note in notes:
         console.print(f"    {note}")
-    return {**found.to_json(), "notes": notes}
+    return {**made, "notes": notes}
+
+
+def mark_fastest(files: Sequence[dict[str, Any]], console: Console) -> None:
+    """Measure a network's files side by side, say which to use here and mark that `recommended`."""
+    paths = [file["onnx"] for file in files if file["onnx"] is not None]
+    if len(paths) < 2:
+        return
+    best = fastest_file(benchmark(paths, memory=False, seconds=_SECONDS))
+    if best is None:
+        return
+    for file in files:
+        file["recommended"] = file["onnx"] == best.model
+    console.print(
+        f"  to use here: {Path(best.model).name}, {formatting.latency(best.latency_ms)} an image"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gemkit import __version__
-from gemkit.budget import PRECISIONS, format_latency
+from gemkit.budget import PRECISIONS, Budget, format_latency
 from gemkit.cost import count_with_fvcore
 from gemkit.data import Dataset
 from gemkit.errors import UserError
@@ -26,7 +26,7 @@ from ..report import cell_plots, plots
 from ..runs import find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
 from .cards import write_network_card
-from .convert import convert, entry_of, files_of
+from .convert import convert, entry_of, files_of, mark_fastest
 from .export_c import microcontroller_of, projects
 from .networks import Job, job_of, put, restored
 
@@ -81,8 +81,9 @@ def export(
 ) -> Delivery:
     """Write the trained networks of a run as ONNX files that were checked and fit the budget.
 
-    Each file is compared with PyTorch, its network counted by fvcore and, where the budget limits
-    latency, measured; what does not hold is not delivered. Files that are there are left alone.
+    Each file is compared with PyTorch, its network counted by fvcore, and what the file itself
+    costs is held against the budget; where that limits latency, it is measured. What does not hold
+    is not delivered. Files that are there are left alone.
 
     The run's own files take normalised float images, in batches of any size, and give logits.
     Where anything else is asked for, the files go to `out` only.
@@ -151,19 +152,26 @@ def export(
                 file = _export_as(run, model, dataset, form, path, console)
             else:
                 file = entry_of(path)
-            others = convert(path, kinds, optimize, dataset, run.budget, console)
-            made[model.id] = [file, *others]
-            if form == Form() and not _fits_converted(run, model, path, console):
+            if file["onnx"] is None:
+                made[model.id] = [file]
                 continue
+            others = convert(path, kinds, optimize, dataset, _budget_here(run), console)
+            made[model.id] = [file, *others]
+            if form == Form() and not _is_within(run, model, path, others, console):
+                continue
+            if run.config.get("target") is None and run.budget.precision == "fp32":
+                mark_fastest(made[model.id], console)
             if format == "c":
                 wanted = {run.budget.precision, *precision} - ({"fp32"} if in_int8 else set())
-                asked = [one for one in made[model.id] if one["precision"] in wanted]
+                asked = [
+                    one for one in made[model.id] if one["precision"] in wanted and one["onnx"]
+                ]
                 made[model.id] += projects(path, asked, dataset, board, console)
             if folder is not None:
                 if form == Form():
                     _copy(path, model.id, folder)
                 # The run's measurements are those of a file that was copied, not made anew.
-                anew = [Path(one["onnx"]) for one in others]
+                anew = [Path(one["onnx"]) for one in others if one["onnx"]]
                 measured = [
                     one
                     for one in model.measurements
@@ -220,6 +228,11 @@ def _export_as(
 ) -> dict[str, Any]:
     """Write a model in another form than the run's own file."""
     exported = _written(run, job_of(run, model), model, dataset, path, form)
+    over = _left(run, exported)[1]
+    if over:
+        path.unlink()
+        console.print(f"  {path.name}: not delivered, since it leaves the budget: {over}")
+        return {**exported.to_json(), "precision": "fp32", "onnx": None, "over": over}
     console.print(
         f"  {path.name}: {formatting.size(exported.file_bytes)}, "
         f"{'uint8 pixels' if form.preprocessing else 'normalised images'} in, "
@@ -231,21 +244,39 @@ def _export_as(
     return {**exported.to_json(), "precision": "fp32"}
 
 
-def _fits_converted(run: Run, model: Model | Baseline, path: Path, console: Console) -> bool:
-    """Measure the file that a latency budget in another precision than fp32 means."""
-    budget = run.budget
-    if budget.latency_ms is None or budget.precision == "fp32" or is_elsewhere(run):
-        return True
-    file = path.with_name(f"model.{budget.precision}.onnx")
-    milliseconds = latency_ms([file])[0]
-    if milliseconds <= budget.latency_ms:
+def _is_within(
+    run: Run,
+    model: Model | Baseline,
+    path: Path,
+    others: Sequence[Mapping[str, Any]],
+    console: Console,
+) -> bool:
+    """Whether the file that a budget in another precision than fp32 means was kept; else the
+    network is not delivered."""
+    left = (one for one in others if one["precision"] == run.budget.precision and one.get("over"))
+    refused = next(left, None)
+    if refused is None or path.with_name(f"{path.stem}.{run.budget.precision}.onnx").is_file():
         return True
     for written in files_of(path):
         written.unlink()
-    reason = f"measured {format_latency(milliseconds)} in {budget.precision} when it was exported"
+    reason = f"{refused['over']}, in {refused['precision']}"
     run.put(replace(model, onnx=None, state="failed", error=reason))
-    console.print(f"  {model.id}: {reason}: over the budget, not delivered")
+    console.print(f"  {model.id}: not delivered, since it leaves the budget: {reason}")
     return False
+
+
+def _budget_here(run: Run) -> Budget:
+    """The run's budget, without a latency on another device, where nothing can be measured."""
+    return replace(run.budget, latency_ms=None) if is_elsewhere(run) else run.budget
+
+
+def _left(run: Run, exported: Exported) -> tuple[float | None, str]:
+    """The latency of an fp32 file, where the budget means that, and which limits it leaves."""
+    budget = _budget_here(run)
+    milliseconds = None
+    if budget.latency_ms is not None and budget.precision == "fp32":
+        milliseconds = latency_ms([exported.path])[0]
+    return milliseconds, exported.figures.over(budget, "fp32", milliseconds)
 
 
 def _card_beside(
@@ -322,7 +353,6 @@ def _written(
 def _export_one(
     run: Run, job: Job, entry: Model | Baseline, dataset: Dataset, console: Console
 ) -> None:
-    budget = run.budget
     path = job.folder / "model.onnx"
     exported = _written(run, job, entry, dataset, path, Form())
     values: dict[str, Any] = {
@@ -336,27 +366,19 @@ def _export_one(
     )
     if (there := formatting.on_target(entry)) is not None:
         text += f", {there}"
-    elif _is_measured(run, entry):
-        milliseconds = latency_ms([path])[0]
-        text += f", {format_latency(milliseconds)}"
-        if milliseconds > (budget.latency_ms or 0):
+    # A known network that was trained only to compare with, as in older runs, need not fit.
+    if isinstance(entry, Model) or entry.holdout is not None:
+        milliseconds, over = _left(run, exported)
+        if milliseconds is not None:
+            text += f", {format_latency(milliseconds)}"
+        if over:
             path.unlink()
-            reason = f"measured {format_latency(milliseconds)} when it was exported"
-            values = {"onnx": None, "state": "failed", "error": reason}
-            text += ": over the budget, not delivered"
+            values = {"onnx": None, "state": "failed", "error": over}
+            text += f"; not delivered, since it leaves the budget: {over}"
     put(run, job, **values)
     if isinstance(entry, Model):
         _draw(job, entry)
     console.print(text)
-
-
-def _is_measured(run: Run, entry: Model | Baseline) -> bool:
-    """Whether a network must be measured here before it is delivered."""
-    budget = run.budget
-    if budget.latency_ms is None or budget.precision != "fp32" or is_elsewhere(run):
-        return False
-    # One that was trained only to compare with, as in older runs, was not made to fit.
-    return isinstance(entry, Model) or entry.holdout is not None
 
 
 def _draw(job: Job, model: Model) -> None:

@@ -73,6 +73,8 @@ def show_run(folder: Path, console: Console, everything: bool = False) -> RunCon
         for entry in networks:
             if (there := formatting.on_target(entry)) is not None:
                 console.print(f"  {entry.id}: {there}")
+        for id, file in content.fastest_files.items():
+            console.print(f"  {id}: {formatting.fastest_file(file)}")
     if teacher is not None:
         console.print(formatting.teacher_line(teacher))
     if content.recommendation is not None:

@@ -257,12 +257,13 @@ class _Reader:
         self.whole = read(model)
         self.integer = info.precision == "int8"
         self.scales = {
-            node.output: (
+            node.output if node.op == "QuantizeLinear" else node.inputs[0]: (
                 self._constant(node.inputs[1]),
                 self._constant(node.inputs[2]) if len(node.inputs) > 2 else np.zeros(1, np.uint8),
             )
             for node in self.whole.nodes
-            if node.op == "QuantizeLinear"
+            if node.op in ("QuantizeLinear", "DequantizeLinear")
+            and node.inputs[0] not in self.whole.constants
         }
         self.weight_scales = {
             node.output: self._constant(node.inputs[1])
@@ -526,11 +527,10 @@ class _Reader:
 
     def _padding(self, node: Node, x: str, y: str, bounds: Bounds) -> Join:
         pads = self._constant(node.inputs[1]).tolist() if len(node.inputs) > 1 else None
-        value = 0
-        if len(node.inputs) > 2 and node.inputs[2]:
-            given = node.inputs[2]
-            value = self.graph.constants[given].item() if given in self.graph.constants else 0
+        zero = self.tensors[x].zero if self.integer else 0
+        given = node.inputs[2] if len(node.inputs) > 2 else ""
+        value = self._constant(given).item() if given else zero
         channels = pads is not None and len(pads) == 8 and not any(pads[:5]) and not any(pads[6:])
-        if not channels or value:
+        if not channels or value != zero:
             raise self._unknown("Pad other than with zeros behind the channels")
         return Join((x,), y, bounds, (self._rescaled(x, y),))

@@ -1,5 +1,6 @@
 """Converted files of a network that has learnt something, read back with onnxruntime."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from gemkit.baselines import baseline
+from gemkit.budget import Budget
 from gemkit.data import Dataset, load
 from gemkit.errors import UserError
 from gemkit.export import quantize
+from gemkit.export.benchmark import export_untrained
 from gemkit.export.exporter import export_onnx, read_info
 from gemkit.export.quantize import Converted, to_fp16, to_int8
 from networks import DIGITS, random_cell, random_network
@@ -172,6 +176,84 @@ def test_layers_stay_in_float_when_accuracy_needs_it(
             ),
         )
         assert quantize.choose(trial, None) == ("99.9 %", liked)
+
+
+def floats_between(path: Path) -> list[str]:
+    """Conversions to 8 bits and back between what computes in float."""
+    model = onnx.load(path)
+    writer = {name: node for node in model.graph.node for name in node.output}
+
+    def is_8_bits(node: onnx.NodeProto | None) -> bool:
+        if node is None:
+            return False
+        parts = [writer.get(name) for name in node.input]
+        reads = [part for part in parts if part is not None and part.input[0] in writer]
+        readers = [one for one in model.graph.node if node.output[0] in one.input]
+        return (
+            bool(reads)
+            and all(part.op_type == "DequantizeLinear" for part in reads)
+            and all(one.op_type == "QuantizeLinear" for one in readers)
+        )
+
+    idle = []
+    for node in model.graph.node:
+        if node.op_type != "QuantizeLinear" or node.input[0] not in writer:
+            continue
+        after = [one for one in model.graph.node if node.output[0] in one.input]
+        last = [one for pair in after for one in model.graph.node if pair.output[0] in one.input]
+        if not is_8_bits(writer[node.input[0]]) and not all(map(is_8_bits, last)):
+            idle.append(node.output[0])
+    return idle
+
+
+@pytest.mark.parametrize("left", ["none", "some"])
+def test_no_pair_only_converts(
+    trained: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: str
+) -> None:
+    source, data = trained
+    if left == "some":
+        sets = quantize.candidates_for_float
+        monkeypatch.setattr(
+            quantize, "choose", lambda trial, *rest: ("min-max", max(sets(trial.model), key=len))
+        )
+    part = data.x_train[:60], data.y_train[:60]
+    made = to_int8(source, tmp_path / "int8.onnx", training=part, test=part, whole=left == "none")
+    assert bool(made.float_layers) == (left == "some")
+    assert floats_between(made.path) == []
+    if left == "none":  # what goes in and what comes out
+        kernels = quantize.optimised_operators(made.path)
+        assert (kernels["QuantizeLinear"], kernels["DequantizeLinear"]) == (1, 1)
+
+
+def test_a_known_network_is_padded_in_8_bits(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    source = tmp_path / "resnet8.onnx"
+    export_untrained(baseline("resnet8", (1, 8, 8), 10), source, (1, 8, 8), 10)
+    data = load("digits")
+    part = data.x_train[:60], data.y_train[:60]
+    made = to_int8(source, tmp_path / "int8.onnx", training=part, test=part, whole=True)
+    kernels = quantize.optimised_operators(made.path)
+    assert (kernels["QuantizeLinear"], kernels["DequantizeLinear"]) == (1, 1)
+    assert kernels["Pad"] == 2
+    x = read_info(source).normalise(part[0])
+    wanted, found = (
+        ort.InferenceSession(path).run(None, {"image": x})[0] for path in (source, made.path)
+    )
+    assert np.abs(found - wanted).max() < 0.15 * np.abs(wanted).max()
+
+
+def test_no_layer_is_left_in_float_that_would_leave_the_limits(trained: Trained) -> None:
+    """A judge that likes layers in float, and a limit of memory that only 8 bits keep."""
+    source, data = trained
+    whole = quantize.prepared(onnx.load(source))
+    x = read_info(source).normalise(data.x_train[:60])
+    ranges = quantize.tensor_ranges(whole, x)
+    trial = quantize.Attempt(whole, ranges, x, data.y_train[:60])
+    sets = quantize.candidates_for_float(whole)
+    assert all(trial.fits("min-max", left) for left in sets)
+    tight = replace(trial, limits=Budget(memory_bytes=1_500, precision="int8"))
+    assert not any(tight.fits("min-max", left) for left in sets)
+    assert quantize.choose(tight, None)[1] == ()
 
 
 def test_unusable_input(trained: Trained, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import pytest
 
 from gemkit.budget import Budget
 from gemkit.cell import Cell
-from gemkit.recommendation import difference, recommend
-from gemkit.records import Baseline, HoldOut, Model, Recommendation
+from gemkit.recommendation import difference, fastest_file, recommend
+from gemkit.records import Baseline, HoldOut, Latency, Measurement, Model, Recommendation
 from gemkit.store import Run
 
 CELL = Cell(("input", "conv1x1"), ((0, 1),), "sum")
@@ -111,3 +111,35 @@ def test_a_run_says_which_network_it_recommends(
         assert shown["recommendation"]["holdout_accuracy"] == told.holdout_accuracy
         assert shown["models"][0]["extra"]["holdout"]["wrong"] == [1, 2, 3]
         assert run.models()[0].holdout == judged(1, 2, 3)
+
+
+def measured(precision: str, p50: float, accuracy: float | None, threads: int = 1) -> Measurement:
+    return Measurement(
+        model=f"{precision}.onnx",
+        provider="CPUExecutionProvider",
+        precision=precision,
+        threads=threads,
+        batch=1,
+        latency_ms=Latency(p50),
+        throughput=1e3 / p50,
+        load_ms=1.0,
+        file_bytes=1,
+        accuracy=accuracy,
+    )
+
+
+def test_the_fastest_file_is_taken_unless_it_costs_accuracy() -> None:
+    fp32, int8 = measured("fp32", 1.0, 0.9), measured("int8", 0.5, 0.895)
+    assert fastest_file([fp32, int8]) is int8
+    assert fastest_file([int8, fp32, measured("fp16", 0.7, 0.9)]) is int8
+    # More than a point lost, or hardly faster: the fp32 file.
+    assert fastest_file([fp32, measured("int8", 0.5, 0.88)]) is fp32
+    assert fastest_file([fp32, measured("int8", 0.99, 0.9)]) is fp32
+    assert fastest_file([fp32, measured("int8", 2.0, 0.9)]) is fp32
+    # Nothing to choose between: one file, or none measured under the usual conditions.
+    assert fastest_file([fp32]) is None
+    assert fastest_file([fp32, measured("int8", 0.1, 0.9, threads=2)]) is None
+    assert fastest_file([int8, measured("int8", 0.4, 0.9)]) is None
+    # Files of others say no accuracy.
+    unknown = measured("int8", 0.5, None)
+    assert fastest_file([measured("fp32", 1.0, None), unknown]) is unknown

@@ -195,7 +195,14 @@ def test_json_has_the_documented_names(run: Run) -> None:
     run.put(Baseline(id="mobilenet", macs=10, limits=Limits(11)))
     value = json.loads(json.dumps(run.content().to_json(), allow_nan=False))
     kinds = ["trials", "models", "baselines", "compared"]
-    assert list(value) == ["run", "budget", *kinds, "recommended", "recommendation"]
+    assert list(value) == [
+        "run",
+        "budget",
+        *kinds,
+        "recommended",
+        "recommended_files",
+        "recommendation",
+    ]
     assert value["budget"] == CONFIG["budget"]
     assert value["trials"][0]["latency_ms"] == {"p50": 0.25}
     assert Cell.from_json(value["trials"][0]["cell"]) == cell(1)
