@@ -454,6 +454,16 @@ def rounds() -> dict[str, list[Job]]:
                 Job("star1", Form(squeezed=True, smooth=True), light),
             )
         ],
+        "growth": [
+            replace(Job("star1", form, replace(light, stages=stages)), epochs=20, trained=10_000)
+            for form, stages in (
+                (Form(identity=True), ((1, 1), (2, 2), (4, 2))),
+                (base, ((1, 1), (3, 1), (6, 1))),
+                (base, ((1, 1), (1.5, 1), (2, 1))),
+                (Form(identity=True), ((1, 1), (2, 2), (4, 1))),
+                (Form(identity=True), ((1, 1), (2, 1), (4, 2))),
+            )
+        ],
         "long": [
             replace(job, epochs=60, trained=10_000)
             for job in (

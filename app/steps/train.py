@@ -324,6 +324,8 @@ def _run_jobs(
             ]
             seconds = [images * recipe.epochs * each for each in step]
             text += f": {estimate.side_by_side(seconds, count)}"
+            # The longest first: begun last it would go on alone after all others.
+            jobs = [jobs[one] for one in sorted(range(len(jobs)), key=lambda one: -seconds[one])]
     console.print(text)
     for job in jobs:
         put(run, job, state="running")

@@ -1,6 +1,7 @@
 """`gemkit train` through the command line: what it writes, and what it refuses."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from gemkit.app import cli
 from gemkit.app.report import report
-from gemkit.app.steps import final_training, train
+from gemkit.app.steps import estimate, final_training, train
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.data import final_split, load
 from gemkit.errors import UserError
@@ -151,6 +152,27 @@ def test_networks_of_a_run_are_trained_on_one_data_set_and_each_card_says_how(
         told = [(one.epochs, one.recipe["batch_size"]) for one in run.models()]
     assert (1, 32) in told
     assert (2, 50) in told
+
+
+def test_the_longest_training_begins_first(
+    fresh: Path,
+    few: str,
+    gemkit: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        estimate,
+        "seconds_per_image",
+        lambda network, *_: float(sum(weight.numel() for weight in network.parameters())),
+    )
+    words = ["--epochs", "1", "--data", few, "--workers", "1", "--top", "2"]
+    code, out, err = gemkit("train", str(fresh), *words)
+    assert code == 0, err
+    with Run.open(fresh) as run:
+        params = {one.id: one.params for one in (*run.models(), *run.baselines())}
+    ended = re.findall(r"^  (\w+): [\d.]+ %", out, re.MULTILINE)
+    assert len(ended) == 3
+    assert ended == sorted(ended, key=lambda one: -params[one])
 
 
 def test_a_training_whose_process_dies_has_failed(
