@@ -314,10 +314,11 @@ def train(
 @click.option("--batch", type=int, help="Fix the batch size.  [default: any size]")
 @click.option(
     "--format",
-    type=click.Choice(("onnx", "c")),
+    type=click.Choice(("onnx", "c", "ort")),
     default="onnx",
     show_default=True,
-    help="c: also C99 sources for microcontrollers, checked by compiling them.",
+    help="c: also C99 sources for microcontrollers, checked by compiling them.  ort: also files in "
+    "onnxruntime's own format, for its minimal builds, with the operators they need.",
 )
 @click.option(
     "--data",

@@ -1,6 +1,6 @@
 """Files made of a network's fp32 file: rewritten to be faster or smaller, in other precisions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from gemkit.export.benchmark import benchmark
 from gemkit.export.exporter import info_of
 from gemkit.export.figures import count
 from gemkit.export.onnx_file import load_onnx
+from gemkit.export.ort_format import to_ort
 from gemkit.recommendation import fastest_file
 
 from .. import formatting
@@ -147,3 +148,23 @@ def mark_fastest(files: Sequence[dict[str, Any]], console: Console) -> None:
     console.print(
         f"  to use here: {Path(best.model).name}, {formatting.latency(best.latency_ms)} an image"
     )
+
+
+def in_ort_format(
+    files: Sequence[Mapping[str, Any]], dataset: Dataset | None, console: Console
+) -> list[dict[str, Any]]:
+    """Write a network's ONNX files in onnxruntime's own format beside them.
+
+    Returns:
+        what was written, under the names that programs read.
+    """
+    test = None if dataset is None else (dataset.x_test, dataset.y_test)
+    made = []
+    for path in (Path(file["onnx"]) for file in files if file["onnx"] is not None):
+        found = to_ort(path, path.with_suffix(".ort"), test=test)
+        console.print(
+            f"  {found.path.name}: {formatting.size(found.file_bytes)}, within "
+            f"{formatting.parity(found.parity_max_abs)} of {path.name}"
+        )
+        made.append(found.to_json())
+    return made

@@ -26,7 +26,7 @@ from ..report import cell_plots, plots
 from ..runs import find, is_elsewhere, opened
 from ..terminal.progress import bar, default_console
 from .cards import write_network_card
-from .convert import convert, entry_of, files_of, mark_fastest
+from .convert import convert, entry_of, files_of, in_ort_format, mark_fastest
 from .export_c import microcontroller_of, projects
 from .networks import Job, job_of, put, restored
 
@@ -106,7 +106,7 @@ def export(
         batch: a fixed batch size, for compilers that need one.
         format: "c" also writes C projects, in the budget's precision and those asked for (fp32 only
             where the budget's is no int8), for the microcontroller that the run is for or for the
-            usual ones.
+            usual ones; "ort" also writes all files in onnxruntime's own format.
         data: where the run's data lie now; needed where it keeps no pictures and they have moved.
 
     Returns:
@@ -167,6 +167,8 @@ def export(
                     one for one in made[model.id] if one["precision"] in wanted and one["onnx"]
                 ]
                 made[model.id] += projects(path, asked, dataset, board, console)
+            if format == "ort":
+                made[model.id] += in_ort_format(made[model.id], dataset, console)
             if folder is not None:
                 if form == Form():
                     _copy(path, model.id, folder)
@@ -289,6 +291,8 @@ def _card_beside(
 
 def _copy(path: Path, id: str, out: Path) -> None:
     for file in files_of(path):
+        write_bytes(out / file.name.replace("model", id, 1), file.read_bytes())
+    for file in (*path.parent.glob("model*.ort"), *path.parent.glob("model*.config")):
         write_bytes(out / file.name.replace("model", id, 1), file.read_bytes())
     for project in path.parent.glob("model*-c"):
         for file in project.iterdir():

@@ -16,7 +16,7 @@ from gemkit.files import write_text
 from gemkit.records import plain
 
 from .. import formatting, zoo
-from .convert import convert, files_of
+from .convert import convert, files_of, in_ort_format, mark_fastest
 from .export import check_format
 from .export_c import projects
 
@@ -84,8 +84,11 @@ def export_zoo(
     made = [exported]
     if optimize is not None or dataset is not None:
         made += convert(path, precision, optimize, dataset, Budget(), console)
+        mark_fastest(made, console)
     if format == "c":
         made += projects(path, made, dataset, None, console)
+    if format == "ort":
+        made += in_ort_format(made, dataset, console)
     about = path.with_suffix(".card.md")
     write_card(known, path, about, exported["parity_max_abs"], files_of(path)[1:])
     console.print(f"card: {about}")

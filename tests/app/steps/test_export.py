@@ -171,3 +171,16 @@ def test_the_fastest_file_is_named(made_run: Path, model: Model, times: Times) -
         _, files = delivered(made_run, times, Budget(), precision=("int8",))
         assert [file["precision"] for file in files if file["recommended"]] == [best]
     assert "to use here: model.int8.onnx, 0.5 ms an image" in times.console.export_text()
+
+
+def test_files_in_onnxruntimes_own_format(
+    made_run: Path, model: Model, times: Times, tmp_path: Path
+) -> None:
+    to = tmp_path / "to"
+    _, files = delivered(made_run, times, Budget(), precision=("int8",), format="ort", out=to)
+    made = [file for file in files if file.get("format") == "ort"]
+    assert [file["precision"] for file in made] == ["fp32", "int8"]
+    assert [file["accuracy"] for file in made] == [file["accuracy"] for file in files[:2]]
+    for kind in ("", ".int8"):
+        assert (to / f"{model.id}{kind}.ort").is_file()
+        assert (to / f"{model.id}{kind}.required_operators_and_types.config").is_file()
