@@ -268,7 +268,7 @@ class TaughtBatches(Batches):
                 images = self._views[seen, rows]
             else:
                 images = torch.from_numpy(pixels).to(self._device)
-            images = self._cut(self._normalise(images))
+            images = self._cut(self._normalise(self._moved(images)))
             yield self._mixed(images, self._shares[seen, rows])
 
 

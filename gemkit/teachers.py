@@ -22,7 +22,7 @@ import math
 import os
 import urllib.error
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,8 @@ class Teacher:
         digest: changes whenever its weights do.
         macs, params: of one image of this side; None where they are not known.
         note: what a reader should know of it; may be empty.
+        network: in PyTorch, what `outputs` computes; None of a file.
+        mean, std: one value a channel, what the network's images are normalised by.
     """
 
     name: str
@@ -75,6 +77,9 @@ class Teacher:
     macs: int | None = None
     params: int | None = None
     note: str = ""
+    network: nn.Module | None = field(default=None, repr=False)
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
 
 
 def load_teacher(spec: str, class_names: Sequence[str], student_side: int, device: str) -> Teacher:
@@ -158,8 +163,9 @@ def of_network(
     for tensor in network.state_dict().values():
         digest.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return Teacher(
-        name, side, channels, outputs, order is not None, digest.hexdigest(), macs, params, note
-    )
+        name, side, channels, outputs, order is not None, digest.hexdigest(), macs, params, note,
+        network, tuple(mean), tuple(std),
+    )  # fmt: skip
 
 
 def _order(its_classes: Sequence[str], class_names: Sequence[str]) -> list[int] | None:

@@ -65,6 +65,33 @@ class Lessons:
         return found
 
 
+class LargeView:
+    """One view of images as a teacher sees it, cut anew whenever some are asked for.
+
+    Behaves like an array (n, side, side, c) uint8 of which rows are taken.
+    """
+
+    def __init__(self, images: Images, view: int, teacher: Teacher) -> None:
+        self._images, self._view, self._teacher = images, view, teacher
+        self.shape = (len(images), teacher.side, teacher.side, teacher.channels)
+        self.nbytes = math.prod(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> Images:
+        given = np.arange(len(self))[rows]
+        shape = (self._images.shape[3], 1, 1)
+        seen = [
+            _seen(self._images[row], row, self._view, shape, self._teacher)[1]
+            for row in np.atleast_1d(given)
+        ]
+        return np.stack(seen) if given.ndim else seen[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[:], dtype)
+
+
 def write_lessons(folder: Path, bank: Path, logits: Sequence[NDArray[Any]]) -> None:
     """Keep what a teacher sees in the views of a bank, one array (n, classes) of logits a view."""
     shares = [softmax(one.astype(np.float32), axis=1).astype(np.float16) for one in logits]

@@ -5,6 +5,7 @@ record `TeacherInfo` among the run's settings.
 """
 
 import contextlib
+import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
+from gemkit import fine_tuning
 from gemkit.budget import format_count
 from gemkit.data import Dataset, held_out, larger_images, read_files
 from gemkit.errors import UserError
@@ -23,7 +25,7 @@ from gemkit.pictures import Images, selected
 from gemkit.records import TEACHER_SETTING, DataInfo, TeacherInfo
 from gemkit.splits import Labels
 from gemkit.store import Run
-from gemkit.teachers import Teacher, fit_head, load_teacher, of_network
+from gemkit.teachers import Head, Teacher, fit_head, load_teacher, of_network
 from gemkit.unlabelled import read_unlabelled
 from gemkit.views import (
     affordable_views,
@@ -41,6 +43,7 @@ FOLDER = "teacher"
 _HEAD_VIEWS = 4
 _SOURCE = 1.5  # sides of the pictures that views are cut from, in sides of the teacher
 _LATENCY_CALLS = 9
+_STEP_IN_PASSES = 3  # forward, and backward for inputs and weights
 _DOUBTFUL = 0.5  # share of the training labels
 
 
@@ -88,7 +91,20 @@ def prepare(
         sources.append(_without_labels(unlabelled, dataset, side, console))
     total = sum(map(len, sources))
     latency, views = _latency(teacher), affordable_views(total, dataset.input_shape)
-    console.print(_plan(teacher, views, total, latency))
+    console.print(_plan(teacher, views, total, len(labels), latency))
+    head, states = "", folder / "fine-tuning"
+    if _is_tuned(teacher):
+        with bar(console, "fine-tuning", 100) as advance:
+            teacher, frozen = fine_tuning.fine_tuned(
+                teacher,
+                sources[0],
+                labels,
+                dataset.class_names,
+                device=device,
+                checkpoint=states,
+                progress=lambda now: advance(completed=int(100 * now.step / now.steps)),
+            )
+        head = f"fine-tuned on {len(labels):,} images, {_frozen(frozen)} before"
     bank = bank_folder(data_folder(), teacher, sources, dataset.input_shape)
     with bar(console, "views", views * total) as advance:
         outputs = make_bank(
@@ -100,7 +116,6 @@ def prepare(
             progress=lambda count: advance(completed=count),
         )
     seen = outputs_of(teacher, test)
-    head = ""
     logits: list[NDArray[np.float32]] = [np.asarray(one, np.float32) for one in outputs]
     if not all(np.isfinite(one).all() for one in (seen, *logits)):
         raise UserError(f"the outputs of teacher {name} are not finite: its file may be damaged")
@@ -110,13 +125,11 @@ def prepare(
         )
         logits = [fitted(one) for one in outputs]
         seen = fitted(seen)
-        head = (
-            f"logistic regression on its features, {formatting.percent(fitted.accuracy)} "
-            "in cross-validation"
-        )
+        head = f"logistic regression on its features, {_frozen(fitted)}"
     accuracy = float((seen.argmax(1) == dataset.y_test).mean())
     _judge(logits[0], labels, dataset.class_names, name, console)
     write_lessons(folder, bank, logits)
+    shutil.rmtree(states, ignore_errors=True)
     taught = TeacherInfo(
         name,
         accuracy,
@@ -174,12 +187,26 @@ def find(name: str, dataset: Dataset, device: str = "cpu") -> Teacher:
     )  # fmt: skip
 
 
-def _plan(teacher: Teacher, views: int, images: int, latency: float) -> str:
+def _is_tuned(teacher: Teacher) -> bool:
+    """Whether it learns the user's classes first: a network in PyTorch that knows others."""
+    return teacher.network is not None and not teacher.names_classes
+
+
+def _frozen(head: Head) -> str:
+    return f"{formatting.percent(head.accuracy)} in cross-validation"
+
+
+def _plan(teacher: Teacher, views: int, images: int, labelled: int, latency: float) -> str:
     cost = "" if teacher.macs is None else f" ({format_count(teacher.macs)} MACs)"
-    seconds = latency / 1000 * views * images / usable_cores()
+    passes = views * images
+    if _is_tuned(teacher):
+        steps = fine_tuning.RECIPE.lengthened(labelled)
+        passes += _STEP_IN_PASSES * steps.epochs * labelled
+    seconds = latency / 1000 * passes / usable_cores()
+    learns = " learns your classes and" if _is_tuned(teacher) else ""
     note = f"; {teacher.note}" if teacher.note else ""
     return (
-        f"teacher {teacher.name}: sees {views} views of each of {images:,} images at "
+        f"teacher {teacher.name}:{learns} sees {views} views of each of {images:,} images at "
         f"{teacher.side}x{teacher.side} pixels{cost}: about {formatting.duration(seconds)}{note}"
     )
 
