@@ -234,7 +234,7 @@ def main() -> None:
         read_json(options.out)
         if options.out.exists()
         else {
-            "task": f"training photographs of clothing, {FOLDS} folds, one judges",
+            "task": f"Training photographs of clothing, one of {FOLDS} folds judges",
             "machine": describe_machine(),
             "versions": versions(),
             "teachers": {},
@@ -286,6 +286,7 @@ def main() -> None:
             **{label: value for label, value in asdict(job).items() if label != "change"},
             "recipe": recipe.to_json(),
             "accuracy": found.accuracy,
+            "judged": len(fold.judging),
             "loss": round(found.curve[-1]["loss"], 4),
             "processor_seconds": round(time.process_time() - began, 1),
         }

@@ -135,9 +135,7 @@ RECIPES = {
     "proxy": Recipe(epochs=3),
     "standard": Recipe(epochs=16, least_steps=3400),
     "full": Recipe(epochs=200, batch_size=128, learning_rate=0.4, cutout=0.25),
-    "taught": Recipe(
-        epochs=16, batch_size=64, label_smoothing=0.0, crop=0.0, flip=False, least_steps=6000
-    ),
+    "taught": Recipe(epochs=16, batch_size=64, label_smoothing=0.0, crop=0.0, least_steps=6000),
 }
 """`proxy`: a trial of the search. `standard`: the final training of a run, minutes on a CPU.
 `full`: what a network to be published is trained with, hours on a CPU. `taught`: the final

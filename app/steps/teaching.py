@@ -100,6 +100,7 @@ def prepare(
                 sources[0],
                 labels,
                 dataset.class_names,
+                recipe=fine_tuning.RECIPE,
                 device=device,
                 checkpoint=states,
                 progress=lambda now: advance(completed=int(100 * now.step / now.steps)),

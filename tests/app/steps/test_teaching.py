@@ -1,6 +1,7 @@
 """Training with a teacher, from photographs to a report; what it refuses."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from gemkit import fine_tuning
 from gemkit.app.report import report
 from gemkit.app.steps import pipeline
 from gemkit.app.steps.search import search
@@ -138,6 +140,30 @@ def test_a_teacher_of_no_finite_outputs(
     run = Path(shutil.copytree(searched, tmp_path / "run"))
     with pytest.raises(UserError, match="not finite"):
         train(run, teacher=str(tmp_path / "nan.onnx"), top=1, epochs=1, workers=1)
+
+
+def test_a_teacher_of_other_classes_learns_them_first(
+    photos: Path,
+    searched: Path,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(fine_tuning, "RECIPE", replace(fine_tuning.RECIPE, least_steps=12))
+    run = Path(shutil.copytree(searched, tmp_path / "run"))
+    options: dict[str, Any] = {"top": 1, "epochs": 1, "workers": 1, "console": console_for()}
+    train(run, teacher="zoo:gemnet-tiny", **options)
+    assert "learns your classes" in capfd.readouterr().out
+    dataset, lessons = load(f"imagefolder:{photos}@16"), read_lessons(run / "teacher")
+    labels = np.delete(dataset.y_train, held_out(dataset))
+    np.testing.assert_array_equal(lessons.shares[0].argmax(1), labels)
+    with Run.open(run) as opened:
+        info = opened.setting(TEACHER_SETTING, TeacherInfo)
+        assert info is not None
+        assert (info.accuracy, info.side) == (1.0, 32)
+        assert info.head.startswith(f"fine-tuned on {len(labels)} images")
+    assert sorted(path.name for path in (run / "teacher").iterdir()) == ["bank.json", "shares.npy"]
 
 
 def test_a_trained_network_as_a_teacher(photos: Path, searched: Path, tmp_path: Path) -> None:
