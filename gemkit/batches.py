@@ -225,7 +225,7 @@ class Batches:
 class TaughtBatches(Batches):
     """Batches of views of images, each with the class shares that a teacher saw in that view.
 
-    The views are changed no further, so that the student sees what the teacher saw.
+    Beside what the recipe says the views are not changed: the student sees what the teacher saw.
     """
 
     def __init__(
