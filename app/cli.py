@@ -4,12 +4,13 @@ Only options are read here; the work is done by the steps, and what they return 
 `terminal`. Both are imported inside the commands, so that `gemkit --help` answers at once.
 """
 
+import functools
 import json
 import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -65,26 +66,33 @@ def cli(context: click.Context, /) -> None:
         click.echo(context.get_help())
 
 
-def _console(json_file: str | None) -> "Console":
+def _console(stderr: bool = False) -> "Console":
     from .terminal.progress import console_for
 
-    console = console_for(stderr=json_file == "-", soft_wrap=True)
+    console = console_for(stderr=stderr, soft_wrap=True)
     if not console.is_terminal:
         console.width = 140  # a file or a pipe has room for whole tables
     return console
 
 
-def _deliver_json(value: object, json_file: str | None) -> None:
-    if json_file == "-":
-        click.echo(json.dumps(_plain(value), indent=2, allow_nan=False))
-    elif json_file:
-        write_json(Path(json_file), _plain(value))
+def _with_json(command: Callable[..., object]) -> Callable[..., None]:
+    """Give a command a `console` and the option `--json`, which writes what the command returns."""
 
+    @json_option
+    @functools.wraps(command)
+    def whole(json_file: str | None, **options: Any) -> None:
+        from gemkit.records import plain  # late: it knows architectures, which take long to import
 
-def _plain(value: object) -> object:
-    from gemkit.records import plain  # late: it knows architectures, which take long to import
+        _check_json(json_file)
+        value = command(console=_console(stderr=json_file == "-"), **options)
+        if value is None or not json_file:
+            return
+        if json_file == "-":
+            click.echo(json.dumps(plain(value), indent=2, allow_nan=False))
+        else:
+            write_json(Path(json_file), plain(value))
 
-    return plain(value)
+    return whole
 
 
 def _check_json(json_file: str | None) -> None:
@@ -210,15 +218,14 @@ def _as_begun(options: dict[str, Any]) -> None:
 @cli.command()
 @search_options
 @final_options
-@json_option
-def run(json_file: str | None, **options: Any) -> None:
+@_with_json
+def run(console: "Console", **options: Any) -> object:
     """Search, train the best, export, measure and report: from data to ONNX files."""
     from . import formatting
     from .steps import pipeline
     from .terminal.measurements import print_measurements
 
-    _check_json(json_file)
-    arguments, console = _search_arguments(options), _console(json_file)
+    arguments = _search_arguments(options)
     with _resumable(_again(arguments["out"])):
         finished = pipeline.run(**arguments, console=console, command=_again())
     with finished:
@@ -227,24 +234,23 @@ def run(json_file: str | None, **options: Any) -> None:
     if content.recommendation is not None:
         console.print(formatting.recommendation_line(content.recommendation))
     console.print(f"next: {command('app', finished.path)}")
-    _deliver_json(content, json_file)
+    return content
 
 
 @cli.command()
 @search_options
-@json_option
-def search(json_file: str | None, **options: Any) -> None:
+@_with_json
+def search(console: "Console", **options: Any) -> object:
     """Search for networks: the first step of `run`."""
     from .steps.search import search
 
-    _check_json(json_file)
-    arguments, console = _search_arguments(options), _console(json_file)
+    arguments = _search_arguments(options)
     with _resumable(_again(arguments["out"])):
         finished = search(**arguments, console=console, command=_again())
     with finished:
         content = finished.content()
     console.print(f"next: {command('train', finished.path)}")
-    _deliver_json(content, json_file)
+    return content
 
 
 @cli.command()
@@ -258,13 +264,8 @@ def search(json_file: str | None, **options: Any) -> None:
 @click.option("--data", help="Train on other data of the same shape.  [default: the run's]")
 @workers_option
 @device_option
-@json_option
-def train(
-    run_folder: Path,
-    ids: tuple[str, ...],
-    json_file: str | None,
-    **options: Any,
-) -> None:
+@_with_json
+def train(console: "Console", run_folder: Path, ids: tuple[str, ...], **options: Any) -> object:
     """Train networks of RUN, the IDs given or the best, and the strongest known network.
 
     Continues by itself after an interruption; what is trained already is left alone. On several
@@ -274,15 +275,13 @@ def train(
     from .steps.torchrun import lead_or_follow
     from .steps.train import train
 
-    _check_json(json_file)
-    console = _console(json_file)
     with _resumable(_again()):
         models = lead_or_follow(
             lambda: train(run_folder, ids, console=console, **options), train_along
         )
     if models is not None:
         console.print(f"next: {command('export', run_folder)}")
-        _deliver_json(models, json_file)
+    return models
 
 
 @cli.command()
@@ -332,65 +331,39 @@ def train(
     "run's own go there alone.  [default then: RUN/deploy]  Of zoo:NAME: the file.  "
     "[default: NAME.onnx]",
 )
-@json_option
-def export(
-    run_folder: Path,
-    ids: tuple[str, ...],
-    json_file: str | None,
-    data: str | None,
-    **options: Any,
-) -> None:
+@_with_json
+def export(console: "Console", run_folder: Path, ids: tuple[str, ...], **options: Any) -> object:
     """Write trained networks of RUN, or a ready-made one, as ONNX files, checked against PyTorch.
 
     `gemkit zoo` lists the ready-made ones.
     """
     from . import zoo
+    from .steps.export import export
+    from .steps.export_zoo import export_zoo
 
-    _check_json(json_file)
     if zoo.is_zoo(run_folder):
         if ids:
             raise UserError(f"{run_folder} is one network: it has no ids such as {ids[0]}")
-        _export_zoo(str(run_folder), data, json_file, options)
-    elif options["out"] is not None and is_file(options["out"]):
+        made = export_zoo(str(run_folder), console=console, **options)
+        look = command("predict", run_folder, "PICTURE")
+        console.print(f"next: {command('bench', made[0]['onnx'])}   or   {look}")
+        return made
+    if options["out"] is not None and is_file(options["out"]):
         raise UserError(f"--out: {options['out']} is a file; a run's networks go to a folder")
-    else:
-        _export_run(run_folder, ids, json_file, {**options, "data": data})
-
-
-def _export_zoo(
-    name: str, data: str | None, json_file: str | None, options: dict[str, Any]
-) -> None:
-    from .steps.export_zoo import export_zoo
-
-    console = _console(json_file)
-    made = export_zoo(name, data=data, console=console, **options)
-    console.print(
-        f"next: {command('bench', made[0]['onnx'])}   or   {command('predict', name, 'PICTURE')}"
-    )
-    _deliver_json(made, json_file)
-
-
-def _export_run(
-    run_folder: Path, ids: tuple[str, ...], json_file: str | None, options: dict[str, Any]
-) -> None:
-    from .steps.export import export
-
-    console = _console(json_file)
     with _resumable(_again()):
         delivery = export(run_folder, ids, console=console, **options)
-    made = "" if delivery.folder is None else "/*.onnx"  # for the shell to fill in
-    console.print(f"next: {command('bench', delivery.folder or run_folder)}{made}")
-    _deliver_json(delivery, json_file)
+    files = "" if delivery.folder is None else "/*.onnx"  # for the shell to fill in
+    console.print(f"next: {command('bench', delivery.folder or run_folder)}{files}")
+    return delivery
 
 
 @cli.command()
-@json_option
-def zoo(json_file: str | None) -> None:
+@_with_json
+def zoo(console: "Console") -> object:
     """List the ready-made networks that come with gemkit."""
     from .terminal.show import show_zoo
 
-    _check_json(json_file)
-    _deliver_json(show_zoo(_console(json_file)), json_file)
+    return show_zoo(console)
 
 
 @cli.command()
@@ -417,8 +390,8 @@ def zoo(json_file: str | None) -> None:
     show_default=True,
     help="Execution providers of onnxruntime, e.g. cpu,cuda.",
 )
-@json_option
-def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
+@_with_json
+def bench(console: "Console", what: tuple[str, ...], **options: Any) -> object:
     """Measure latency with onnxruntime.
 
     Give a RUN (its models and baselines, whose figures are stored there), or ONNX files, names of
@@ -427,14 +400,12 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     from .steps.bench import bench
     from .terminal.measurements import print_measurements
 
-    _check_json(json_file)
-    console = _console(json_file)
     with _resumable(_again()):
         measurements = bench(*what, console=console, **options)
     print_measurements(measurements, console)
     if is_folder(Path(what[0])):
         console.print(f"next: {command('app', what[0])}")
-    _deliver_json(measurements, json_file)
+    return measurements
 
 
 @cli.command()
@@ -444,10 +415,10 @@ def bench(what: tuple[str, ...], json_file: str | None, **options: Any) -> None:
     "--out", type=FILE, help="Where the picture of ID goes (.png or .svg).  [default: in RUN]"
 )
 @click.option("--all", "everything", is_flag=True, help="List all trials, not the best twenty.")
-@json_option
+@_with_json
 def show(
-    run_folder: Path, id: str | None, out: Path | None, everything: bool, json_file: str | None
-) -> None:
+    console: "Console", run_folder: Path, id: str | None, out: Path | None, everything: bool
+) -> object:
     """Show the trials and models of RUN, or one of its cells (ID) with its cost and a picture.
 
     Of zoo:NAME: what its card says.
@@ -455,20 +426,15 @@ def show(
     from . import zoo
     from .terminal import show
 
-    _check_json(json_file)
     if zoo.is_zoo(run_folder):
         if id is not None or out is not None:
             raise UserError(f"{run_folder} is shown by its card alone: leave out ID and --out")
-        _deliver_json(show.show_zoo_network(str(run_folder), _console(json_file)), json_file)
-        return
+        return show.show_zoo_network(str(run_folder), console)
     if out is not None and id is None:
         raise UserError("--out is for the picture of a cell: name its ID as well")
-    console = _console(json_file)
     if id is None:
-        value: object = show.show_run(run_folder, console, everything=everything)
-    else:
-        value = show.show_cell(run_folder, id, console, out)
-    _deliver_json(value, json_file)
+        return show.show_run(run_folder, console, everything=everything)
+    return show.show_cell(run_folder, id, console, out)
 
 
 @cli.command()
@@ -481,18 +447,18 @@ def show(
     show_default=True,
     help="Classes named for each image.",
 )
-@json_option
-def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | None) -> None:
+@_with_json
+def predict(console: "Console", model: Path, images: tuple[Path, ...], top: int) -> object:
     """Classify images with an ONNX file that gemkit wrote, or a ready-made network."""
     from . import zoo
     from .steps.predict import check_all_used, predict
 
-    _check_json(json_file)
     with zoo.files([str(model)]) as made:
         file = Path(made.get(str(model), model))
-        value = predict(file, images, top, _console(json_file))
-    _deliver_json(value, json_file)
-    check_all_used(value)
+        value = predict(file, images, top, console)
+    # What could be used is delivered before the sentence about what could not.
+    click.get_current_context().call_on_close(lambda: check_all_used(value))
+    return value
 
 
 @cli.command()
@@ -503,16 +469,15 @@ def predict(model: Path, images: tuple[Path, ...], top: int, json_file: str | No
     is_flag=True,
     help="List the pictures that cannot be read in the folder, to be left out from now on.",
 )
-@json_option
-def data(data: str, out: Path | None, skip_unusable: bool, json_file: str | None) -> None:
+@_with_json
+def data(console: "Console", data: str, out: Path | None, skip_unusable: bool) -> object:
     """Look at a data set: what is read, what is left out, and what may mislead.
 
     DATA is what --data takes, such as imagefolder:PATH.
     """
     from .terminal.data import show_data
 
-    _check_json(json_file)
-    _deliver_json(show_data(data, out, skip_unusable, _console(json_file)), json_file)
+    return show_data(data, out, skip_unusable, console)
 
 
 @cli.command()
@@ -553,8 +518,8 @@ def data(data: str, out: Path | None, skip_unusable: bool, json_file: str | None
 @workers_option
 @device_option
 @click.option("--out", type=FOLDER, help="Folder of the comparison.  [default: runs/compare-DATA]")
-@json_option
-def compare(data: str, out: Path | None, json_file: str | None, **options: Any) -> None:
+@_with_json
+def compare(console: "Console", data: str, out: Path | None, **options: Any) -> object:
     """Train found networks, random cells and known networks side by side under one recipe.
 
     What is finished is kept in --out, so the same command goes on after an interruption.
@@ -564,8 +529,7 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
     from .steps.compare import compare, default_out
     from .terminal.comparisons import print_comparison
 
-    _check_json(json_file)
-    console, folder = _console(json_file), out or default_out(data)
+    folder = out or default_out(data)
     with _resumable(_again()):
         value = compare(data, out=folder, console=console, **options)
     print_comparison(value, console)
@@ -575,7 +539,7 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
     else:
         macs = format_count(options["max_macs"])
         console.print(f"next: {command('search', '--data', data, '--max-macs', macs)}")
-    _deliver_json(value, json_file)
+    return value
 
 
 @cli.command()
@@ -615,8 +579,9 @@ def compare(data: str, out: Path | None, json_file: str | None, **options: Any) 
 @click.option(
     "--out", type=FOLDER, help="Folder of figures and results.  [default: runs/ablate-TABLE-METRIC]"
 )
-@json_option
+@_with_json
 def ablate(
+    console: "Console",
     table: Path,
     metric: str | None,
     latency: str | None,
@@ -624,9 +589,8 @@ def ablate(
     samples: int,
     strategies: tuple[str, ...],
     out: Path | None,
-    json_file: str | None,
     **options: Any,
-) -> None:
+) -> object:
     """Compare search strategies on a tabular benchmark (NAS-Bench-101, -201 or npz).
 
     What is finished is kept in --out, so the same command goes on after an interruption.
@@ -634,11 +598,9 @@ def ablate(
     from .steps import ablate as step
     from .terminal.comparisons import print_latency_predictions, print_strategies
 
-    _check_json(json_file)
     if (metric is None) == (latency is None):
         raise UserError("name either a --metric to search for or a --latency to predict")
     folder = out or Path("runs") / f"ablate-{table.stem}-{metric or latency}".replace("/", "-")
-    console = _console(json_file)
     with _resumable(_again()):
         if latency is not None:
             value = step.latency(table, latency, folder, console, samples=samples, **options)
@@ -648,7 +610,7 @@ def ablate(
                 table, str(metric), folder, console, queries=queries, names=strategies, **options
             )
             print_strategies(value, console)
-    _deliver_json(value, json_file)
+    return value
 
 
 @cli.group()
@@ -675,8 +637,8 @@ def latency() -> None:
     help="Networks to measure.",
 )
 @seed_option
-@json_option
-def latency_kit(json_file: str | None, **options: Any) -> None:
+@_with_json
+def latency_kit(console: "Console", **options: Any) -> object:
     """Write a zip to measure a device with: it needs Python 3.8, onnxruntime and numpy only.
 
     The networks in it are those that a search on --data could find; the limits bound their size.
@@ -684,11 +646,9 @@ def latency_kit(json_file: str | None, **options: Any) -> None:
     from .devices import kit
     from .terminal.devices import print_kit
 
-    _check_json(json_file)
-    budget, console = _budget(options, "fp32"), _console(json_file)
-    value = kit(budget=budget, console=console, **options)
+    value = kit(budget=_budget(options, "fp32"), console=console, **options)
     print_kit(value, console)
-    _deliver_json(value, json_file)
+    return value
 
 
 @latency.command("fit")
@@ -701,15 +661,15 @@ def latency_kit(json_file: str | None, **options: Any) -> None:
     help="A target measured before, for the same images: helps where few networks were measured.",
 )
 @limit_options
-@json_option
+@_with_json
 def latency_fit(
+    console: "Console",
     measurements: tuple[Path, ...],
     name: str,
     description: str,
     prior: str | None,
-    json_file: str | None,
     **options: Any,
-) -> None:
+) -> object:
     """Make a target of the file that measure.py wrote on a device.
 
     The limits become the target's own: what a network may cost there at most.
@@ -717,10 +677,9 @@ def latency_fit(
     from .devices import fit
     from .terminal.devices import print_fit
 
-    _check_json(json_file)
     value = fit(measurements, name, _budget(options, "fp32"), description, prior)
-    print_fit(value, _console(json_file))
-    _deliver_json(value, json_file)
+    print_fit(value, console)
+    return value
 
 
 @latency.command("predict")
@@ -734,48 +693,40 @@ def latency_fit(
     show_default=True,
     help="Widths of the first stage.",
 )
-@json_option
-def latency_predict(
-    cell: Path, target: str, widths: tuple[int, ...], json_file: str | None
-) -> None:
+@_with_json
+def latency_predict(console: "Console", cell: Path, target: str, widths: tuple[int, ...]) -> object:
     """Predict the latency of a cell on a target."""
     from .devices import predict_latency
     from .terminal.devices import print_predictions
 
-    _check_json(json_file)
     value = predict_latency(cell, target, widths)
-    print_predictions(value, target, _console(json_file))
-    _deliver_json(value, json_file)
+    print_predictions(value, target, console)
+    return value
 
 
 @cli.command()
 @click.argument("name", required=False)
 @click.option("--remove", is_flag=True, help="Remove a target of your own.")
-@json_option
-def targets(name: str | None, remove: bool, json_file: str | None) -> None:
+@_with_json
+def targets(console: "Console", name: str | None, remove: bool) -> object:
     """List the devices known, or all that is known about the one called NAME."""
     from gemkit.export import targets as known
 
     from .devices import about
     from .terminal.devices import print_target, print_targets
 
-    _check_json(json_file)
-    console = _console(json_file)
-    value: object
     if name is None:
         if remove:
             raise UserError("--remove: name the target to remove")
         found = known.targets()
         print_targets(found, console)
-        value = [about(one) for one in found]
-    elif remove:
+        return [about(one) for one in found]
+    if remove:
         known.remove_target(name)
         console.print(f"removed {name}")
-        value = {"removed": name}
-    else:
-        print_target(known.target(name), console)
-        value = about(known.target(name))
-    _deliver_json(value, json_file)
+        return {"removed": name}
+    print_target(known.target(name), console)
+    return about(known.target(name))
 
 
 def _host_names(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -827,19 +778,18 @@ def app(run_folder: Path, host: str, port: int, auth: str | None, **options: Any
     from .page import page
 
     login = None if auth is None else (auth, _password(auth))
-    page.serve(run_folder, host, port, _console(None), login=login, **options)
+    page.serve(run_folder, host, port, _console(), login=login, **options)
 
 
 @cli.command()
 @click.argument("run_folder", metavar="RUN", type=FOLDER)
 @click.option("--out", type=FOLDER, required=True, help="The folder to make.")
-@json_option
-def space(run_folder: Path, out: Path, json_file: str | None) -> None:
+@_with_json
+def space(console: "Console", run_folder: Path, out: Path) -> object:
     """Make the folder of a Hugging Face Space that shows RUN, or zoo:NAME, to the public."""
     from . import huggingface
 
-    _check_json(json_file)
-    _deliver_json(huggingface.make_space(run_folder, out, _console(json_file)), json_file)
+    return huggingface.make_space(run_folder, out, console)
 
 
 def _password(user: str) -> str:

@@ -63,7 +63,6 @@ class Comparison:
         train, test: numbers of images.
         max_macs: each network is as wide as this allows.
         share: of it for the found network and random cells.
-        taken_over: how many trainings are those of an earlier comparison.
     """
 
     data: str
@@ -74,7 +73,6 @@ class Comparison:
     networks: tuple[ComparedNetwork, ...]
     share: float = 1.0
     seeds: tuple[int, ...] = ()
-    taken_over: int = 0
     config: Mapping[str, Any] = field(default_factory=dict)
     machine: Machine = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -7,8 +7,7 @@ at 0.8 times the MACs of the others. The networks that the bars are about come f
 and then 3; then all the rest from 2; then the first from 5. After each of these four parts
 results/compare.json and docs/results.md are written from all trainings so far. About 3 hours on two
 free cores; the time left is said at the start of each part. Killed at any moment it goes on from
-the last epoch; where its state is gone, the found network and the trainings that
-results/compare.json lists are taken over.
+the last epoch.
 """
 
 import argparse
@@ -61,7 +60,6 @@ def main() -> int:
             images=IMAGES,
             epochs=EPOCHS,
             batch_size=BATCH,
-            earlier=earlier,
             trials=TRIALS,
             seeds=seeds,
             networks=tuple(seeds),

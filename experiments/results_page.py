@@ -14,7 +14,7 @@ from typing import Any
 
 from gemkit.app import formatting, zoo
 from gemkit.app.comparison import FOUND, NARROW, Comparison
-from gemkit.app.report import comparison, report
+from gemkit.app.report import comparison, document
 from gemkit.budget import format_count
 from gemkit.files import read_json, write_text
 from gemkit.records import read
@@ -52,16 +52,16 @@ def figures(name: str) -> dict[str, Any]:
 def page() -> str:
     """docs/results.md as text: whatever is there."""
     cards, bars = zoo.cards(), list(_bars())
-    blocks: list[report.Block] = [
-        report.Heading("Results", 1),
-        report.Paragraph(
+    blocks: list[str] = [
+        "# Results",
+        (
             "Written by `python experiments/results_page.py` from the files in `results/` and the "
             "cards of the networks that come with gemkit. Every figure was measured here; none is "
             "copied from a paper. Each file in `results/` says on which machine and with which "
             "versions it was made; `make experiments` and `make experiments-gpu` make them anew."
         ),
-        report.Heading("What was aimed for, and what was reached"),
-        report.Table(("what", "bar", "measured", "holds", "described in"), bars),
+        "## What was aimed for, and what was reached",
+        document.table(("what", "bar", "measured", "holds", "described in"), bars),
     ]
     blocks += _tried([bar[0] for bar in bars if bar[3] == "no"])
     if (bench := RESULTS / "bench.json").is_file():
@@ -90,8 +90,8 @@ def page() -> str:
     if (photographs := figures("photographs")).get("trainings"):
         blocks += _photographs(photographs)
     blocks += [
-        report.Heading("Not run"),
-        report.Paragraph(
+        "## Not run",
+        (
             "Trainings of 200 epochs at 40 M MACs (goal: 95.0 % on CIFAR-10) and the comparison "
             "there with several seeds need hours of a GPU and were not run (`make "
             "experiments-gpu`); nor was `gemkit bench --provider cpu,cuda`."
@@ -100,23 +100,21 @@ def page() -> str:
     absent = [name for name in zoo.NAMES if name not in {card.name for card in cards}]
     if absent:
         blocks.append(
-            report.Paragraph(
-                f"Of the ready-made networks {', '.join(absent)}: "
-                "`python experiments/zoo.py --only "
-                f"{absent[0].removeprefix('gemnet-')}`."
-            )
+            f"Of the ready-made networks {', '.join(absent)}: "
+            "`python experiments/zoo.py --only "
+            f"{absent[0].removeprefix('gemnet-')}`."
         )
-    return report.markdown(blocks)
+    return document.markdown(blocks)
 
 
-def _tried(missed: Sequence[str]) -> list[report.Block]:
+def _tried(missed: Sequence[str]) -> list[str]:
     """What was tried in vain for the bars that were missed."""
     known = [name for name in TRIED if any(bar.startswith(name) for bar in missed)]
     if not known:
         return []
     return [
-        report.Paragraph("What was tried where a bar does not hold:"),
-        *(report.Paragraph(f"- {name}: {TRIED[name]}.") for name in known),
+        ("What was tried where a bar does not hold:"),
+        *((f"- {name}: {TRIED[name]}.") for name in known),
     ]
 
 
@@ -245,7 +243,7 @@ def _points(interval: list[float] | None) -> str:
     )
 
 
-def _live(live: dict[str, Any]) -> list[report.Block]:
+def _live(live: dict[str, Any]) -> list[str]:
     rows = []
     for name, one in live["methods"].items():
         apart = one.get("nasgem_better_by")
@@ -264,8 +262,8 @@ def _live(live: dict[str, Any]) -> list[report.Block]:
             )
         )
     return [
-        report.Heading("Searches beside controls"),
-        report.Paragraph(
+        "## Searches beside controls",
+        (
             f"{live['searches']} searches a method, each of {live['task']['trials']} trials of "
             f"{live['task']['proxy_epochs']} epochs; the best of each trained in full "
             f"({_live_task(live)}; CIFAR-10, JPEG q75 copy) and judged on 5,000 other training "
@@ -273,10 +271,10 @@ def _live(live: dict[str, Any]) -> list[report.Block]:
             "alike for all. Differences seed by seed, with 95 % intervals over the searches "
             "(Student's t), also corrected for the number of methods (Bonferroni)."
         ),
-        report.Table(
+        document.table(
             ("method", "accuracy", "each", "nodes", "NASGEM better by", "corrected"), tuple(rows)
         ),
-        report.Code(
+        document.code(
             "OMP_NUM_THREADS=1 python experiments/search_live.py --data cifar10 --max-macs 3M "
             '--images 10000 --epochs 20 --methods nasgem "by hand" known:mobilenet_v3_small'
         ),
@@ -400,7 +398,7 @@ def _photograph_bars(runs: list[dict[str, Any]]) -> Iterator[Bar]:
         )
 
 
-def _photographs(found: dict[str, Any]) -> list[report.Block]:
+def _photographs(found: dict[str, Any]) -> list[str]:
     teachers = [
         (
             f"{name}, {one['side']} pixels",
@@ -421,26 +419,26 @@ def _photographs(found: dict[str, Any]) -> list[report.Block]:
         for one in sorted(found["trainings"], key=lambda one: -float(one["accuracy"]))
     ]
     judged = found["trainings"][0]["judged"]
-    blocks: list[report.Block] = [
-        report.Heading("Photographs: what a teacher and longer trainings are worth"),
-        report.Paragraph(
+    blocks: list[str] = [
+        "## Photographs: what a teacher and longer trainings are worth",
+        (
             f"{found['task']} ({judged} photographs). The network is a cell of one separable "
             "convolution, as wide as 10 M MACs allow at 64x64 pixels (9.6 M), which searches find; "
             "one training each, on one core. `labels`: without a teacher, the recipe `standard` "
             "but for what the name says; else the recipe `taught` under EfficientNet-Lite0."
         ),
-        report.Table(("training", "steps", "accuracy", "processor time"), rows),
+        document.table(("training", "steps", "accuracy", "processor time"), rows),
     ]
     if teachers:
         blocks.append(
-            report.Table(
+            document.table(
                 ("teacher", "accuracy", "agrees with what it learned from", "in crops of it"),
                 teachers,
             )
         )
     return [
         *blocks,
-        report.Code("OMP_NUM_THREADS=1 python experiments/photographs.py --photographs FOLDER"),
+        document.code("OMP_NUM_THREADS=1 python experiments/photographs.py --photographs FOLDER"),
     ]
 
 
@@ -469,7 +467,7 @@ def _page_bars(found: dict[str, Any]) -> Iterator[Bar]:
     )
 
 
-def _bench(found: dict[str, Any]) -> list[report.Block]:
+def _bench(found: dict[str, Any]) -> list[str]:
     """The table of `make bench` as it was when it was last kept."""
     about = {**found["machine"], **found["versions"]}
     words = {True: "yes", False: "no", None: ""}
@@ -480,13 +478,13 @@ def _bench(found: dict[str, Any]) -> list[report.Block]:
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
     return [
-        report.Heading("Beside references, in one run"),
-        report.Paragraph(
+        "## Beside references, in one run",
+        (
             "One run with nothing beside, of "
             + ", ".join(f"{name} {value}" for name, value in about.items() if value)
             + "."
         ),
-        report.Table(
+        document.table(
             ("what", "ours", "reference", "unit", "ratio", "bar", "holds", "note"),
             [
                 (
@@ -501,18 +499,18 @@ def _bench(found: dict[str, Any]) -> list[report.Block]:
             ],
         ),
         *_tried([row["name"] for row in found["rows"] if row["holds"] is False]),
-        report.Code("make bench"),
+        document.code("make bench"),
     ]
 
 
-def _comparison(result: dict[str, Any], heading: str, command: str) -> list[report.Block]:
+def _comparison(result: dict[str, Any], heading: str, command: str) -> list[str]:
     found = read(Comparison, result, heading)
     return [
-        report.Heading(heading),
-        report.Paragraph(comparison.summary(found)),
-        report.Table(comparison.HEADS, comparison.table_rows(found)),
-        report.Paragraph(comparison.notes(found)),
-        report.Paragraph(
+        f"## {heading}",
+        (comparison.summary(found)),
+        document.table(comparison.HEADS, comparison.table_rows(found)),
+        (comparison.notes(found)),
+        (
             "The search draws its proxy images (a tenth) from all 50,000 training images, also "
             "where the networks are then trained on fewer. It never sees a test image. "
             + (
@@ -522,16 +520,16 @@ def _comparison(result: dict[str, Any], heading: str, command: str) -> list[repo
                 else "The found network is that of a search of its own, random cells cost as much."
             )
         ),
-        report.Heading("Against what was aimed for", 3),
-        report.Table(("bar", "found here", "holds"), _comparison_bars(found)),
-        report.Heading("How to repeat it", 3),
-        report.Code(command),
-        report.Paragraph(comparison.made(found)),
-        *([report.Paragraph(result["note"])] if "note" in result else []),
+        "### Against what was aimed for",
+        document.table(("bar", "found here", "holds"), _comparison_bars(found)),
+        "### How to repeat it",
+        document.code(command),
+        (comparison.made(found)),
+        *([(result["note"])] if "note" in result else []),
     ]
 
 
-def _gpu(found: dict[str, Any]) -> list[report.Block]:
+def _gpu(found: dict[str, Any]) -> list[str]:
     rows = [
         (
             f"{name}, {entry['macs'] / 1e6:.1f} M MACs",
@@ -549,7 +547,7 @@ def _gpu(found: dict[str, Any]) -> list[report.Block]:
         for at, row in enumerate(found.get("first", {"rows": ()})["rows"])
     ]
     profiles = [
-        report.Paragraph(
+        (
             f"Where the GPU's time goes, {name}, batch 512: "
             + ", ".join(
                 f"{kind} {formatting.percent(share, 0)}"
@@ -563,49 +561,49 @@ def _gpu(found: dict[str, Any]) -> list[report.Block]:
     ]
     about = {**found["machine"], **found["versions"]}
     return [
-        report.Heading("Training on a GPU"),
-        report.Paragraph(
+        "## Training on a GPU",
+        (
             f"{found['machine']['gpu']}, which copies "
             f"{found['bytes_per_second'] / 1e12:.2f} TB/s; bfloat16, images of 32x32, the full "
             "recipe's augmentation. The share is that of what this bandwidth allows where a step "
             "moves three times what its convolutions read and write. One run, made before whole "
             "steps were recorded."
         ),
-        report.Table(
+        document.table(
             ("network", "steps", "batch", "images/s", "share of the memory's limit", "note"), rows
         ),
         *profiles,
-        report.Paragraph(
+        (
             "Seconds of the first 20 steps of networks of thirty nodes, one after the other in one "
             "process: the libraries' kernels are loaded by the first, which takes most of the time."
         ),
-        report.Table(("steps", "network", "seconds"), begun),
-        report.Paragraph(
+        document.table(("steps", "network", "seconds"), begun),
+        (
             "Many trainings to their end, 24 side by side in threads of one process "
             "(`experiments/long_trainings.py`, batch 256, 5 M MACs): 32 networks saw 19.2 M images "
             "in 261 seconds, 73,600 a second, the first minute of preparing included."
         ),
-        report.Code("python experiments/gpu.py"),
-        report.Paragraph(", ".join(f"{name} {value}" for name, value in about.items() if value)),
+        document.code("python experiments/gpu.py"),
+        (", ".join(f"{name} {value}" for name, value in about.items() if value)),
     ]
 
 
-def _zoo(cards: Sequence[zoo.Card]) -> list[report.Block]:
-    blocks: list[report.Block] = [
-        report.Heading("Ready-made networks"),
-        report.Paragraph(
+def _zoo(cards: Sequence[zoo.Card]) -> list[str]:
+    blocks: list[str] = [
+        "## Ready-made networks",
+        (
             "Accuracy of the ONNX file by onnxruntime alone on the test images; the interval is "
             "that of so many images. `gemkit export zoo:NAME --out FILE.onnx` writes one."
         ),
-        report.Table(zoo.HEADS, [zoo.row(card) for card in cards]),
+        document.table(zoo.HEADS, [zoo.row(card) for card in cards]),
     ]
     for card in cards:
         text = f"{card.name}: {card.search['text']} Trained {card.training['text']}."
-        blocks += [report.Paragraph(text), report.Code(card.command)]
+        blocks += [(text), document.code(card.command)]
     return blocks
 
 
-def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
+def _proxy(fidelity: dict[str, Any]) -> list[str]:
     of, shown = fidelity["settings"], {"full": "full", "again": "full, another seed"}
     rows = [
         (
@@ -617,9 +615,9 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
         )
         for row in fidelity["correlation"]
     ]
-    blocks: list[report.Block] = [
-        report.Heading("Short trainings against full ones"),
-        report.Paragraph(
+    blocks: list[str] = [
+        "## Short trainings against full ones",
+        (
             f"Rank correlation over random cells within {of['budget']['macs']:,} MACs between the "
             "accuracy of a search's trial (validation part of its tenth of the training images) "
             f"and that of a full training ({of['full']['epochs']} epochs on {of['images']:,} "
@@ -628,7 +626,7 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
             "agree as far as the row `full, another seed` says, where it is there: no short one "
             "can be expected to do better."
         ),
-        report.Table(("epochs", "cells", "Spearman", "95 % interval", "Kendall tau"), rows),
+        document.table(("epochs", "cells", "Spearman", "95 % interval", "Kendall tau"), rows),
     ]
     if fidelity["compared"]:
         ways = [
@@ -641,16 +639,16 @@ def _proxy(fidelity: dict[str, Any]) -> list[report.Block]:
             for row in fidelity["compared"]
         ]
         blocks += [
-            report.Paragraph(
+            (
                 "What a search of 16 such cells finds by them: the time it takes, and the full "
                 "accuracy of the cell it chooses (mean of many drawn searches)."
             ),
-            report.Table(("trials", "time", "accuracy"), ways),
+            document.table(("trials", "time", "accuracy"), ways),
         ]
-    return [*blocks, report.Code("OMP_NUM_THREADS=1 python experiments/fidelity.py --workers 2")]
+    return [*blocks, document.code("OMP_NUM_THREADS=1 python experiments/fidelity.py --workers 2")]
 
 
-def _longer(found: dict[str, Any]) -> list[report.Block]:
+def _longer(found: dict[str, Any]) -> list[str]:
     rows = [
         (
             cell["id"],
@@ -664,25 +662,25 @@ def _longer(found: dict[str, Any]) -> list[report.Block]:
     ]
     last, place = found["trained"], found["machine"]["gpu"]
     return [
-        report.Heading("Short trials against longer trainings at 40 M MACs"),
-        report.Paragraph(
+        "## Short trials against longer trainings at 40 M MACs",
+        (
             f"{found['search']}. Four cells of it, the two best, the best of at least 8 and the "
             f"best of at least 20 nodes, as trials ({found['trial']}) and trained longer on one "
             f"{place} ({found['training']}; batch 512). One training each."
         ),
-        report.Table(("cell", "nodes", "MACs", "params", "trial", "longer"), rows),
-        report.Paragraph(
+        document.table(("cell", "nodes", "MACs", "params", "trial", "longer"), rows),
+        (
             f"{last['id']}, trained for {last['epochs']} epochs on all 50,000 images on one core, "
             f"reached {formatting.percent(last['accuracy'])} of the test images: less than "
             "gemnet-small, which was trained for longer on a GPU, so it does not come with gemkit."
         ),
-        report.Code(
+        document.code(
             "python experiments/zoo.py --device cuda --run runs/base --only base --train-only"
         ),
     ]
 
 
-def _long_trainings(found: dict[str, Any]) -> list[report.Block]:
+def _long_trainings(found: dict[str, Any]) -> list[str]:
     rows = [
         (
             one["network"] + (f": {one['about']}" if one["about"] else ""),
@@ -693,15 +691,15 @@ def _long_trainings(found: dict[str, Any]) -> list[report.Block]:
         for one in sorted(found["trainings"], key=lambda one: -float(one["accuracy"]))
         if one["round"] not in ("proxy", "ten")
     ]
-    blocks: list[report.Block] = [
-        report.Heading("Trainings to their end: deep cells, hand-made cells, known networks"),
-        report.Paragraph(
+    blocks: list[str] = [
+        "## Trainings to their end: deep cells, hand-made cells, known networks",
+        (
             f"{found['task']}, one training each, {found['beside']} side by side on one "
             f"{found['machine']['gpu']}. The widths of pairs, hand-made cells and known networks "
             "are rounded as delivered ones are, which leaves up to a third of the MACs unused in "
             "the deepest. `pair N`: a random cell and a skeleton, drawn before any training."
         ),
-        report.Table(("network", "accuracy", "MACs", "params"), rows),
+        document.table(("network", "accuracy", "MACs", "params"), rows),
     ]
     agreement = [
         (
@@ -716,20 +714,20 @@ def _long_trainings(found: dict[str, Any]) -> list[report.Block]:
     ]
     if agreement:
         blocks += [
-            report.Paragraph(
+            (
                 "The same pairs as a search tries them (3,750 of these images, the proxy's recipe, "
                 "judged on the same 10,000): Spearman's correlation with the end, over all pairs, "
                 "over those that end in the better half, and given width and number of nodes."
             ),
-            report.Table(
+            document.table(
                 ("epochs", "pairs", "Spearman", "95 % interval", "better half", "partial"),
                 agreement,
             ),
         ]
-    return [*blocks, report.Code("python experiments/long_trainings.py")]
+    return [*blocks, document.code("python experiments/long_trainings.py")]
 
 
-def _deep_cells(found: dict[str, Any]) -> list[report.Block]:
+def _deep_cells(found: dict[str, Any]) -> list[str]:
     rows = [
         (
             one["name"],
@@ -743,8 +741,8 @@ def _deep_cells(found: dict[str, Any]) -> list[report.Block]:
     recipe = found["recipe"]
     hours = sum(one["processor_seconds"] for one in found["trainings"]) / 3600
     return [
-        report.Heading("Forms of cells, and skeletons around them"),
-        report.Paragraph(
+        "## Forms of cells, and skeletons around them",
+        (
             f"{found['task']}; {recipe['epochs']} epochs, batch {recipe['batch_size']}, one "
             f"training each, {hours:.2f} core-hours in all. Each network is as wide as 3 M MACs "
             "allow, in steps of a quarter of a channel. A name says the cell (`random12.9`: twelve "
@@ -752,8 +750,8 @@ def _deep_cells(found: dict[str, Any]) -> list[report.Block]:
             "(`experiments/deep_cells.py`, `Form`) and from the preset skeleton (`Frame`: stem of "
             "kernel, stride, share of the width; stages of factor, cells)."
         ),
-        report.Table(("network", "accuracy", "MACs", "params", "processor time"), rows),
-        report.Code("OMP_NUM_THREADS=1 nice -n 19 python experiments/deep_cells.py"),
+        document.table(("network", "accuracy", "MACs", "params", "processor time"), rows),
+        document.code("OMP_NUM_THREADS=1 nice -n 19 python experiments/deep_cells.py"),
     ]
 
 

@@ -304,7 +304,7 @@ def main() -> None:
                   f"({low:.0f} to {high:.0f}){lost}")  # fmt: skip
     drawn = [name for name in names if name not in VARIANTS]
     shown = {name: _band(found[name]) for name in drawn}
-    shown["random"] = {"queries": list(range(1, queries + 1)), "best": luck[:queries].tolist()}
+    shown["random"] = _band(luck[None, :queries].repeat(2, axis=0))
     save_figure(
         strategies_figure(
             shown, f"Best of {cells} thirty-node cells found so far", "accuracy (CIFAR-10 proxy)"

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gemkit.budget import format_count
-from gemkit.files import write_text
 from gemkit.records import Latency
 
 from .. import formatting
 from ..comparison import FOUND, NARROW, RANDOM, Comparison
 from ..formatting import percent
-from . import plots, report
+from . import document, plots
 
 HEADS = (
     "network",
@@ -47,23 +46,20 @@ def write(result: Comparison, folder: Path) -> Path:
             epochs = formatting.number(result.epochs, "epoch")
             title = f"{result.data}, {epochs}, one recipe"
             figure = plots.tradeoff_figure(title, label, [], shown[True], shown[False], front=True)
-            picture = f"{report.FIGURES}/{cost_name}.png"
+            picture = f"{document.FIGURES}/{cost_name}.png"
             plots.save(figure, folder / picture)
-            drawn.append(report.Picture(picture, f"accuracy against {label}"))
+            drawn.append(document.picture(picture, f"accuracy against {label}"))
     name = folder.resolve().name
-    blocks: list[report.Block] = [
-        report.Heading(f"gemkit compare: {name}", 1),
-        report.Paragraph(summary(result)),
-        report.Table(HEADS, table_rows(result)),
-        report.Paragraph(notes(result)),
+    blocks = [
+        f"# gemkit compare: {name}",
+        summary(result),
+        document.table(HEADS, table_rows(result)),
+        notes(result),
         *drawn,
-        report.Heading("How it was made"),
-        report.Paragraph(made(result)),
+        "## How it was made",
+        made(result),
     ]
-    path = folder / "report.md"
-    write_text(path, report.markdown(blocks))
-    write_text(folder / "report.html", report.page(blocks, f"gemkit compare: {name}", folder))
-    return path
+    return document.write(blocks, f"gemkit compare: {name}", folder)
 
 
 def points(value: float | None, sign: bool = True) -> str:
@@ -158,18 +154,9 @@ def made(result: Comparison) -> str:
     recipe = ", ".join(f"{name} {value}" for name, value in result.recipe.items())
     machine = ", ".join(f"{name} {value}" for name, value in result.machine.items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in result.versions.items())
-    trainings = sum(len(entry.accuracies) for entry in result.networks)
-    taken_over = (
-        f" {result.taken_over} of {formatting.number(trainings, 'training')} were taken "
-        "over from "
-        "an earlier comparison with the same recipe, data and networks."
-        if result.taken_over
-        else ""
-    )
     return (
         f"One recipe for every network: {recipe}. Seeds: "
         f"{', '.join(map(str, result.seeds))}. Machine: {machine}. Versions: {versions}."
-        + taken_over
     )
 
 

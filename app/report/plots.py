@@ -452,9 +452,25 @@ def embedding_figure(
 _SERIES = ("#1f8a70", "#2f74c0", "#e07b39", "#8e5ea2", "#c8352b", "#6b7a2e", "#22303c", "#b08a2e")
 
 
-def regret_figure(
-    curves: Mapping[str, Mapping[str, Sequence[float | None]]], metric: str
-) -> Figure:
+Curves = Mapping[str, Mapping[str, Sequence[float | None]]]
+"""Columns of numbers by name; those of a column that a figure needs."""
+
+
+def _draw_lines(
+    axes: Axes, curves: Curves, x: str, y: str, least: float = -np.inf, **style: Any
+) -> None:
+    """A line of column `y` over column `x` for each name, with its interval `low` to `high`."""
+    for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
+        places = np.asarray(curve[x], dtype=float)
+        values, low, high = (
+            np.maximum(np.asarray(curve[column], dtype=float), least)
+            for column in (y, "low", "high")
+        )
+        axes.fill_between(places, low, high, color=colour, alpha=0.12, linewidth=0)
+        axes.plot(places, values, color=colour, linewidth=1.8, label=name, **style)
+
+
+def regret_figure(curves: Curves, metric: str) -> Figure:
     """Mean regret of strategies by number of queries, with 95 % intervals, on a log scale.
 
     Args:
@@ -463,37 +479,21 @@ def regret_figure(
     figure, axes = _plot(7.4, 4.8)
     known = (value for curve in curves.values() for value in curve["regret"])
     least = min((value for value in known if value is not None and value > 0), default=1e-3)
-    for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
-        queries = np.asarray(curve["queries"], dtype=float)
-        shown, low, high = (
-            np.maximum(np.asarray(curve[part], dtype=float), least / 2)
-            for part in ("regret", "low", "high")
-        )
-        axes.fill_between(queries, low, high, color=colour, alpha=0.12, linewidth=0)
-        axes.plot(queries, shown, color=colour, linewidth=1.8, label=name)
+    _draw_lines(axes, curves, "queries", "regret", least / 2)
     axes.set_yscale("log")
     _titled(axes, "Regret: how far the best cell found is from the best", "queries", metric)
     axes.legend(frameon=False, fontsize=9, labelcolor=INK)
     return figure
 
 
-def strategies_figure(
-    curves: Mapping[str, Mapping[str, Sequence[float]]], title: str, label: str
-) -> Figure:
+def strategies_figure(curves: Curves, title: str, label: str) -> Figure:
     """The best accuracy so far by number of trials, one line a strategy.
 
     Args:
-        curves: per strategy `queries` and `best`, and where there are several searches of it the
-            interval `low` to `high` of their mean.
+        curves: per strategy `queries`, `best`, and the interval `low` to `high` of its mean.
     """
     figure, axes = _plot(7.4, 4.8)
-    for (name, curve), colour in zip(curves.items(), itertools.cycle(_SERIES)):
-        queries = curve["queries"]
-        if "low" in curve:
-            axes.fill_between(
-                queries, curve["low"], curve["high"], color=colour, alpha=0.12, linewidth=0
-            )
-        axes.plot(queries, curve["best"], color=colour, linewidth=1.8, label=name)
+    _draw_lines(axes, curves, "queries", "best")
     axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.4g} %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _titled(axes, title, "trials", label)
@@ -501,21 +501,16 @@ def strategies_figure(
     return figure
 
 
-def correlation_figure(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
+def correlation_figure(found: Curves) -> Figure:
     """Kendall's tau of predictors by number of measured cells, with 95 % intervals.
 
     Args:
         found: per predictor `samples`, `kendall_tau`, `low`, `high`.
     """
     figure, axes = _plot(6.6, 4.4)
-    for (name, one), colour in zip(found.items(), itertools.cycle(_SERIES)):
-        axes.fill_between(one["samples"], one["low"], one["high"], color=colour, alpha=0.12)
-        axes.plot(
-            one["samples"], one["kendall_tau"], marker="o", markersize=5, color=colour,
-            linewidth=1.8, label=name,
-        )  # fmt: skip
+    _draw_lines(axes, found, "samples", "kendall_tau", marker="o", markersize=5)
     axes.set_xscale("log")
-    samples = sorted({count for one in found.values() for count in one["samples"]})
+    samples = sorted({float(count or 0) for one in found.values() for count in one["samples"]})
     axes.set_xticks(samples, [f"{count:g}" for count in samples])
     axes.minorticks_off()
     _titled(axes, "Rank correlation of the predictors", "measured cells", "Kendall's tau")

@@ -1,24 +1,16 @@
 """The report of a run: `report.md` with figures, and the same as one self-contained HTML file."""
 
-import base64
-import html
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from markdown_it import MarkdownIt
-from markdown_it.renderer import RendererHTML
-from markdown_it.token import Token
 from matplotlib.figure import Figure
 
 from gemkit.budget import Budget, format_count, format_latency
 from gemkit.cell import CellArrays
 from gemkit.export.card import interval
-from gemkit.files import write_text
 from gemkit.records import (
     TEACHER_SETTING,
     Baseline,
@@ -37,50 +29,12 @@ from .. import formatting
 from ..formatting import count, percent
 from ..projection import project
 from ..runs import is_elsewhere
-from . import cell_plots, plots
-
-FIGURES = "figures"
-_OWN_FILE = re.compile(rf"(models|baselines|{FIGURES})/[^:]*$")
-
-
-@dataclass(frozen=True)
-class Heading:
-    text: str
-    level: int = 2
-
-
-@dataclass(frozen=True)
-class Paragraph:
-    text: str
-
-
-@dataclass(frozen=True)
-class Code:
-    text: str
-
-
-@dataclass(frozen=True)
-class Table:
-    heads: Sequence[str]
-    rows: Sequence[Sequence[str]]
-
-
-@dataclass(frozen=True)
-class Picture:
-    path: str
-    text: str
-
-
-Block = Heading | Paragraph | Code | Table | Picture
+from . import cell_plots, document, plots
 
 
 def write(run: Run) -> Path:
     """Draw a run's figures and write its report; returns the path of `report.md`."""
-    blocks = _blocks(run, draw(run))
-    path = run.path / "report.md"
-    write_text(path, markdown(blocks))
-    write_text(run.path / "report.html", page(blocks, f"gemkit: {run.name}", run.path))
-    return path
+    return document.write(_blocks(run, draw(run)), f"gemkit: {run.name}", run.path)
 
 
 def draw(run: Run) -> dict[str, str]:
@@ -96,11 +50,11 @@ def draw(run: Run) -> dict[str, str]:
         _embedding_figures(run, trials),
         _network_figures(models, baselines),
     ):
-        drawn[name] = f"{FIGURES}/{name}.png"
+        drawn[name] = f"{document.FIGURES}/{name}.png"
         plots.save(figure, run.path / drawn[name])
     for name in ("confusion", "mistakes"):  # drawn by the training, which has the images
-        if (run.path / FIGURES / f"{name}.png").is_file():
-            drawn[name] = f"{FIGURES}/{name}.png"
+        if (run.path / document.FIGURES / f"{name}.png").is_file():
+            drawn[name] = f"{document.FIGURES}/{name}.png"
     return drawn
 
 
@@ -242,34 +196,34 @@ def _about_teacher(teacher: TeacherInfo) -> str:
     )
 
 
-def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
+def _blocks(run: Run, drawn: Mapping[str, str]) -> list[str]:
     data = run.setting("data", DataInfo)
     budget = run.budget
     trials, models, baselines = run.trials(), run.models(), run.baselines()
-    blocks: list[Block] = [
-        Heading(f"gemkit: {run.name}", 1),
-        Paragraph(_summary(run, data, (*models, *baselines))),
+    blocks: list[str] = [
+        f"# gemkit: {run.name}",
+        _summary(run, data, (*models, *baselines)),
     ]
     if data and data.note:
-        blocks.append(Paragraph(f"About the data: {data.note}."))
+        blocks.append(f"About the data: {data.note}.")
     if "macs" in drawn:
-        blocks.append(Picture(drawn["macs"], "accuracy against MACs"))
+        blocks.append(document.picture(drawn["macs"], "accuracy against MACs"))
     if models or baselines:
         rows = [formatting.network_row(entry) for entry in (*models, *baselines)]
         teacher = run.setting(TEACHER_SETTING, TeacherInfo)
         if teacher is not None:
             rows.append(formatting.teacher_row(teacher))
         blocks += [
-            Heading("Networks"),
-            Table(formatting.MODEL_HEADS, rows),
-            *([] if teacher is None else [Paragraph(_about_teacher(teacher))]),
-            Paragraph(_model_notes(data, models, baselines, budget, run.recommendation())),
+            "## Networks",
+            document.table(formatting.MODEL_HEADS, rows),
+            *([] if teacher is None else [_about_teacher(teacher)]),
+            _model_notes(data, models, baselines, budget, run.recommendation()),
         ]
         there = [
             f"`{model.id}`: {text}." for model in models if (text := formatting.on_target(model))
         ]
         if there:
-            blocks.append(Paragraph("On the device searched for. " + " ".join(there)))
+            blocks.append("On the device searched for. " + " ".join(there))
         files = [
             f"`{one.id}`: {_links(run, Path(one.onnx).parent)}"
             for one in (*models, *baselines)
@@ -280,9 +234,7 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
                 f"`{id}`: {formatting.fastest_file(best)}."
                 for id, best in run.fastest_files().items()
             ]
-            blocks.append(
-                Paragraph(" ".join(["Files.", *(f"{line}." for line in files), *fastest]))
-            )
+            blocks.append(" ".join(["Files.", *(f"{line}." for line in files), *fastest]))
     for name, text in (
         ("latency", "accuracy against latency"),
         ("cells", "the cells of the best networks"),
@@ -291,7 +243,7 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
         ("mistakes", "its mistakes of most confidence"),
     ):
         if name in drawn:
-            blocks.append(Picture(drawn[name], text))
+            blocks.append(document.picture(drawn[name], text))
     if trials:
         done = [trial for trial in trials if trial.accuracy is not None]
         failed = [trial for trial in trials if trial.state == "failed"]
@@ -303,7 +255,7 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
         )
         if failed:
             text += f" {formatting.number(len(failed), 'trial')} failed and count as infeasible."
-        blocks += [Heading("The search"), Paragraph(text)]
+        blocks += ["## The search", text]
         for name, caption in (
             ("progress", "accuracy of the trials in order"),
             ("predicted", "predicted against measured accuracy"),
@@ -311,11 +263,11 @@ def _blocks(run: Run, drawn: Mapping[str, str]) -> list[Block]:
             ("embedding_cost", "map of the embedding by cost"),
         ):
             if name in drawn:
-                blocks.append(Picture(drawn[name], caption))
+                blocks.append(document.picture(drawn[name], caption))
         best = formatting.best_trials(trials)[:10]
-        blocks.append(Paragraph("The ten best trials:" if len(trials) > 10 else "The trials:"))
+        blocks.append("The ten best trials:" if len(trials) > 10 else "The trials:")
         blocks.append(
-            Table(formatting.TRIAL_HEADS, [formatting.trial_row(trial) for trial in best])
+            document.table(formatting.TRIAL_HEADS, [formatting.trial_row(trial) for trial in best])
         )
     blocks += _reproduction(run, (*models, *baselines))
     return blocks
@@ -406,13 +358,13 @@ def _model_notes(
     )
 
 
-def _reproduction(run: Run, trained: Sequence[Network]) -> list[Block]:
+def _reproduction(run: Run, trained: Sequence[Network]) -> list[str]:
     machine = ", ".join(f"{name} {value}" for name, value in run.info.machine.items() if value)
     versions = ", ".join(f"{name} {value}" for name, value in run.info.versions.items())
     commands = run.setting("commands", list[str], [])
-    blocks: list[Block] = [Heading("How it was made")]
+    blocks: list[str] = ["## How it was made"]
     if commands:
-        blocks.append(Code("\n".join(commands)))
+        blocks.append(document.code("\n".join(commands)))
     general = run.setting("recipe", dict[str, Any], {})
     recipes: dict[str, list[str]] = {}
     for entry in trained:
@@ -421,75 +373,9 @@ def _reproduction(run: Run, trained: Sequence[Network]) -> list[Block]:
             recipes.setdefault(text, []).append(entry.id)
     for text, ids in recipes.items():
         of = "the same for every network and baseline" if len(recipes) == 1 else ", ".join(ids)
-        blocks.append(Paragraph(f"Final training, {of}: {text}."))
+        blocks.append(f"Final training, {of}: {text}.")
     blocks.append(
-        Paragraph(
-            f"Seed {run.seed}. Begun {run.info.created[:19].replace('T', ' ')} UTC. "
-            f"Machine: {machine}. Versions: {versions}."
-        )
+        f"Seed {run.seed}. Begun {run.info.created[:19].replace('T', ' ')} UTC. "
+        f"Machine: {machine}. Versions: {versions}."
     )
     return blocks
-
-
-def markdown(blocks: Sequence[Block]) -> str:
-    """The blocks as Markdown."""
-    parts = []
-    for block in blocks:
-        match block:
-            case Heading(text, level):
-                parts.append(f"{'#' * level} {text}")
-            case Paragraph(text):
-                parts.append(text)
-            case Code(text):
-                parts.append(f"```\n{text}\n```")
-            case Picture(path, text):
-                parts.append(f"![{text}]({path})")
-            case Table(heads, rows):
-                lines = [heads, ["---"] * len(heads), *rows]
-                parts.append(
-                    "\n".join(
-                        "| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |"
-                        for line in lines
-                    )
-                )
-    return "\n\n".join(parts) + "\n"
-
-
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #22303c; background: #fff;
-  max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1, h2 { line-height: 1.2; } h2 { margin-top: 2.2rem; }
-table { border-collapse: collapse; font-size: .85rem; display: block; overflow-x: auto; }
-th, td { padding: .35rem .7rem; text-align: left; border-bottom: 1px solid #e4e8ec;
-  white-space: nowrap; }
-th { color: #5b6772; font-weight: 600; }
-img { max-width: 100%; height: auto; margin: .5rem 0; }
-pre, code { background: #f3f5f7; border-radius: 4px; padding: .1rem .3rem; }
-pre { padding: .8rem; overflow-x: auto; } a { color: #2f74c0; }
-"""
-
-
-def page(blocks: Sequence[Block], title: str, folder: Path) -> str:
-    """The blocks as one HTML file with its pictures inside.
-
-    Args:
-        folder: where the pictures' paths begin.
-    """
-    parser = MarkdownIt("commonmark", {"html": False}).enable("table")
-    # Links to files of the run alone: names of data and classes are somebody else's text.
-    parser.validateLink = lambda url: _OWN_FILE.match(url) is not None  # type: ignore[method-assign]
-
-    def image(
-        self: RendererHTML, tokens: Sequence[Token], index: int, options: Any, env: Any
-    ) -> str:
-        data = base64.b64encode((folder / str(tokens[index].attrs["src"])).read_bytes()).decode()
-        tokens[index].attrs["src"] = f"data:image/png;base64,{data}"
-        return self.image(tokens, index, options, env)
-
-    parser.add_render_rule("image", image)
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>\n"
-        f"{parser.render(markdown(blocks))}</body></html>\n"
-    )

@@ -31,7 +31,7 @@ from ..report import comparison
 from ..runs import network_of, ranked_trials, short_name
 from ..terminal.progress import default_console
 from . import estimate
-from .compare_entrants import Entrant, check_same, found_in, gather, of_run
+from .compare_entrants import Entrant, check_same, gather, of_run
 from .compare_latency import measure
 from .compare_result import result
 from .final_training import Outcome, Settings, train_side_by_side
@@ -60,7 +60,6 @@ def compare(
     images: int | None = None,
     networks: Sequence[str] = (),
     run: Path | str | None = None,
-    earlier: Comparison | None = None,
     trials: int | None = None,
     seed: int = 0,
     workers: int | None = None,
@@ -80,8 +79,6 @@ def compare(
         images: train on so many images, the same for all.
         networks: some of `names()`; all by default.
         run: take the found network from this run instead of searching for one.
-        earlier: what an earlier comparison returned whose folder is gone: its found network takes
-            part, and what it trained in the same way is not trained again.
         trials: of the search.
         seed: the first seed.
 
@@ -115,8 +112,6 @@ def compare(
     check_feasible(budget, skeleton)
     of_data = run_data.configuration(out, data, dataset)
     schedule = RECIPES[recipe].changed(epochs, batch_size)
-    # A comparison that has searched for itself goes on with what it found.
-    found = None if earlier is None or is_run(out / "search") else found_in(earlier)
     config = {
         "compare": True,
         **of_data,
@@ -125,7 +120,6 @@ def compare(
         "share": share,
         "recipe": schedule.to_json(),
         "run": None if run is None else str(run),
-        "found": None if found is None else found.to_json(),
         "trials": trials,
         "seed": seed,
         "seeds": seeds if isinstance(seeds, int) else many,
@@ -133,8 +127,7 @@ def compare(
         "device": device,
         "workers": workers,
     }
-    if run is not None:
-        found = of_run(Path(run), dataset, data, max_macs)
+    found = None if run is None else of_run(Path(run), dataset, data, max_macs)
     with Run.start(out, config, resume=True, changeable=_CHANGEABLE) as opened:
         console.print(
             f"data: {dataset.name}, {len(dataset.y_train):,} training and "
@@ -151,8 +144,6 @@ def compare(
             opened.set_setting("found", found)
         entrants = list(gather(opened, many, dataset, max_macs, budget, found, console))
         check_same(opened, entrants)
-        if earlier is not None:
-            _take_over(opened, entrants, earlier, dataset, schedule)
         todo = _announce(opened, entrants, dataset, schedule, device, workers, console)
         if todo:
             train_side_by_side(
@@ -194,35 +185,6 @@ def _searched(
         console=console,
     ) as found:
         return network_of(found, ranked_trials(found)[0])
-
-
-def _take_over(
-    run: Run,
-    entrants: Sequence[Entrant],
-    earlier: Comparison,
-    dataset: Dataset,
-    recipe: Recipe,
-) -> None:
-    """Store what an earlier comparison trained in the same way; its weights are not needed."""
-    then = (earlier.data, earlier.train, earlier.test, earlier.max_macs, earlier.recipe)
-    images = (dataset.name, len(dataset.y_train), len(dataset.y_test))
-    if then != (*images, run.budget.macs, recipe.to_json()):
-        return
-    stored = {one.id for one in run.compared()}
-    entries = {entry.id: entry for entry in earlier.networks}
-    for entrant in entrants:
-        entry = entries.get(entrant.name)
-        if entry is None or (entry.macs, entry.params) != (entrant.macs, entrant.params):
-            continue
-        # A network that is no cell has none to be compared.
-        cells = entry.cells or [None] * len(entrant.jobs)
-        for job, cell in zip(entrant.jobs, cells, strict=False):
-            accuracy = entry.accuracies.get(str(job.seed))
-            known = None if cell is None else Architecture.from_json(cell, "an earlier comparison")
-            if accuracy is not None and known == job.architecture and job.name not in stored:
-                seconds = entry.seconds / len(entry.accuracies)
-                _keep(run, job, Outcome(accuracy, seconds, recipe.epochs))
-                run.set_setting("taken_over", run.setting("taken_over", int, 0) + 1)
 
 
 def _announce(

@@ -18,7 +18,7 @@ from gemkit.search.cell_space import CellSpace
 from gemkit.search.sampling import random_cells
 from gemkit.store import Run
 
-from ..comparison import FOUND, NARROW, RANDOM, Comparison, kind
+from ..comparison import FOUND, NARROW, RANDOM, kind
 from ..runs import check_suits, network_of, ranked_trials
 from .networks import Job
 
@@ -74,14 +74,6 @@ def of_run(path: Path, dataset: Dataset, data: str, max_macs: int) -> Architectu
             f"--max-macs {format_count(max_macs)}"
         )
     return network
-
-
-def found_in(earlier: Comparison) -> Architecture | None:
-    """The found network of an earlier comparison."""
-    for entry in earlier.networks:
-        if entry.id == FOUND:
-            return Architecture.from_json(entry.cells[0], "an earlier comparison")
-    return None
 
 
 def gather(

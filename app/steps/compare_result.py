@@ -72,7 +72,6 @@ def result(run: Run, entrants: Sequence[Entrant], dataset: Dataset, recipe: Reci
         max_macs=run.budget.macs or 0,
         share=run.config["share"],
         seeds=tuple(sorted({job.seed for entrant in entrants for job in entrant.jobs})),
-        taken_over=run.setting("taken_over", int, 0),
         recipe=recipe.to_json(),
         config=run.config,
         machine=run.info.machine,

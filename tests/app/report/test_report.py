@@ -5,14 +5,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gemkit.app.report import cell_layout, cell_plots, plots, report
+from gemkit.app.report import cell_layout, cell_plots, document, plots
 from gemkit.errors import UserError
 from networks import random_cell
 
 
 def test_links_in_a_report_lead_to_files_of_the_run_alone(tmp_path: Path) -> None:
-    blocks = [report.Paragraph("[a](models/x/a.onnx) of [b](javascript:alert(1))")]
-    page = report.page(blocks, "title", tmp_path)
+    blocks = ["[a](models/x/a.onnx) of [b](javascript:alert(1))"]
+    page = document.page(blocks, "title", tmp_path)
     assert '<a href="models/x/a.onnx">a</a>' in page
     assert page.count("<a ") == 1
 

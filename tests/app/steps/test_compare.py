@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from gemkit.app.comparison import Comparison, mean_interval
+from gemkit.app.comparison import mean_interval
 from gemkit.app.steps import compare, compare_entrants
 from gemkit.architecture import Architecture, skeleton_for
 from gemkit.budget import Budget
@@ -25,8 +25,6 @@ from gemkit.cell import Cell
 from gemkit.cost import cost
 from gemkit.data import limited, load
 from gemkit.errors import UserError
-from gemkit.recipe import RECIPES
-from gemkit.records import read
 from gemkit.store import Run
 
 WORDS = [
@@ -149,56 +147,6 @@ def test_narrow_needs_what_it_is_compared_with(
     code, _, err = gemkit("compare", "--max-macs", "900k", "--networks", "narrow,random")
     assert code == 2
     assert "name found and one of them in --networks" in err
-
-
-def test_what_an_earlier_comparison_trained_is_taken_over(tmp_path: Path) -> None:
-    skeleton = skeleton_for((1, 8, 8), 10)
-    found = Architecture((Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (1, 2))),), skeleton, 6)
-    ask: dict[str, Any] = {
-        "max_macs": 900_000,
-        "epochs": 1,
-        "images": 120,
-        "workers": 1,
-        "networks": ("found", "mobilenet_v3_small"),
-    }
-    # Accuracies that no training has, so that it shows where they come from.
-    price = cost(found)
-    begun = {
-        **{"data": "digits", "train": 120, "test": 360, "max_macs": 900_000},
-        "recipe": RECIPES["standard"].changed(1, None).to_json(),
-        "networks": [
-            {
-                "id": "found",
-                "cells": [found.to_json()],
-                "macs": price.macs,
-                "params": price.params,
-                "accuracies": {"0": 0.123},
-                "seconds": 9.0,
-            }
-        ],
-    }
-    earlier = read(Comparison, begun, "begun")
-    one = compare.compare("digits", earlier=earlier, seeds=1, out=tmp_path / "one", **ask)
-    given, other = one.networks
-    assert (given.cells, given.accuracies) == ((found.to_json(),), {"0": 0.123})
-    assert given.latency_ms is not None
-    assert given.latency_ms.p50 > 0
-    assert (given.peak_memory_bytes or 0) > 0
-    assert one.taken_over == 1
-    assert "1 of 2 trainings were taken over" in (tmp_path / "one" / "report.md").read_text()
-
-    two = compare.compare("digits", earlier=one, seeds=2, out=tmp_path / "two", **ask)
-    assert two.taken_over == 2
-    assert two.networks[0].accuracies["0"] == 0.123
-    assert two.networks[1].accuracies["0"] == other.accuracies["0"]
-    assert all(len(entry.accuracies) == 2 for entry in two.networks)
-
-    # Of other trainings nothing is taken over but the network.
-    ask["epochs"] = 2
-    three = compare.compare("digits", earlier=two, seeds=1, out=tmp_path / "three", **ask)
-    assert three.taken_over == 0
-    assert three.networks[0].cells == (found.to_json(),)
-    assert three.networks[0].accuracies["0"] != 0.123
 
 
 def test_a_killed_comparison_goes_on_to_the_same_figures(
