@@ -1,8 +1,9 @@
 """Files of every format that was ever written open, and newer ones are refused with a sentence.
 
 `format-1/` was written by gemkit 0.1.0 and is never made anew: a run of three trials, what a kit
-measured, a target, and the state of a training stopped after one of three epochs. A new format
-gets a folder of its own beside it.
+measured, a target, and the state of a training stopped after one of three epochs. `format-2/` is a
+run whose database is of format 2, which knows a hold-out and keeps its pictures. A new format gets
+a folder of its own beside them.
 """
 
 import json
@@ -20,6 +21,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from gemkit.app import cli
+from gemkit.app.report import report
 from gemkit.cell import read_cell
 from gemkit.data import load
 from gemkit.errors import UserError
@@ -33,14 +35,14 @@ from gemkit.search.encoder import load_encoder
 from gemkit.store import Run
 from gemkit.train import Progress, train
 
-FORMATS = sorted(Path(__file__).parent.glob("format-*"))
+FORMAT_1, FORMAT_2 = (Path(__file__).parent / f"format-{number}" for number in (1, 2))
 MODEL = "run/models/080e649773"
 
 
-@pytest.fixture(params=FORMATS, ids=lambda path: path.name)
-def files(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A copy of the files of one format."""
-    return Path(shutil.copytree(request.param, tmp_path / "files"))
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A copy of the files of format 1."""
+    return Path(shutil.copytree(FORMAT_1, tmp_path / "files"))
 
 
 def resumed(files: Path) -> list[int]:
@@ -86,7 +88,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 """Every file that says its format by itself, and what reads it."""
 
 
-def test_files_of_every_format_are_as_they_were(files: Path) -> None:
+def test_files_of_format_1_are_as_they_were(files: Path) -> None:
     with Run.open(files / "run") as run:
         trials, models = run.trials(), run.models()
         assert [round(trial.accuracy or 0, 4) for trial in trials] == [0.2869, 0.2869, 0.3148]
@@ -114,7 +116,7 @@ def test_files_of_every_format_are_as_they_were(files: Path) -> None:
 
 def test_a_comparison_of_format_1_has_its_trainings_for_readers_and_writers(tmp_path: Path) -> None:
     """Format 1 kept them among the baselines, told apart by the "@" in their names."""
-    path = Path(shutil.copytree(Path(__file__).parent / "format-1" / "run", tmp_path / "run"))
+    path = Path(shutil.copytree(FORMAT_1 / "run", tmp_path / "run"))
     with closing(sqlite3.connect(path / "search.db")) as database, database:
         for id, accuracy in (("mobilenet_v2", 0.5), ("found@3", 0.75), ("mobilenet_v2@3", 0.625)):
             database.execute(
@@ -135,11 +137,11 @@ def test_a_comparison_of_format_1_has_its_trainings_for_readers_and_writers(tmp_
             assert len(run.trials()) == 3
 
 
-def test_a_training_of_every_format_goes_on(files: Path) -> None:
+def test_a_training_of_format_1_goes_on(files: Path) -> None:
     assert resumed(files) == [2, 3]
 
 
-def test_the_commands_take_a_run_of_every_format(
+def test_the_commands_take_a_run_of_format_1(
     files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(files)
@@ -150,6 +152,39 @@ def test_the_commands_take_a_run_of_every_format(
         assert not ended.value.code, (words, capsys.readouterr().err)
     capsys.readouterr()
     assert list(Path("again").rglob("*.onnx"))
+
+
+def test_a_run_of_format_2_is_shown_reported_and_exported(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(FORMAT_2 / "run", "run")
+    best = "9c86102a1b"
+
+    def gemkit(*words: str) -> str:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(words)
+        out, err = capsys.readouterr()
+        assert not ended.value.code, err
+        return out
+
+    known = json.loads(gemkit("show", "run", "--json"))
+    assert known["recommended"] == best
+    assert known["recommendation"]["rival"] == "resnet8"
+    reached = {one["id"]: round(one["accuracy"], 4) for one in known["trials"]}
+    assert reached == {"17f37839bd": 0.5049, "80e0469c6b": 0.4984, best: 0.6149}
+    assert [round(known[kind][0]["accuracy"], 4) for kind in ("models", "baselines")] == [
+        0.7139,
+        0.4306,
+    ]
+    with Run.open("run") as run:
+        text = report.write(run).read_text()
+    assert f"recommended: {best}, found by the search: 68.00 %".capitalize() in text
+    assert "resnet8" in text
+    gemkit("export", "run", "--out", "again", "--softmax")
+    digits = load("digits")
+    accuracy = exporter.accuracy_of(Path(f"again/{best}.onnx"), digits.x_test, digits.y_test)
+    assert round(accuracy, 4) == 0.7139
 
 
 def changed(path: Path, version: int) -> None:
