@@ -1,12 +1,17 @@
 """CIFAR-10 and CIFAR-100 in their binary version: found, or downloaded and checked, and read."""
 
 import hashlib
+import http.client
+import tarfile
+import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from gemkit.errors import UserError
 from gemkit.files import data_folder, replacing, write_bytes
@@ -111,8 +116,6 @@ def _records(paths: list[Path], archive: Archive) -> Part:
 
 def _unpack(source: str, archive: Archive, folder: Path, needed: Sequence[str]) -> None:
     """Take the needed files out of the archive, which is downloaded first if it is not there."""
-    import tarfile
-
     path = folder.parent / archive.archive
     if not path.is_file():
         _download(source, archive, path)
@@ -137,12 +140,6 @@ def _verify(path: Path, archive: Archive) -> None:
 
 
 def _download(source: str, archive: Archive, path: Path) -> None:
-    import http.client
-    import urllib.request
-
-    from rich.console import Console
-    from rich.progress import Progress
-
     try:
         with (
             replacing(path) as temporary,

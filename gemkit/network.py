@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor, nn
 
 from gemkit.architecture import Architecture
@@ -199,8 +201,6 @@ def save_weights(network: GEMNet, path: Path) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    from safetensors.torch import save
-
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()
     }
@@ -232,8 +232,6 @@ def load_network(path: Path) -> GEMNet:
 
 
 def _read(path: Path) -> tuple[Architecture, dict[str, Tensor]]:
-    from safetensors import SafetensorError, safe_open
-
     path = Path(path)
     if not is_file(path):
         raise UserError(f"there is no weights file {path}")

@@ -19,17 +19,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 from gemkit.errors import UserError
 from gemkit.files import data_folder, replacing
 from gemkit.machine import usable_cores
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Images = NDArray[np.uint8]
 
@@ -107,7 +105,7 @@ def stored_size(path: Path) -> tuple[int, int]:
         return width, height
 
 
-def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images:
+def fit_image(image: Image.Image, input_shape: tuple[int, int, int]) -> Images:
     """Bring a picture that Pillow opened to what a network takes; as `read_picture`.
 
     Raises:
@@ -115,8 +113,6 @@ def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images
         ValueError: the picture has no 8 bits that it could be shown with.
         and what Pillow raises of damaged files.
     """
-    from PIL import Image, ImageOps
-
     channels, height, width = input_shape
     if channels not in (1, 3):
         raise UserError(f"a picture has 1 or 3 channels, the network takes {channels}")
@@ -126,13 +122,11 @@ def fit_image(image: "Image.Image", input_shape: tuple[int, int, int]) -> Images
     return np.asarray(image, dtype=np.uint8).reshape(height, width, channels)
 
 
-def open_image(source: "Path | io.BytesIO") -> "Image.Image":
+def open_image(source: "Path | io.BytesIO") -> Image.Image:
     """Open a picture, of the formats that pictures come in alone: others can start programs.
 
     Raises what Pillow raises.
     """
-    from PIL import Image
-
     _register_heif()
     Image.init()
     return Image.open(source, formats=[name for name in _FORMATS if name in Image.OPEN])
@@ -162,10 +156,8 @@ def _register_heif() -> None:
 
 
 @contextlib.contextmanager
-def _opened(source: Path | bytes, what: str) -> Iterator["Image.Image"]:
+def _opened(source: Path | bytes, what: str) -> Iterator[Image.Image]:
     """The picture in a file, open for as long as the block lasts; every error is explained."""
-    from PIL import Image, UnidentifiedImageError
-
     too_large = f"it has more than {MAX_PIXELS // 10**6} million pixels: make it smaller"
     try:
         with open_image(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -205,14 +197,12 @@ def _reason(error: Exception) -> str:
     return f"it is damaged ({text[:1].lower()}{text[1:]})"
 
 
-def _upright(image: "Image.Image") -> "Image.Image":
+def _upright(image: Image.Image) -> Image.Image:
     """The picture turned as its EXIF orientation says.
 
     Only the pixels are turned. Pillow's `exif_transpose` writes the metadata anew as well, which
     fails for values that are read but cannot be written.
     """
-    from PIL import Image
-
     # Before the pixels are there PNG does not know its orientation, and TIFF turns itself.
     deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))
     image.load()
@@ -244,15 +234,11 @@ def _upright(image: "Image.Image") -> "Image.Image":
     return image
 
 
-def _eight_bits(image: "Image.Image") -> "Image.Image":
+def _eight_bits(image: Image.Image) -> Image.Image:
     """Pictures of more than 8 bits as grey ones of 8, L*a*b* as RGB, others as they are."""
-    from PIL import Image
-
     if image.mode == "LAB":
-        from PIL import ImageCms
-
         lab, rgb = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        return cast("Image.Image", ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
+        return cast(Image.Image, ImageCms.profileToProfile(image, lab, rgb, outputMode="RGB"))
     if image.mode != "F" and not image.mode.startswith("I"):
         return image
     values = np.asarray(image)
@@ -283,10 +269,8 @@ def _levels(values: NDArray[Any]) -> Images:
     return levels
 
 
-def _on_white(image: "Image.Image") -> "Image.Image":
+def _on_white(image: Image.Image) -> Image.Image:
     """Transparent places laid on white."""
-    from PIL import Image
-
     if not image.has_transparency_data:
         return image
     if image.mode == "La":
@@ -465,15 +449,13 @@ def _remove_left_over(path: Path) -> None:
                 other.unlink()
 
 
-def jpeg_quality(image: "Image.Image") -> str:
+def jpeg_quality(image: Image.Image) -> str:
     """`JPEG q75` and the like: the quality setting whose standard table the picture carries."""
     table = getattr(image, "quantization", {}).get(0)
     if image.format != "JPEG" or not table:
         return str(image.format)
     # The first entry of the standard table is 16 and scales with 50 / q below and 2 - q / 50
     # above q = 50 (Independent JPEG Group); the mean over the whole table distinguishes close ones.
-    from PIL import Image
-
     best, least = 0, float("inf")
     for quality in range(1, 101):
         sample = io.BytesIO()

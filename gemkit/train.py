@@ -40,6 +40,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor, nn
 
 from gemkit.batches import Batches, Normalisation, TaughtBatches
@@ -741,8 +743,6 @@ class _Checkpoints:
         self._folder, self._fingerprint = folder, fingerprint
 
     def save(self, optimiser: _Optimiser, curve: list[dict[str, float]]) -> None:
-        from safetensors.torch import save
-
         tensors = {
             name: value.detach().cpu().contiguous() for name, value in optimiser.tensors().items()
         }
@@ -796,9 +796,6 @@ class _Checkpoints:
         return sorted((int(number) for number in numbers if number.isdecimal()), reverse=True)
 
     def _read(self, number: int) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         path = self._folder / f"epoch-{number}.safetensors"
         try:
             state = read_json(path.with_suffix(".json"))

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
 
 from gemkit.cell import OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
+from gemkit.search import encoder
 from gemkit.search.similarity import continuous
 
 from .. import formatting
@@ -60,8 +62,6 @@ class EmbeddingMap:
         return known[1]
 
     def _places(self) -> dict[str, Any]:
-        from gemkit.search import encoder
-
         trials = self._shown.trials()
         new = [trial for trial in trials if trial.id not in self._known]
         if self._encoder is None:
@@ -123,8 +123,6 @@ def edit_distance(first: Cell, second: Cell) -> int:
     they are connected to (Riesen and Bunke's assignment), the edits of that matching are counted,
     and exchanging two partners is tried for as long as it saves edits.
     """
-    from scipy.optimize import linear_sum_assignment
-
     cells = (first, second)
     size = max(len(cell.operations) for cell in cells)
     labels = np.full((2, size), -1)

@@ -6,11 +6,14 @@ them, `browser` serves what a visitor's own browser runs. `server` answers, and 
 `file_access` decide what may be asked and which files may be named.
 """
 
+import os
 import signal
 import threading
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from PIL import Image
 
 from gemkit.pictures import MAX_PIXELS
 
@@ -131,8 +134,6 @@ def launch(
     Raises:
         UserError: no run, or the address cannot be used.
     """
-    import os
-
     shown = PageRun.open(folder)
     if not guard.is_local(host) or read_only:
         shown.computer = "the computer that runs this page"
@@ -140,7 +141,6 @@ def launch(
     # Gradio would ask its makers for news, and whether the machine is on the internet.
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     import gradio as gr
-    from PIL import Image
 
     from .live_search import LiveSearch
 

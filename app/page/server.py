@@ -9,7 +9,12 @@ import os
 import socket
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
+from importlib import resources
 from typing import TYPE_CHECKING, Any
+
+import fastapi
+from fastapi import Response
+from fastapi.responses import FileResponse, JSONResponse
 
 from gemkit.errors import UserError
 
@@ -17,7 +22,6 @@ from . import browser, cell_svg, downloads, facts
 from .guard import MAX_UPLOAD_BYTES, Access, Guard
 
 if TYPE_CHECKING:
-    import fastapi
     import gradio
 
     from .content import PageRun
@@ -30,14 +34,8 @@ SCRIPTS = ("address.js", "page.js", "result.js", "how.js", "try.js", "browser.js
 
 def routes(
     shown: "PageRun", places: "EmbeddingMap", live: "LiveSearch | None" = None
-) -> "fastapi.FastAPI":
+) -> fastapi.FastAPI:
     """The page's own addresses: the table of points, downloads, the map, onnxruntime-web."""
-    from importlib import resources
-
-    import fastapi
-    from fastapi import Response
-    from fastapi.responses import FileResponse, JSONResponse
-
     app = fastapi.FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     nothing = fastapi.HTTPException(404)
     gzipped = {"content-encoding": "gzip"}
@@ -199,7 +197,7 @@ class Server:
     def __init__(
         self,
         blocks: "gradio.Blocks",
-        own: "fastapi.FastAPI",
+        own: fastapi.FastAPI,
         port: int,
         access: Access,
         *,

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.table import Table
+
 from gemkit.survey import Survey, skip_unusable, survey
 
 from ..hints import command
@@ -55,8 +57,6 @@ def show_data(spec: str, out: Path | None, skip: bool, console: "Console") -> di
 
 
 def _print_classes(found: Survey, console: "Console") -> None:
-    from rich.table import Table
-
     table = Table("class", box=None, header_style="bold")
     for part in found.images:
         table.add_column(part, justify="right")
