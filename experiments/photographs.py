@@ -84,10 +84,10 @@ class Job:
 JOBS = {
     "labels": Job(),
     "tuned": Job("tuned", 3000),
-    "tuned, mirrored": Job("tuned", 3000, change={"flip": True}),
-    "tuned, mixup": Job("tuned", 3000, change={"flip": True, "mixup": 0.8}),
-    "tuned, smoother": Job("tuned", 3000, temperature=2.0, change={"flip": True}),
-    "tuned, with labels": Job("tuned", 3000, labels=0.3, change={"flip": True}),
+    "tuned, mixup": Job("tuned", 3000, change={"mixup": 0.8}),
+    "tuned, not mirrored": Job("tuned", 3000, change={"flip": False}),
+    "tuned, smoother": Job("tuned", 3000, temperature=2.0),
+    "tuned, with labels": Job("tuned", 3000, labels=0.3),
     "frozen": Job("frozen", 3000),
     "labels, mixup": Job(change={"mixup": 0.2}),
     "labels, cutmix": Job(change={"cutmix": 1.0}),
@@ -95,7 +95,7 @@ JOBS = {
     "labels, one-cycle": Job(change={"schedule": "one-cycle", "warmup": 0.3}),
     "labels, longer": Job(steps=6800),
     "labels, longer, mixup": Job(steps=6800, change={"mixup": 0.2}),
-    "tuned, longer": Job("tuned", 6000, change={"flip": True}),
+    "tuned, longer": Job("tuned", 6000),
 }
 """In the order in which they were worth doing."""
 
@@ -180,7 +180,6 @@ def of_run(path: Path) -> dict[str, Any]:
         dataset = data.load(data_of(run))
         best, teacher = run.recommendation(), run.setting(TEACHER_SETTING, TeacherInfo)
         networks = [*run.models(), *run.baselines()]
-        measured = [one.stat().st_mtime for one in path.glob("*/*/bench.json")]
         begun = datetime.fromisoformat(run.info.created).timestamp()
         seed, budget = run.config["seed"], run.budget.to_json()
     assert best is not None
@@ -188,6 +187,7 @@ def of_run(path: Path) -> dict[str, Any]:
     images = np.concatenate([dataset.x_test, dataset.x_train[rows]])
     labels = np.concatenate([dataset.y_test, dataset.y_train[rows]])
     folders = {one.parent.name: one for one in path.glob("*/*/model.onnx")}
+    written = max(one.stat().st_mtime for one in folders.values())
     reached = []
     for one in networks:
         if one.accuracy is None or one.holdout is None:
@@ -215,10 +215,17 @@ def of_run(path: Path) -> dict[str, Any]:
         "budget": budget,
         "recommended": best.id,
         "accuracy": best.accuracy,
-        "minutes": round((max(measured) - begun) / 60, 1) if measured else None,
+        "minutes": round((written - begun) / 60, 1),
         "teacher": None if teacher is None else teacher.to_json(),
         "networks": reached,
     }
+
+
+def finish(results: dict[str, Any], path: Path) -> None:
+    """Write the results and, where they are the committed ones, the page."""
+    write_json(path, results)
+    if path == RESULTS:
+        results_page.write()
 
 
 def main() -> None:
@@ -233,26 +240,27 @@ def main() -> None:
     results: dict[str, Any] = (
         read_json(options.out)
         if options.out.exists()
-        else {
-            "task": f"Training photographs of clothing, one of {FOLDS} folds judges",
-            "machine": describe_machine(),
-            "versions": versions(),
-            "teachers": {},
-            "trainings": [],
-            "runs": [],
-        }
+        else {"teachers": {}, "trainings": [], "runs": []}
     )
+    results |= {"task": f"Training photographs of clothing, one of {FOLDS} folds judges"}
+    results |= {"machine": describe_machine(), "versions": versions()}
     for path in options.runs:
         others = [one for one in results["runs"] if one["run"] != path.name]
         results["runs"] = [*others, of_run(path)]
-        write_json(options.out, results)
+        finish(results, options.out)
         print(results["runs"][-1], flush=True)
     if options.photographs is None:
         return
     fold = Fold.of(options.photographs, options.fold)
     scratch = data_folder() / "photographs" / str(options.fold)
     known = results["teachers"].setdefault(f"fold {options.fold}", {})
-    teach = cache(lambda name: taught(fold, name, known, scratch))
+
+    @cache
+    def teach(name: str) -> tuple[Path, Any]:
+        found = taught(fold, name, known, scratch)
+        write_json(options.out, results)
+        return found
+
     architecture = network_of(fold.dataset)
     for name in options.only.split(";"):
         job = JOBS[name]
@@ -291,7 +299,7 @@ def main() -> None:
             "processor_seconds": round(time.process_time() - began, 1),
         }
         results["trainings"].append(entry)
-        write_json(options.out, results)
+        finish(results, options.out)
         print(f"{name}: {found.accuracy:.4f} ({entry['processor_seconds']:.0f} s)", flush=True)
 
 
