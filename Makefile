@@ -66,10 +66,9 @@ EXPERIMENTS := \
   "compare.py --workers 2 | 2 hours: found, random and known networks, one recipe" \
   "zoo.py | 4 hours, one core: gemnet-tiny and gemnet-small" \
   "fidelity.py --workers 2 | 45 minutes: short trainings against full ones" \
-  "pool.py --workers 2 | 1 hour: cells trained once, for search_quality.py and promotion.py" \
+  "pool.py --workers 2 | 1 hour: cells trained once, for search_quality.py" \
   "search_quality.py | 10 minutes: strategies on the pool" \
   "search_live.py | 1 to 2 hours: searches of the digits beside controls" \
-  "promotion.py | 20 minutes: what short trials lose" \
   "latency.py | 10 minutes: measured twice beside two neighbours, and predicted" \
   "latency_search.py | 20 minutes, alone" \
   "deliveries.py | 10 minutes: limits kept beside two neighbours" \

@@ -79,8 +79,6 @@ def page() -> str:
         blocks += _zoo(cards)
     if (fidelity := figures("fidelity")).get("correlation"):
         blocks += _proxy(fidelity)
-    if longer := figures("longer"):
-        blocks += _longer(longer)
     if (long := figures("long_trainings")).get("trainings"):
         blocks += _long_trainings(long)
     if (live := figures("search_live")).get("methods"):
@@ -692,38 +690,6 @@ def _proxy(fidelity: dict[str, Any]) -> list[str]:
             document.table(("trials", "time", "accuracy"), ways),
         ]
     return [*blocks, document.code("OMP_NUM_THREADS=1 python experiments/fidelity.py --workers 2")]
-
-
-def _longer(found: dict[str, Any]) -> list[str]:
-    rows = [
-        (
-            cell["id"],
-            str(cell["nodes"]),
-            formatting.count(cell["macs"]),
-            formatting.count(cell["params"]),
-            formatting.percent(cell["trial_accuracy"]),
-            formatting.percent(cell["accuracy"]),
-        )
-        for cell in found["cells"]
-    ]
-    last, place = found["trained"], found["machine"]["gpu"]
-    return [
-        "## Short trials against longer trainings at 40 M MACs",
-        (
-            f"{found['search']}. Four cells of it, the two best, the best of at least 8 and the "
-            f"best of at least 20 nodes, as trials ({found['trial']}) and trained longer on one "
-            f"{place} ({found['training']}; batch 512). One training each."
-        ),
-        document.table(("cell", "nodes", "MACs", "params", "trial", "longer"), rows),
-        (
-            f"{last['id']}, trained for {last['epochs']} epochs on all 50,000 images on one core, "
-            f"reached {formatting.percent(last['accuracy'])} of the test images: less than "
-            "gemnet-small, which was trained for longer on a GPU, so it does not come with gemkit."
-        ),
-        document.code(
-            "python experiments/zoo.py --device cuda --run runs/base --only base --train-only"
-        ),
-    ]
 
 
 def _long_trainings(found: dict[str, Any]) -> list[str]:
