@@ -8,7 +8,6 @@ import re
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterable
 from contextlib import closing
 from importlib import import_module, metadata
 from pathlib import Path
@@ -22,7 +21,6 @@ from gemkit.store import Run
 
 from . import formatting, zoo
 from .hints import command
-from .page import downloads
 from .page.content import PageRun
 from .steps import export_zoo
 
@@ -144,12 +142,15 @@ def _make_space(folder: Path, out: Path, console: "Console") -> list[str]:
         write_text(out / "README.md", readme)
     finally:
         shown.close()
-    files = [path for path in sorted(out.rglob("*")) if path.is_file() and not _is_git(path, out)]
+    files = [
+        path
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.relative_to(out).parts[0] != ".git"
+    ]
     size = formatting.size(sum(path.stat().st_size for path in files))
     console.print(
         f"{out}: {formatting.number(len(files), 'file')}, {size}; the run's configuration "
-        "(with the "
-        "machine it was made on) and all its candidates are among them"
+        "(with the machine it was made on) and all its candidates are among them"
     )
     console.print(f"try it here: python {out / 'app' / 'space.py'}   then push it to a Space")
     return [str(path.relative_to(out)) for path in files]
@@ -163,10 +164,6 @@ def _story(shown: PageRun) -> str:
         f"gemkit tried {formatting.number(content.done, 'design')} (asked for: "
         f"{shown.budget.describe()}) and trained {len(content.models)} of them in full."
     )
-
-
-def _is_git(path: Path, out: Path) -> bool:
-    return path.relative_to(out).parts[0] == ".git"
 
 
 def requirements() -> list[str]:
@@ -204,12 +201,12 @@ def _copy_run(shown: PageRun, target: Path) -> None:
     content = shown.content
     target.mkdir(parents=True)
     # A copy without the log of a run that is being written, which a plain file could not show.
-    source = sqlite3.connect(f"{(shown.folder / 'search.db').as_uri()}?mode=ro", uri=True)
-    try:
+    place = f"{(shown.folder / 'search.db').as_uri()}?mode=ro"
+    with closing(sqlite3.connect(place, uri=True)) as source:
         source.execute("VACUUM INTO ?", (str(target / "search.db"),))
-    finally:
-        source.close()
-    _forget_places(target / "search.db")
+    # Where on this machine the data lie is nobody's business.
+    with closing(sqlite3.connect(target / "search.db")) as copied, copied:
+        copied.execute("DELETE FROM settings WHERE name IN ('final_data', 'identity')")
     config = read_json(shown.folder / "config.json")
     config["config"] |= {"data": content.data.name if content.data else "", "identity": None}
     write_json(target / "config.json", config)
@@ -220,18 +217,9 @@ def _copy_run(shown: PageRun, target: Path) -> None:
     for example in sorted((shown.folder / "examples").glob("*.png"))[:12]:
         write_bytes(target / "examples" / example.name, example.read_bytes())
     for entry in content.networks:
-        _copy_files(shown.files(entry.id), target / content.kind(entry.id) / entry.id)
-
-
-def _forget_places(database: Path) -> None:
-    """Remove from a copy where on this machine the data lie."""
-    with closing(sqlite3.connect(database)) as copied, copied:
-        copied.execute("DELETE FROM settings WHERE name IN ('final_data', 'identity')")
-
-
-def _copy_files(files: Iterable[downloads.Download], target: Path) -> None:
-    for file in files:
-        write_bytes(target / file.name, file.path.read_bytes())
+        for file in shown.files(entry.id):
+            to = target / content.kind(entry.id) / entry.id / file.name
+            write_bytes(to, file.path.read_bytes())
 
 
 def _copy_sources(out: Path) -> None:

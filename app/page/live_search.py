@@ -455,7 +455,7 @@ def tab(live: LiveSearch, computer: str, visitor: "gradio.BrowserState") -> None
     timer.tick(look, [visitor, seen], outputs, queue=False, **private)
     root = gr.context.Context.root_block
     if root is not None:
-        known = root.load(
+        recognised = root.load(
             lambda visitor: visitor or secrets.token_hex(16), visitor, visitor, **private
         )
-        known.then(look, visitor, outputs, **private)
+        recognised.then(look, visitor, outputs, **private)

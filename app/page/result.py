@@ -211,7 +211,8 @@ def _how(shown: PageRun) -> str:
     content = shown.content
     if not content.trials:
         return ""
-    text = f"{formatting.number(content.done, 'design')} {_were(content.done)} tried briefly"
+    were = "was" if content.done == 1 else "were"
+    text = f"{formatting.number(content.done, 'design')} {were} tried briefly"
     if content.models:
         text += f", the best {len(content.models)} (by accuracy and cost) trained in full"
     text += f". Asked for: {shown.budget.describe()}."
@@ -238,10 +239,6 @@ though not always less time.</dd>
 small.</dd>
 <dt>p50, p99</dt><dd>Half of all calls were faster than p50 (the median), 99 of 100 faster than
 p99.</dd></dl></details></div>"""
-
-
-def _were(count: int) -> str:
-    return "was" if count == 1 else "were"
 
 
 def _examples(shown: PageRun) -> str:

@@ -175,7 +175,7 @@ def _image(shown: PageRun) -> Any:
     examples = sorted((shown.folder / "examples").glob("*.png"))[:12]
     if examples:
         # Labels of Gradio's own would stand in the place of the pictures. A file's name ends with
-        # the class; see `training`.
+        # the class; see `keep_examples` in `gemkit.app.steps.train`.
         shows = ", ".join(path.stem.partition("-")[2] for path in examples)
         gr.Examples(
             [[str(path)] for path in examples],

@@ -1,6 +1,6 @@
 """Pictures of cells: layered graphs from the input on the left to the output on the right.
 
-As in `figures`, every function returns a matplotlib figure made without pyplot.
+As in `plots`, every function returns a matplotlib figure made without pyplot.
 """
 
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,7 @@
 """Pictures: accuracy against cost, the course of a search, what a network mistakes.
 
 Every function returns a matplotlib figure made without pyplot, so that nothing is shared between
-figures and no window can open. `save` writes one as PNG or SVG. `cell_figures` draws cells.
+figures and no window can open. `save` writes one as PNG or SVG. `cell_plots` draws cells.
 """
 
 import itertools

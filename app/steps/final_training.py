@@ -255,7 +255,7 @@ def _message(job: Job, settings: Settings) -> torchrun.Message:
     }
 
 
-# ---- in processes of one's own
+# ---- in processes side by side
 
 
 @functools.lru_cache(maxsize=1)
