@@ -412,6 +412,7 @@ def test_show_as_json_and_nothing_else(gemkit: Callable[..., Outcome], made_run:
         "baselines",
         "compared",
         "recommended",
+        "recommended_files",
         "recommendation",
     }
     assert [trial["state"] for trial in value["trials"]] == ["done", "done", "done", "failed"]
