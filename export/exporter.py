@@ -212,7 +212,7 @@ def export_onnx(
             model = _to_onnx(original, info, batch, opset)
             _describe(model, info)
             temporary.write_bytes(model.SerializeToString())
-            _check_file(temporary)
+            check_file(temporary)
             own = count(model)
             _check_weights(model, original, own.weights)
             describe(model, own)
@@ -475,8 +475,14 @@ def _describe(model: onnx.ModelProto, info: ModelInfo) -> None:
         del tensor.metadata_props[:]
         tensor.ClearField("doc_string")
     graph.name = "network"
-    model.producer_name = "gemkit"
     model.producer_version = str(info.more.get("version", ""))
+    set_info(model, info)
+
+
+def set_info(model: onnx.ModelProto, info: ModelInfo) -> None:
+    """Make this what a model says about itself."""
+    model.producer_name = "gemkit"
+    del model.metadata_props[:]
     for key, value in info.to_metadata().items():
         entry = model.metadata_props.add()
         entry.key, entry.value = key, value
@@ -497,11 +503,16 @@ def _check_weights(model: onnx.ModelProto, network: "nn.Module", found: int) -> 
         raise RuntimeError(f"the ONNX graph holds {found} weights, the network has {expected}")
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Have onnx check a file that was just written.
+
+    Raises:
+        RuntimeError: it refuses the file, a fault of gemkit's.
+    """
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        raise RuntimeError(f"onnx's checker refuses the exported file: {error}") from error
+        raise RuntimeError(f"onnx's checker refuses the written file: {error}") from error
 
 
 def _compare(

@@ -9,7 +9,7 @@ accuracy of its own. So every file that is made of another is counted and descri
 
 import json
 import math
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gemkit.budget import Budget, format_bytes, format_count, format_latency
@@ -71,11 +71,7 @@ class Figures:
 
     def to_json(self) -> dict[str, int]:
         """Under the names that programs read."""
-        return {
-            "macs": self.macs,
-            "weights": self.weights,
-            "peak_memory_bytes": self.peak_memory_bytes,
-        }
+        return asdict(self)
 
 
 def count(model: Any, accumulate: bool = False) -> Figures:

@@ -8,7 +8,7 @@ of them helps is returned as it was. See docs/optimizer.md for what pays where.
 
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -136,16 +136,7 @@ class Report:
         before, after = self.calm_ms
         return {
             "objective": self.objective,
-            "rewrites": [
-                {
-                    "name": item.name,
-                    "speedup": item.speedup,
-                    "peak_memory_bytes": item.peak_memory_bytes,
-                    "applied": item.applied,
-                    "note": item.note,
-                }
-                for item in self.tried
-            ],
+            "rewrites": [asdict(item) for item in self.tried],
             "speedup": self.speedup,
             "calm_ms": {"plain": before, "optimized": after},
             "peak_memory_bytes": dict(

@@ -14,6 +14,7 @@ chosen by accuracy on other training images; the test images are looked at once,
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,10 +38,12 @@ from .exporter import (
     Images,
     ModelInfo,
     accuracy_of,
+    check_file,
     fixed_batch,
     info_of,
     quiet,
     run_batched,
+    set_info,
 )
 from .figures import Figures, count, describe
 from .graph import Graph, Node, read, write
@@ -486,18 +489,11 @@ def _deliver(
         if method is not None:
             more |= {"calibration": method, "float_layers": list(left)}
         described = replace(info, precision=precision, more=more)
-        del model.metadata_props[:]
-        for key, value in described.to_metadata().items():
-            entry = model.metadata_props.add()
-            entry.key, entry.value = key, value
-        model.producer_name = "gemkit"
+        set_info(model, described)
         own = count(model)
         describe(model, own)
         temporary.write_bytes(model.SerializeToString())
-        try:
-            onnx.checker.check_model(str(temporary), full_check=True)
-        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-            raise RuntimeError(f"onnx's checker refuses the {precision} file: {error}") from error
+        check_file(temporary)
         _check_batches(temporary, described)
         accuracy = accuracy_of(temporary, *test)
         describe(model, own, accuracy=accuracy)
@@ -592,7 +588,4 @@ def optimised_operators(path: Path) -> dict[str, int]:
         optimised = Path(folder) / "optimised.onnx"
         open_session(path, optimised=optimised)
         model = onnx.load(optimised)
-    found: dict[str, int] = {}
-    for node in model.graph.node:
-        found[node.op_type] = found.get(node.op_type, 0) + 1
-    return found
+    return Counter(node.op_type for node in model.graph.node)

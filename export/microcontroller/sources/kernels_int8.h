@@ -3,6 +3,8 @@
    ratio of two scales is multiplier / 2^shift, in additions and rescalings 65536 times that. */
 
 typedef uint8_t number;
+typedef int8_t weight;
+typedef int32_t total;
 
 typedef struct {
     int32_t multiplier;
@@ -19,8 +21,8 @@ typedef struct {
 typedef struct {
     window window;
     int16_t zero, out_zero, low, high;
-    const int8_t *weights;
-    const int32_t *bias, *multiplier; /* by output channel */
+    const weight *weights;
+    const total *bias, *multiplier; /* by output channel */
     const uint8_t *shift;
 } convolution;
 
@@ -41,9 +43,27 @@ static inline uint8_t added(uint8_t a, uint8_t b, const addition *to) {
     return bounded(upper(sum, to->shift) + to->out_zero, to->low, to->high);
 }
 
+/* sum * multiplier / 2^shift, rounded, plus zero */
+static inline uint8_t quantised(int32_t sum, int32_t multiplier, int shift, int zero, int low,
+                                int high) {
+    const int64_t product = (int64_t)sum * multiplier;
+    if (shift > 32)
+        return bounded(upper(product, shift) + zero, low, high);
+    const int64_t value = ((product + ((int64_t)1 << (shift - 1))) >> shift) + zero;
+    return (uint8_t)(value < low ? low : value > high ? high : value);
+}
+
+/* a number of the input as it is multiplied, and a sum as a number of the output */
+static inline total shifted(const convolution *of, number value) { return value - of->zero; }
+
+static inline number finished(const convolution *of, total sum, int channel) {
+    return quantised(sum, of->multiplier[channel], of->shift[channel], of->out_zero, of->low,
+                     of->high);
+}
+
 void network_max_pool(const window *of, const number *x, number *restrict y);
-void network_convolve(const convolution *of, const uint8_t *x, uint8_t *restrict y);
-void network_convolve_depthwise(const convolution *of, const uint8_t *x, uint8_t *restrict y);
+void network_convolve(const convolution *of, const number *x, number *restrict y);
+void network_convolve_depthwise(const convolution *of, const number *x, number *restrict y);
 void network_mean(const uint8_t *x, int pixels, int channels, uint8_t *y, const rescaling *to);
 void network_join(const uint8_t *x, int pixels, int channels, uint8_t *y, int out_channels,
                   const rescaling *to);
