@@ -1,6 +1,7 @@
 """Files made of a network's fp32 file: rewritten to be faster or smaller, in other precisions."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,10 +138,16 @@ def _in_precision(
 
 def mark_fastest(files: Sequence[dict[str, Any]], console: Console) -> None:
     """Measure a network's files side by side, say which to use here and mark that `recommended`."""
-    paths = [file["onnx"] for file in files if file["onnx"] is not None]
-    if len(paths) < 2:
+    kept = [file for file in files if file["onnx"] is not None]
+    if len(kept) < 2:
         return
-    best = fastest_file(benchmark(paths, memory=False, seconds=_SECONDS))
+    measured = benchmark([file["onnx"] for file in kept], memory=False, seconds=_SECONDS)
+    # What the first file says of itself may be of other images than the others were judged on.
+    said = [file.get("accuracy") for file in kept]
+    said[0] = next((f["reference_accuracy"] for f in kept if "reference_accuracy" in f), said[0])
+    best = fastest_file(
+        [replace(one, accuracy=accuracy) for one, accuracy in zip(measured, said, strict=True)]
+    )
     if best is None:
         return
     for file in files:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from gemkit import recommendation
 from gemkit.app.runs import architecture_of
 from gemkit.app.steps import convert, export
 from gemkit.budget import Budget
@@ -165,11 +166,17 @@ def test_a_file_of_another_form_is_held_against_the_limits_too(
     assert not list((tmp_path / "to").glob("*.onnx"))
 
 
-def test_the_fastest_file_is_named(made_run: Path, model: Model, times: Times) -> None:
+def test_the_fastest_file_is_named(
+    made_run: Path, model: Model, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recommendation, "TOLERATED_LOSS", 1.0)  # the network has learnt nothing
     for int8, best in ((2.0, "fp32"), (0.5, "int8")):
         times.of["int8.onnx"] = int8
         _, files = delivered(made_run, times, Budget(), precision=("int8",))
         assert [file["precision"] for file in files if file["recommended"]] == [best]
+    monkeypatch.setattr(recommendation, "TOLERATED_LOSS", -1.0)
+    _, files = delivered(made_run, times, Budget(), precision=("int8",))
+    assert [file["recommended"] for file in files] == [True, False]
     assert "to use here: model.int8.onnx, 0.5 ms an image" in times.console.export_text()
 
 
