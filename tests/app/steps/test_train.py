@@ -282,12 +282,13 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(
     with pytest.raises(Killed):
         cli.main(words)
     monkeypatch.setattr(final_training, "train_one", real)
-    path = next(fresh.glob("models/*/checkpoint/epoch-3.safetensors"))
+    path = next(fresh.glob("*/*/checkpoint/epoch-3.safetensors"))
     path.write_bytes(path.read_bytes()[:1000])
     assert gemkit(*words)[0] == 0
     assert "epoch-3.safetensors is damaged or cut short: the state before it is used" in caplog.text
     with Run.open(fresh) as run:
-        assert [e.epoch for e in run.models()[0].curve] == [1, 2, 3, 4, 5]
+        for one in (*run.models(), *run.baselines()):
+            assert [entry.epoch for entry in one.curve] == [1, 2, 3, 4, 5]
 
 
 def test_weights_of_another_cell_are_refused(
