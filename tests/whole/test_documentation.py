@@ -39,10 +39,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from gemkit import fine_tuning
 from gemkit.app import cli
 from gemkit.app.page import server
 from gemkit.app.steps import pipeline, search, train
 from gemkit.export import exporter, timing
+from gemkit.recipe import Recipe
 from gemkit.store import Run
 from gemkit.workers import Workers
 from nasbench_records import framed, small_nasbench101
@@ -347,7 +349,13 @@ def test_my_microcontroller_has_256_kb(reader: Reader) -> None:
     assert Path("tiny-c/network.c").is_file()
 
 
-def test_my_own_images(reader: Reader, seed: int, capfd: pytest.CaptureFixture[str]) -> None:
+def test_my_own_images(
+    reader: Reader,
+    seed: int,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fine_tuning, "RECIPE", Recipe(epochs=1))
     photographs(reader.folder, seed)
     reader.follow("docs/tutorials/own-images.md")
     assert capfd.readouterr().out.splitlines()[-1] in ("cat", "dog")
