@@ -273,8 +273,9 @@ def _live(live: dict[str, Any]) -> list[str]:
             ("method", "accuracy", "each", "nodes", "NASGEM better by", "corrected"), tuple(rows)
         ),
         document.code(
-            "OMP_NUM_THREADS=1 python experiments/search_live.py --data cifar10 --max-macs 3M "
-            '--images 10000 --epochs 20 --methods nasgem "by hand" known:mobilenet_v3_small'
+            "OMP_NUM_THREADS=1 python experiments/search_live.py --data npz:cifar10_jpeg.npz "
+            f"--max-macs 3M --images 10000 --epochs 20 --searches {live['searches']} --workers 1 "
+            '--methods nasgem "by hand" known:mobilenet_v3_small'
         ),
     ]
 

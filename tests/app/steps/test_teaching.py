@@ -76,16 +76,19 @@ def searched(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture
+def run(searched: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run to train in, with a data folder of its own."""
+    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
+    return Path(shutil.copytree(searched, tmp_path / "run"))
+
+
 def test_training_with_a_teacher(
     photos: Path,
     teacher: Path,
-    searched: Path,
-    tmp_path: Path,
+    run: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
-    run = Path(shutil.copytree(searched, tmp_path / "run"))
     options: dict[str, Any] = {"top": 1, "epochs": 1, "workers": 1, "console": console_for()}
     train(run, teacher=str(teacher), unlabelled=photos / "more", **options)
     assert "15 pictures of" in capfd.readouterr().out
@@ -107,20 +110,16 @@ def test_training_with_a_teacher(
 
 
 def test_a_teacher_that_disagrees_is_told(
-    photos: Path,
-    searched: Path,
+    run: Path,
     teacher: Path,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """One that takes red for blue and never names red."""
-    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
     model = onnx.load(str(teacher))
     wrong = np.float32([[0, 0, 9], [0, 0, 9], [0, 9, 0]])
     model.graph.initializer[0].CopyFrom(numpy_helper.from_array(wrong, "weight"))
     onnx.save(model, str(tmp_path / "wrong.onnx"))
-    run = Path(shutil.copytree(searched, tmp_path / "run"))
     name = str(tmp_path / "wrong.onnx")
     train(run, teacher=name, top=1, epochs=1, workers=1, console=console_for())
     said = " ".join(capfd.readouterr().out.split())
@@ -128,30 +127,23 @@ def test_a_teacher_that_disagrees_is_told(
     assert "of the training labels alone" in said
 
 
-def test_a_teacher_of_no_finite_outputs(
-    searched: Path, teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
+def test_a_teacher_of_no_finite_outputs(run: Path, teacher: Path, tmp_path: Path) -> None:
     model = onnx.load(str(teacher))
     model.graph.initializer[0].CopyFrom(
         numpy_helper.from_array(np.full((3, 3), np.nan, np.float32), "weight")
     )
     onnx.save(model, str(tmp_path / "nan.onnx"))
-    run = Path(shutil.copytree(searched, tmp_path / "run"))
     with pytest.raises(UserError, match="not finite"):
         train(run, teacher=str(tmp_path / "nan.onnx"), top=1, epochs=1, workers=1)
 
 
 def test_a_teacher_of_other_classes_learns_them_first(
     photos: Path,
-    searched: Path,
-    tmp_path: Path,
+    run: Path,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GEMKIT_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(fine_tuning, "RECIPE", replace(fine_tuning.RECIPE, least_steps=12))
-    run = Path(shutil.copytree(searched, tmp_path / "run"))
     options: dict[str, Any] = {"top": 1, "epochs": 1, "workers": 1, "console": console_for()}
     train(run, teacher="zoo:gemnet-tiny", **options)
     assert "learns your classes" in capfd.readouterr().out
@@ -166,9 +158,8 @@ def test_a_teacher_of_other_classes_learns_them_first(
     assert sorted(path.name for path in (run / "teacher").iterdir()) == ["bank.json", "shares.npy"]
 
 
-def test_a_trained_network_as_a_teacher(photos: Path, searched: Path, tmp_path: Path) -> None:
+def test_a_trained_network_as_a_teacher(photos: Path, run: Path) -> None:
     """By its classes where they are those of the data, else by its features."""
-    run = Path(shutil.copytree(searched, tmp_path / "run"))
     (model,) = train(run, top=1, epochs=1, workers=1)
     folder = str(run / "models" / model.id)
     assert find(folder, load(f"imagefolder:{photos}@16")).names_classes
