@@ -13,6 +13,7 @@ A process that dies takes nothing else down: what it was running runs again (see
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import re
@@ -273,11 +274,24 @@ class _Context(SpawnContext):
     Process = _Process  # type: ignore[assignment]
 
 
+class _Pool(ProcessPoolExecutor):
+    """A pool that sees each of its processes die.
+
+    Python's own wakes the thread that watches the processes before it starts another one, so that
+    the death of that one may stay unseen until some call ends (Python 3.11). A second call, which
+    does nothing, wakes the thread again.
+    """
+
+    def submit(self, *call: Any, **arguments: Any) -> Future[Any]:
+        future = super().submit(*call, **arguments)
+        with contextlib.suppress(BrokenExecutor):  # the call's own future says so
+            super().submit(int)
+        return future
+
+
 def _local_processes(count: int) -> Executor:
     context = _Context()
-    return ProcessPoolExecutor(
-        count, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0),)
-    )
+    return _Pool(count, mp_context=context, initializer=_begin, initargs=(context.Value("i", 0),))
 
 
 def _stop(executor: Executor) -> None:

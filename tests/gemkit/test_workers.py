@@ -5,7 +5,7 @@ import sys
 import threading
 import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -69,6 +69,29 @@ def test_no_worker_is_idle_while_suspects_run_one_by_one(tmp_path: Path) -> None
         assert second is not None
         assert workers.idle
     assert {first.key: first.died is None, second.key: second.died is None} == {
+        "deadly": False,
+        "harmless": True,
+    }
+
+
+def test_the_death_of_a_process_that_started_late_is_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pool's own thread had looked before the process was there."""
+    start = ProcessPoolExecutor._adjust_process_count
+
+    def start_late(pool: ProcessPoolExecutor) -> None:
+        time.sleep(0.3)
+        start(pool)
+
+    monkeypatch.setattr(ProcessPoolExecutor, "_adjust_process_count", start_late)
+    with Workers.local(2) as workers:
+        workers.submit("harmless", waits_once, tmp_path)
+        while not (tmp_path / "waits").exists():
+            time.sleep(0.01)
+        workers.submit("deadly", dies_beside, tmp_path)
+        ended = [workers.next(60), workers.next(60)]
+    assert {one.key: one.died is None for one in ended if one is not None} == {
         "deadly": False,
         "harmless": True,
     }
