@@ -24,7 +24,8 @@ from gemkit.files import write_bytes, write_text
 from .exporter import PARITY, Images, ModelInfo, fixed_batch, quiet, read_info, run_batched
 from .timing import open_session
 
-_OPERATORS = ".required_operators_and_types.config"
+OPERATORS_ENDING = ".required_operators_and_types.config"
+"""Of the list of operators beside a file, in place of `.ort`."""
 _ROUNDED = 0.02
 """Share of the largest output by which others than fp32 files may differ, in other kernels."""
 
@@ -93,8 +94,8 @@ def to_ort(
             )
         made = copied.with_suffix(".ort")
         parity, accuracy = _compared(source, made, info, test)
-        lines = copied.with_suffix(_OPERATORS).read_text(encoding="utf-8").splitlines()
-        operators = target.with_suffix(_OPERATORS)
+        lines = copied.with_suffix(OPERATORS_ENDING).read_text(encoding="utf-8").splitlines()
+        operators = target.with_suffix(OPERATORS_ENDING)
         needed = [line for line in lines if not line.startswith("#")]
         write_text(operators, "\n".join([f"# needed by {target.name}", *needed]) + "\n")
         write_bytes(target, made.read_bytes())

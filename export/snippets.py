@@ -19,8 +19,8 @@ def input_text(info: ModelInfo, batch: int = 1) -> str:
         say = "The input `image` takes the pixels, uint8 (batch, height, width, channels)."
     else:
         say = (
-            "The input `image` is float32 (batch, channels, height, width): pixels / 255, minus "
-            f"{_list(info.mean)}, divided by {_list(info.std)}, per channel."
+            f"The input `image` is {_kind(info)} (batch, channels, height, width): pixels / 255, "
+            f"minus {_list(info.mean)}, divided by {_list(info.std)}, per channel."
         )
     say += f" The output is `{_output(info)}`, one per class."
     if batch > 1:
@@ -45,10 +45,9 @@ def python_lines(info: ModelInfo, file: str, batch: int = 1) -> str:
         f"x = np.asarray(image).reshape(1, {height}, {width}, {channels})",
     ]
     if not info.preprocessing:
-        kind = "float16" if info.precision == "fp16" else "float32"
         lines += [
             f"x = (x / 255 - np.array({_list(info.mean)})) / np.array({_list(info.std)})",
-            f"x = x.transpose(0, 3, 1, 2).astype(np.{kind})",
+            f"x = x.transpose(0, 3, 1, 2).astype(np.{_kind(info)})",
         ]
     if batch > 1:
         lines.append(f"x = np.repeat(x, {batch}, axis=0)")
@@ -146,6 +145,11 @@ const {{ {output} }} = await session.run({{ image }});
 const scores = {output}.data.subarray(0, {len(info.class_names)});
 const best = scores.indexOf(Math.max(...scores));
 console.log({found});"""
+
+
+def _kind(info: ModelInfo) -> str:
+    """The type of the numbers that a file takes which are no pixels."""
+    return "float16" if info.precision == "fp16" else "float32"
 
 
 def _output(info: ModelInfo) -> str:

@@ -300,6 +300,11 @@ class PageRun:
         name = data.name if data else self.info.config.get("data", "your images")
         return f"Small networks for {name}"
 
+    @property
+    def chooses_by_time(self) -> bool:
+        """Whether measurements of this machine say which of a network's files to take."""
+        return self.info.config.get("target") is None and self.budget.precision == "fp32"
+
     # -- one network
 
     def drawn_cell(self, id: str) -> "DrawnCell | None":
@@ -336,6 +341,41 @@ class PageRun:
             return ()
         return downloads.downloads(self.folder, content.kind(id), id)
 
+    def file_to_take(self, id: str) -> downloads.Download | None:
+        """The ONNX file that is handed out first, of those that are there and sound.
+
+        The fastest that is about as accurate as the fp32 file, where that was measured here; where
+        the run's limits are meant in another precision, the file in that; else the fp32 file.
+        """
+        best, precision = self.content.fastest_files.get(id), self.budget.precision
+        name = "model.onnx" if precision == "fp32" else f"model.{precision}.onnx"
+        if best is not None and best.onnx is not None:
+            name = Path(best.onnx).name
+        files = {file.name: file for file in self.files(id)}
+        wanted = files.get(name)
+        if wanted is None or _is_damaged(wanted.path, wanted.path.stat().st_mtime_ns):
+            return files.get("model.onnx")
+        return wanted
+
+    def file_text(self, id: str) -> str:
+        """What is known of the file to take: precision, time for one picture, size."""
+        file = self.file_to_take(id)
+        if file is None:
+            return formatting.NONE
+        best, entry = self.measured_to_take(id), self.content.network(id)
+        time = None if best is None else best.latency_ms
+        if best is None and file.name == "model.onnx" and entry is not None:
+            time = entry.latency_ms
+        known = [file.precision, *([] if time is None else [formatting.latency(time)])]
+        return ", ".join([*known, formatting.size(file.size)])
+
+    def measured_to_take(self, id: str) -> Measurement | None:
+        """What was measured of the file to take, where a measurement chose it."""
+        file, best = self.file_to_take(id), self.content.fastest_files.get(id)
+        if file is None or best is None or Path(best.onnx or "").name != file.name:
+            return None
+        return best
+
     def missing(self, id: str) -> str | None:
         """Why a trained network has no sound ONNX file, in one sentence; None if it has."""
         entry = self.content.network(id)
@@ -371,12 +411,18 @@ class PageRun:
         return names.file_stem(self.name, self.content.name(id))
 
     def download_link(self, id: str, text: str = "") -> str:
-        """The button that fetches a network's ONNX file, as HTML; the first one without a text."""
-        size = formatting.size(self.files(id)[0].size)
+        """The button that fetches a network's file to take, as HTML; the first one without a text.
+
+        Empty where it has no file.
+        """
+        file = self.file_to_take(id)
+        if file is None:
+            return ""
         said = text or f"Download {escape(self.content.name(id))}"
         return (
-            f'<a class="gk-button{"" if text else " gk-primary"}" download="{self.stem(id)}.onnx" '
-            f'href="run/files/{escape(id)}/model.onnx">{said} (ONNX, {size})</a>'
+            f'<a class="gk-button{"" if text else " gk-primary"}" '
+            f'download="{file.called(self.stem(id))}" '
+            f'href="run/files/{escape(id)}/{file.name}">{said} (ONNX {self.file_text(id)})</a>'
         )
 
     def thumbnail(self, id: str) -> str:

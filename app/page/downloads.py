@@ -14,22 +14,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gemkit.budget import PRECISIONS
 from gemkit.cell import Cell, file_content
+from gemkit.export.ort_format import OPERATORS_ENDING
 
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,99}")
-_DESCRIPTIONS = {
-    "model.onnx": "ONNX, fp32: all that a device needs",
-    "model.optimized.onnx": "ONNX, fp32, graph rewritten for speed or memory",
-    "model.int8.onnx": "ONNX, int8",
-    "model.optimized.int8.onnx": "ONNX, int8, graph rewritten",
-    "model.optimized.fp16.onnx": "ONNX, fp16, graph rewritten",
-    "model.fp16.onnx": "ONNX, fp16",
-    "cell.json": "the cell: operations and edges",
-    "card.md": "model card: data, accuracy, latency, how it was trained",
-    "bench.json": "all measurements",
-    "weights.safetensors": "PyTorch weights",
-    "mistakes.png": "the test images of its worst mistakes",
+_NETWORKS = {
+    "model": "fp32: all that a device needs",
+    "model.optimized": "fp32, graph rewritten for speed or memory",
+    "model.int8": "int8",
+    "model.optimized.int8": "int8, graph rewritten",
+    "model.optimized.fp16": "fp16, graph rewritten",
+    "model.fp16": "fp16",
 }
+_DESCRIPTIONS = (
+    {f"{name}.onnx": f"ONNX, {what}" for name, what in _NETWORKS.items()}
+    | {
+        f"{name}{ending}": text
+        for name in _NETWORKS
+        for ending, text in (
+            (".ort", f"onnxruntime's own format, of {name}.onnx"),
+            (OPERATORS_ENDING, f"the operators that a minimal onnxruntime needs for {name}.ort"),
+        )
+    }
+    | {
+        "cell.json": "the cell: operations and edges",
+        "card.md": "model card: data, accuracy, latency, how it was trained",
+        "bench.json": "all measurements",
+        "weights.safetensors": "PyTorch weights",
+        "mistakes.png": "the test images of its worst mistakes",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +63,16 @@ class Download:
     path: Path
     size: int
     sha256: str
+
+    @property
+    def precision(self) -> str:
+        """Of an ONNX file, by its name."""
+        kind = self.name.split(".")[-2]
+        return kind if kind in PRECISIONS else "fp32"
+
+    def called(self, stem: str) -> str:
+        """The name under which it is saved, which begins with run and network."""
+        return f"{stem}.{self.name.removeprefix('model.')}"
 
 
 def folder_of(run: Path, kind: str, id: str) -> Path | None:

@@ -17,6 +17,7 @@ from gemkit.export.card import interval
 from gemkit.records import Epoch, Model, Network, TrialSummary
 
 from .. import formatting
+from ..hints import command
 from . import cell_svg
 from .shares import Shares, Times
 
@@ -138,9 +139,13 @@ def _files(shown: "PageRun", id: str) -> str:
         f'aria-label="copy the SHA-256 of {file.name}">copy</button></td></tr>'
         for file in files
     )
-    best = shown.content.fastest_files.get(id)
-    fastest = "" if best is None else f'<p class="gk-note">{formatting.fastest_file(best)}</p>'
-    fastest = fastest.replace("the fastest", "Here, the fastest", 1)
+    best, note = shown.content.fastest_files.get(id), ""
+    if best is not None:
+        note = formatting.fastest_file(best).replace("the fastest", "Here, the fastest", 1)
+    elif shown.chooses_by_time and sum(file.name.endswith(".onnx") for file in files) > 1:
+        ask = f"<code>{escape(command('bench', shown.asked))}</code>"
+        note = f"Which of its ONNX files is the fastest here has not been measured yet: {ask}"
+    fastest = note and f'<p class="gk-note">{note}</p>'
     return (
         '<div class="gk-wide"><table class="gk-table gk-files"><thead><tr><th>file</th>'
         f"<th>size</th><th>SHA-256</th></tr></thead><tbody>{rows}</tbody></table></div>"
@@ -292,11 +297,11 @@ def _curve(curve: Sequence[Epoch]) -> str:
 
 def _code(shown: "PageRun", id: str) -> str:
     """A program in each language that runs the network's file, ready to be copied."""
-    path = shown.onnx(id)
-    if path is None:
+    file = shown.file_to_take(id)
+    if file is None:
         return ""
     with contextlib.suppress(UserError):  # a damaged file is reported elsewhere
-        return _programs(path, path.stat().st_mtime_ns, f"{shown.stem(id)}.onnx")
+        return _programs(file.path, file.path.stat().st_mtime_ns, file.called(shown.stem(id)))
     return ""
 
 
@@ -309,6 +314,8 @@ def _programs(path: Path, changed: int, file: str) -> str:
         ("JavaScript", "npm install onnxruntime-web", snippets.javascript_lines),
         ("C++", "onnxruntime's C++ API", snippets.cpp_lines),
     ):
+        if info.precision == "fp16" and name != "Python":
+            continue  # they fill arrays of 32 bits
         folds += (
             f'<details name="gk-code" data-language="{name}"{" open" * (name == "Python")}>'
             f"<summary>{name} <small>{needs}</small></summary>"

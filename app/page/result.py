@@ -109,18 +109,21 @@ def _row(shown: PageRun, network: Network, offer: Offer) -> str:
             (formatting.latency(network.latency_ms), offer.faster),
         )
     )
-    path = shown.onnx(network.id)
     kind = (
         "found by this search"
         if isinstance(network, Model)
         else "known network, trained the same way"
     )
-    size = formatting.size(None if path is None else path.stat().st_size)
+    file = shown.file_text(network.id)
+    measured = shown.measured_to_take(network.id)
+    if measured is not None and measured.precision != "fp32":
+        file += f"<small>{formatting.percent(measured.accuracy, 1)} right</small>"
+        latency += "<small>in fp32</small>"
     chosen = ' class="gk-offered"' if network is offer.offered else ""
     return (
         f'<tr{chosen}><th scope="row"><a href="#id={escape(network.id)}" data-id='
         f'"{escape(network.id)}">{escape(content.name(network.id))}</a><small>{kind}</small></th>'
-        f"<td>{share}{spread}</td><td>{latency}</td><td>{size}</td></tr>"
+        f"<td>{share}{spread}</td><td>{latency}</td><td>{file}</td></tr>"
     )
 
 

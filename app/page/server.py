@@ -84,8 +84,7 @@ def routes(
     def file(id: str, name: str) -> Response:
         for one in shown.files(id):
             if one.name == name:
-                called = f"{shown.stem(id)}.{name.removeprefix('model.')}"
-                return FileResponse(one.path, headers=attached(called))
+                return FileResponse(one.path, headers=attached(one.called(shown.stem(id))))
         raise nothing
 
     @app.get("/run/zip/{name}")

@@ -1,6 +1,7 @@
 """What the page shows and gives away, without a browser."""
 
 import base64
+import contextlib
 import gzip
 import hashlib
 import http.client
@@ -18,12 +19,14 @@ from urllib.parse import urlsplit
 
 import networkx
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 from PIL import Image
 
 import page_run
 from awkward_pictures import write_all
+from gemkit.app import formatting
 from gemkit.app.page import (
     browser,
     cell_svg,
@@ -45,7 +48,10 @@ from gemkit.architecture import Architecture, skeleton_for
 from gemkit.cell import Cell
 from gemkit.cost import cost
 from gemkit.errors import UserError
+from gemkit.export import quantize
+from gemkit.export.exporter import read_info
 from gemkit.export.kit import read_measurements
+from gemkit.export.ort_format import to_ort
 from gemkit.records import Baseline, Latency, OnTarget
 from gemkit.search.sampling import random_cells
 from gemkit.store import Run
@@ -343,6 +349,90 @@ def test_a_download_is_the_file_and_its_sum_is_right(
     candidate = shown.content.trials[5].id
     status, content = _ask(address, f"/run/cells/{candidate}.json")
     assert Cell.from_json(json.loads(content)).id == candidate
+
+
+def _main_button(address: str, told: str) -> tuple[str, str, bytes]:
+    """Where the main button leads, what it says, and the bytes that are served there."""
+    found = re.search(r'gk-primary" download="([^"]+)" href="([^"]+)">([^<]+)<', told)
+    assert found is not None
+    status, content = _ask(address, f"/{found[2]}")
+    assert status == 200
+    return found[1], found[3], content
+
+
+def _told(run: Path, id: str) -> tuple[str, str]:
+    """What the page shows at its top, and of a network."""
+    with contextlib.closing(content.PageRun.open(run)) as shown:
+        return result.top_html(shown), facts.html(shown, id)
+
+
+def test_the_main_button_gives_the_recommended_file_and_ort_files_are_listed(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(quantize, "latency_ms", lambda paths: [1.0] * len(paths))
+    images = np.random.default_rng(seed).integers(0, 256, (40, 8, 8, 1), np.uint8)
+    labelled = images, np.arange(40) % 10
+    path = page_run.make(tmp_path / "boards", seed)
+    with Run.open(path) as run:
+        model = run.models()[0]
+    int8 = path / "models" / model.id / "model.int8.onnx"
+    quantize.to_int8(int8.with_name("model.onnx"), int8, training=labelled, test=labelled)
+    to_ort(int8, int8.with_suffix(".ort"), test=labelled)
+    assert model.latency_ms is not None
+    fast = replace(
+        page_run.measurement(str(int8.relative_to(path)), 1, 1, 0.0625),
+        precision="int8",
+        accuracy=0.945,
+    )
+    server = page.launch(path, "127.0.0.1", 0, read_only=True)
+    try:
+        # Not measured, so the file whose accuracy and time are known is handed out.
+        top, told = _told(path, model.id)
+        name, said, given = _main_button(server.address, top)
+        time = formatting.latency(model.latency_ms)
+        assert said.startswith(f"Download Found 1 (ONNX fp32, {time}, ")
+        assert (name, given) == ("boards-found-1.onnx", int8.with_name("model.onnx").read_bytes())
+        assert "the fastest here has not been measured yet: <code>gemkit bench" in told
+        for accuracy, wanted in ((0.945, int8), (0.93, int8.with_name("model.onnx"))):
+            with Run.open(path, write=True) as run:
+                mine = tuple(replace(one, accuracy=0.95) for one in model.measurements)
+                measured = (*mine, replace(fast, accuracy=accuracy))
+                run.put(replace(model, measurements=measured))
+            top, told = _told(path, model.id)
+            for part in (top, told):
+                name, said, given = _main_button(server.address, part)
+                assert given == wanted.read_bytes()
+                operators = {node.op_type for node in onnx.load_from_string(given).graph.node}
+                assert ("QLinearConv" in operators or "QuantizeLinear" in operators) == (
+                    wanted is int8
+                )
+                if wanted is int8:
+                    assert "<small>94.5\N{NO-BREAK SPACE}% right</small>" in top
+                    assert said.startswith("Download Found 1 (ONNX int8, 0.0625 ms, ")
+                    assert name == "boards-found-1.int8.onnx"
+            assert f"InferenceSession(&quot;{name}&quot;" in told
+        assert name == "boards-found-1.onnx"  # the less accurate one is fast and not taken
+        # Another format of a listed file, and what a minimal build of onnxruntime needs for it.
+        served = {}
+        for address in re.findall(r'href="(run/files/[^"]+)"', told):
+            status, served[address.rpartition("/")[2]] = _ask(server.address, f"/{address}")
+            assert status == 200
+        x = read_info(int8).normalise(images)
+        answers = [
+            onnxruntime.InferenceSession(served[f"model.int8.{ending}"]).run(None, {"image": x})[0]
+            for ending in ("onnx", "ort")
+        ]
+        assert served["model.int8.ort"][4:8] == b"ORTM"
+        assert np.abs(answers[0] - answers[1]).max() <= 0.02 * np.abs(answers[0]).max()
+        assert b"QLinearConv" in served["model.int8.required_operators_and_types.config"]
+        # What is recommended and gone, or damaged, is not handed out.
+        with Run.open(path, write=True) as run:
+            run.put(replace(model, measurements=(*mine, fast)))
+        int8.write_bytes(b"damaged")
+        given = _main_button(server.address, _told(path, model.id)[0])[2]
+        assert given == int8.with_name("model.onnx").read_bytes()
+    finally:
+        server.close()
 
 
 def test_links_and_odd_names_are_no_downloads(tmp_path: Path) -> None:
