@@ -22,6 +22,7 @@ side in threads of one process, each on a stream of its own.
 """
 
 import hashlib
+import importlib
 import json
 import logging
 import math
@@ -427,6 +428,9 @@ def distributed() -> Iterator[tuple[int, int]]:
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    # A module that PyTorch imports later keeps the group that there is at its import, and the
+    # group's threads, which now and then take the process down at its end (PyTorch 2.14).
+    importlib.import_module("torch.distributed.nn")
     torch.distributed.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield _ranks()

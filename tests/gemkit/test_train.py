@@ -414,6 +414,7 @@ def test_images_read_ahead_from_disk_train_the_same(tmp_path: Path, seed: int) -
 
 RANK = """
     import hashlib, json, sys
+    from pathlib import Path
     import torch
     import test_train as t
     from gemkit.train import distributed
@@ -426,7 +427,9 @@ RANK = """
         state = b"".join(v.numpy().tobytes() for v in network.state_dict().values())
         losses = [entry["loss"] for entry in result.curve]
         digest = hashlib.sha256(state).hexdigest()
-    print(json.dumps([rank, ranks, digest, result.accuracy, losses]), flush=True)
+    names = [one.read_text() for one in Path("/proc/self/task").glob("*/comm")]
+    left = [name for name in names if "gloo" in name]
+    print(json.dumps([rank, ranks, digest, result.accuracy, losses, left]), flush=True)
 """
 SHARED = replace(PLAIN, epochs=6, batch_size=32, ema=0.05, crop=0.1)
 
@@ -459,6 +462,9 @@ def test_two_processes_train_one_network(seed: int) -> None:
     assert told[0][4] == told[1][4]
     assert told[0][4][-1] < 0.8 * told[0][4][0]
     assert told[0][3] > 0.5
+    # A thread that were left could take the process down at its end.
+    assert [child.returncode for child in children] == [0, 0]
+    assert [one[5] for one in told] == [[], []]
 
 
 def test_a_batch_that_processes_cannot_share_is_refused(
