@@ -138,6 +138,9 @@ def recommendation_line(best: Recommendation) -> str:
         f"recommended: {best.id}, {kinds[best.kind]}: {percent(best.holdout_accuracy)} of the "
         f"{best.images:,} images kept from all trainings"
     )
+    if best.equal:
+        more = "a higher log-loss there" if best.chosen_by == "loss" else "at least as many MACs"
+        text += f", as {' and '.join(best.equal)} with {more}"
     if best.rival is not None and best.better_by is not None and best.interval is not None:
         low, high = (f"{100 * end:+.1f}" for end in best.interval)
         other = "best known network" if best.kind == "found" else "best network found"

@@ -22,24 +22,32 @@ _Z = 1.959964
 def recommend(models: Sequence[Model], baselines: Sequence[Baseline]) -> Recommendation | None:
     """The best network on the hold-out and its distance from the best one of the other kind.
 
-    Of networks with equal accuracy the one with fewer MACs is taken. Networks that failed or could
+    Of networks with equal accuracy the one of the lowest loss there is taken, which tells more of
+    few images; where a loss is not known, the one with fewer MACs. Networks that failed or could
     not be delivered do not take part; None where no network was judged on the hold-out.
     """
-    found, known = _best(models), _best(baselines)
-    first = _best([one for one in (found, known) if one is not None])
-    if first is None or first.holdout is None:
+    equal, chosen_by = _best([*models, *baselines])
+    if not equal or equal[0].holdout is None:
         return None
-    kind: Literal["found", "known"] = "found" if first is found else "known"
-    rival = known if first is found else found
-    own = first.holdout
-    result = Recommendation(first.id, kind, own.images, own.accuracy, first.accuracy)
-    if rival is None or rival.holdout is None:
+    first, own = equal[0], equal[0].holdout
+    is_found = any(one is first for one in models)
+    result = Recommendation(
+        first.id,
+        "found" if is_found else "known",
+        own.images,
+        own.accuracy,
+        first.accuracy,
+        equal=tuple(one.id for one in equal[1:]),
+        chosen_by=chosen_by,
+    )
+    rivals, _ = _best(baselines if is_found else models)
+    if not rivals or rivals[0].holdout is None:
         return result
-    better_by, interval = difference(own, rival.holdout)
-    result = replace(result, rival=rival.id, better_by=better_by, interval=interval)
-    if first.accuracy is None or rival.accuracy is None:
+    better_by, interval = difference(own, rivals[0].holdout)
+    result = replace(result, rival=rivals[0].id, better_by=better_by, interval=interval)
+    if first.accuracy is None or rivals[0].accuracy is None:
         return result
-    return replace(result, test_better_by=first.accuracy - rival.accuracy)
+    return replace(result, test_better_by=first.accuracy - rivals[0].accuracy)
 
 
 def fastest_file(measured: Sequence[Measurement]) -> Measurement | None:
@@ -65,13 +73,24 @@ def fastest_file(measured: Sequence[Measurement]) -> Measurement | None:
     return min(rivals, key=lambda one: one.latency_ms.p50, default=first)
 
 
-def _best(networks: Sequence[Network]) -> Network | None:
+def _best(
+    networks: Sequence[Network],
+) -> tuple[list[Network], Literal["loss", "macs"] | None]:
+    """The networks of the highest accuracy on the hold-out, the one to take first, and by what."""
     judged = [
-        (one.holdout.accuracy, -(one.macs or 0), -place)
-        for place, one in enumerate(networks)
-        if one.state == "done" and one.holdout is not None
+        (one, one.holdout) for one in networks if one.state == "done" and one.holdout is not None
     ]
-    return networks[-max(judged)[2]] if judged else None
+    highest = max((holdout.accuracy for _, holdout in judged), default=None)
+    equal = [(one, holdout) for one, holdout in judged if holdout.accuracy == highest]
+    losses = {holdout.loss for _, holdout in equal}
+    by_loss = None not in losses and len(losses) > 1
+
+    def order(pair: tuple[Network, HoldOut]) -> tuple[float, int]:
+        one, holdout = pair
+        return (holdout.loss or 0.0) if by_loss else 0.0, one.macs or 0
+
+    networks = [one for one, _ in sorted(equal, key=order)]
+    return networks, None if len(networks) < 2 else "loss" if by_loss else "macs"
 
 
 def difference(ours: HoldOut, theirs: HoldOut) -> tuple[float, tuple[float, float]]:

@@ -348,11 +348,13 @@ class HoldOut:
 
     Attributes:
         wrong: rows of the images that it classified wrongly; all networks see the same images.
+        loss: mean cross-entropy of its probabilities, in nats; None in older runs.
     """
 
     accuracy: float
     images: int
     wrong: tuple[int, ...] = ()
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -369,6 +371,8 @@ class Recommendation(_Sparse):
         better_by: by how much it is better than that on the hold-out, as a fraction.
         interval: 95 % interval of this difference, image by image.
         test_better_by: the same difference on the test set.
+        equal: the other networks of the same accuracy on the hold-out.
+        chosen_by: what decided between it and these; None where there are none.
     """
 
     id: str
@@ -380,6 +384,8 @@ class Recommendation(_Sparse):
     better_by: float | None = None
     interval: tuple[float, float] | None = None
     test_better_by: float | None = None
+    equal: tuple[str, ...] = ()
+    chosen_by: Literal["loss", "macs"] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

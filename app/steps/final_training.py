@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from rich.console import Console
-from scipy.special import softmax
+from scipy.special import log_softmax, softmax
 from torch import nn
 
 from gemkit.architecture import Architecture
@@ -158,9 +158,11 @@ def _judged(network: nn.Module, split: Split, dataset: Dataset, device: str) -> 
     labels = split.y_validation
     if not len(labels):
         return None
-    answers = logits(network, split.x_validation, dataset.mean, dataset.std, device).argmax(1)
-    wrong = np.flatnonzero(answers != labels)
-    return HoldOut(1 - len(wrong) / len(labels), len(labels), tuple(wrong.tolist()))
+    outputs = logits(network, split.x_validation, dataset.mean, dataset.std, device)
+    wrong = np.flatnonzero(outputs.argmax(1) != labels)
+    right = log_softmax(outputs.astype(np.float64), axis=1)[np.arange(len(labels)), labels]
+    accuracy = 1 - len(wrong) / len(labels)
+    return HoldOut(accuracy, len(labels), tuple(wrong.tolist()), -float(right.mean()))
 
 
 def mistakes(

@@ -22,6 +22,10 @@ def test_a_recommendation_says_which_network_by_how_much_and_how_sure() -> None:
         "recommended: abc, found by the search: 97.50 % of the 200 images kept from all trainings; "
         "on the test images 96.00 %"
     )
+    line = formatting.recommendation_line(replace(told, equal=("def",), chosen_by="loss"))
+    assert "kept from all trainings, as def with a higher log-loss there; on" in line
+    line = formatting.recommendation_line(replace(told, equal=("def", "ghi"), chosen_by="macs"))
+    assert "kept from all trainings, as def and ghi with at least as many MACs; on" in line
     unsure = replace(
         told, rival="resnet8", better_by=0.015, interval=(-0.004, 0.034), test_better_by=-0.02
     )

@@ -15,8 +15,8 @@ from gemkit.store import Run
 CELL = Cell(("input", "conv1x1"), ((0, 1),), "sum")
 
 
-def judged(*wrong: int, images: int = 100) -> HoldOut:
-    return HoldOut(1 - len(wrong) / images, images, wrong)
+def judged(*wrong: int, images: int = 100, loss: float | None = None) -> HoldOut:
+    return HoldOut(1 - len(wrong) / images, images, wrong, loss)
 
 
 def found(id: str, holdout: HoldOut | None, **more: Any) -> Model:
@@ -48,11 +48,34 @@ def test_the_best_on_the_hold_out_is_recommended_whatever_the_test_says() -> Non
     assert (told.id, told.kind, told.rival) == ("resnet8", "known", "second")
 
 
-def test_of_equals_the_cheaper_is_recommended() -> None:
-    models = [found("dear", judged(1), macs=2000), found("cheap", judged(2), macs=1500)]
-    told = recommend(models, [known("cheapest", judged(3), macs=1000)])
+def test_of_equals_the_one_of_the_lowest_loss_is_recommended() -> None:
+    models = [
+        found("unsure", judged(1, loss=0.4)),
+        found("sure", judged(2, loss=0.2), macs=2000),
+        found("worse", judged(1, 2, loss=0.1)),
+    ]
+    told = recommend(models, [known("resnet8", judged(3, loss=0.3))])
+    assert told is not None
+    assert (told.id, told.kind, told.rival) == ("sure", "found", "resnet8")
+    assert (told.equal, told.chosen_by) == (("resnet8", "unsure"), "loss")
+    told = recommend(models, [known("resnet8", judged(3, loss=0.1))])
+    assert told is not None
+    assert (told.id, told.kind, told.rival) == ("resnet8", "known", "sure")
+    told = recommend(models, [known("resnet8", judged(loss=9.0))])
+    assert told is not None
+    assert (told.id, told.equal, told.chosen_by) == ("resnet8", (), None)
+
+
+@pytest.mark.parametrize("loss", [None, 0.3])
+def test_of_equals_whose_losses_say_nothing_the_cheaper_is_recommended(loss: float | None) -> None:
+    models = [
+        found("dear", judged(1, loss=0.3), macs=2000),
+        found("cheap", judged(2, loss=0.3), macs=1500),
+    ]
+    told = recommend(models, [known("cheapest", judged(3, loss=loss), macs=1000)])
     assert told is not None
     assert (told.id, told.rival) == ("cheapest", "cheap")
+    assert (told.equal, told.chosen_by) == (("cheap", "dear"), "macs")
 
 
 def test_what_failed_or_was_not_judged_is_not_recommended() -> None:

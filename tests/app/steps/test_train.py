@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from gemkit.app import cli
@@ -87,7 +88,10 @@ def test_what_is_seen_of_a_training(
     judging = final_split(data)
     outputs_there = logits(network, judging.x_validation, data.mean, data.std, "cpu")
     wrong = np.flatnonzero(outputs_there.argmax(1) != judging.y_validation).tolist()
-    assert model.holdout == HoldOut(1 - len(wrong) / 40, 40, tuple(wrong))
+    loss = F.cross_entropy(torch.tensor(outputs_there), torch.tensor(judging.y_validation))
+    assert model.holdout == HoldOut(
+        1 - len(wrong) / 40, 40, tuple(wrong), pytest.approx(float(loss), rel=1e-5)
+    )
     for one in model.mistakes:
         share = torch.tensor(outputs[one.index]).softmax(0)
         assert data.y_test[one.index] == one.label != one.predicted == int(share.argmax())
