@@ -8,8 +8,7 @@ from typing import Any, Self
 from gemkit.budget import is_number
 from gemkit.errors import UserError
 
-SCHEDULES = ("cosine", "one-cycle")
-_GONE = ("drop_path",)
+_GONE = ("drop_path", "schedule")
 
 
 @dataclass(frozen=True)
@@ -20,7 +19,8 @@ class Recipe:
         epochs: passes over the training images.
         batch_size: images a step.
         learning_rate: its highest value.
-        warmup: share of the steps over which the learning rate rises.
+        warmup: share of the steps over which the learning rate rises; then it falls as half a
+            cosine.
         momentum: of SGD (Nesterov).
         weight_decay: share of a weight lost a step, times the learning rate.
         label_smoothing: share of the target spread over all classes.
@@ -36,8 +36,6 @@ class Recipe:
             or none; 0: never.
         least_steps: steps of the whole training at the least; of few images there are more epochs
             then (`lengthened`).
-        schedule: `cosine` (linear warm-up, then half a cosine down to 0) or `one-cycle` (Smith
-            2018: cosines from 1/25 up and down to 1/250,000 of the highest learning rate).
     """
 
     epochs: int
@@ -54,7 +52,6 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     augment: float = 0.0
-    schedule: str = "cosine"
     least_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -82,7 +79,6 @@ class Recipe:
             "be 0 or more",
         )
         check("augment", lambda value: is_number(value) and 0 <= value <= 1, "be from 0 to 1")
-        check("schedule", SCHEDULES.__contains__, f"be one of {', '.join(SCHEDULES)}")
         check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":

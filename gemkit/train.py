@@ -622,23 +622,11 @@ class _Optimiser:
         ]
 
     def _scheduled(self, step: int) -> float:
-        if self._recipe.schedule == "one-cycle":
-            return self._one_cycle(step)
         warm = self._recipe.warmup * self._steps
         if step < warm:
             return self._recipe.learning_rate * (step + 1) / (warm + 1)
         fallen = (step - warm) / max(self._steps - warm, 1)
         return self._recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * fallen))
-
-    def _one_cycle(self, step: int) -> float:
-        highest = self._recipe.learning_rate
-        turn, last = self._recipe.warmup * self._steps - 1, self._steps - 1
-        if step <= turn:
-            begin, end, share = highest / 25, highest, step / turn if turn > 0 else 1.0
-        else:
-            share = (step - turn) / max(last - turn, 1e-9)
-            begin, end = highest, highest / 250_000
-        return end + (begin - end) * 0.5 * (1 + math.cos(math.pi * share))
 
     def finish(self) -> None:
         """Give the network its averaged weights."""
