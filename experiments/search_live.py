@@ -32,7 +32,7 @@ from torch import nn
 from gemkit.app import formatting
 from gemkit.app.comparison import mean_interval
 from gemkit.app.runs import network_of, short_name
-from gemkit.app.steps.known import NAMES
+from gemkit.app.steps.known import NAMES, trial
 from gemkit.app.steps.search import candidates_of_a_round
 from gemkit.architecture import Architecture
 from gemkit.baselines import BASELINES, baseline
@@ -45,6 +45,7 @@ from gemkit.identity import absolute
 from gemkit.machine import describe_machine, usable_cores, versions
 from gemkit.network import build
 from gemkit.recipe import RECIPES
+from gemkit.records import Limits
 from gemkit.search import encoder, loop
 from gemkit.search.cell_space import CellSpace
 from gemkit.search.hand_made import hand_made
@@ -181,27 +182,16 @@ def _is_named(method: str) -> bool:
 def known(task: Task, seed: int) -> dict[str, Any]:
     """The best of the known networks after a trial each."""
     dataset = load(task.data)
-    split = proxy_split(dataset, seed)
+    recipe = RECIPES["proxy"].changed(task.proxy_epochs)
+    limits = Limits(task.max_macs, any_width=False)
     reached: dict[str, float] = {}
     for name in NAMES:
-        torch.manual_seed(seed)
         try:
-            network = baseline(name, dataset.input_shape, dataset.classes, max_macs=task.max_macs)
+            accuracy = trial(name, dataset, limits, recipe, seed, task.device)
         except UserError:
             continue
-        trained = train(
-            network,
-            split.x_train,
-            split.y_train,
-            split.x_validation,
-            split.y_validation,
-            recipe=RECIPES["proxy"].changed(task.proxy_epochs),
-            mean=dataset.mean,
-            std=dataset.std,
-            seed=seed,
-            device=task.device,
-        )
-        reached[name] = trained.accuracy
+        if accuracy is not None:
+            reached[name] = accuracy
     best = max(reached, key=lambda name: reached[name])
     return {"network": best, "proxy": reached[best], "tried": reached}
 

@@ -279,7 +279,6 @@ class PageRun:
         return offer.choose(
             content.models,
             content.baselines,
-            content.data.test if content.data else None,
             content.recommendation,
             lambda id: self.onnx(id) is not None,
         )

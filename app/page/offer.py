@@ -1,6 +1,5 @@
 """Which network of a run to take, and how it compares with the best of the other kind."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -8,7 +7,6 @@ from gemkit.records import Baseline, Latency, Model, Network, Recommendation
 
 _NOTICEABLE = 1.05
 """Times that differ by less are called alike."""
-_Z = 1.959964
 
 
 @dataclass(frozen=True)
@@ -17,7 +15,8 @@ class Offer:
 
     Attributes:
         known: None where none was trained.
-        more_accurate: the one of the two that is surely the better; None where neither is.
+        more_accurate: the one of the two that is surely the better by images that were kept aside;
+            None where neither is.
         faster: likewise, by what was measured of both.
         offered: the one to take.
     """
@@ -32,50 +31,33 @@ class Offer:
 def choose(
     models: Sequence[Model],
     known: Sequence[Network],
-    images: int | None,
     recommended: Recommendation | None,
     has_file: Callable[[str], bool],
 ) -> Offer | None:
     """Judge a run's trained networks; None where no found one is among them.
 
-    The one that the run recommends is offered. Where nothing was judged on a hold-out, the more
-    accurate one of the search's first and the best known network is; of two between which the test
-    images cannot tell, the faster.
+    The one that the run recommends is offered; of a run without a hold-out (before 0.2), the first
+    of its search.
 
     Args:
         known: networks that were not found; those of a comparison do not count.
-        images: how many test images there are.
         has_file: whether a network has a file that can be taken.
     """
     if not models:
         return None
     rivals = [one for one in known if isinstance(one, Baseline)]
-    if recommended is not None:
-        pair = (recommended.id, recommended.rival)
-        found = next((one for one in models if one.id in pair), models[0])
-        rival = next((one for one in rivals if one.id in pair), None)
-        offered = rival if recommended.kind == "known" and rival is not None else found
-        sure = recommended.interval is not None and recommended.interval[0] > 0
-        better = offered if sure else None
-        return Offer(found, rival, better, rival and _faster(found, rival), offered)
-    # The search ranked them by validation images: to choose by test images would flatter.
-    found = next((one for one in models if has_file(one.id)), models[0])
-    with_file = [one for one in rivals if has_file(one.id)]
-    rival = max(with_file, key=lambda one: one.accuracy or 0.0, default=None)
-    if rival is None:
-        return Offer(found, None, None, None, found)
-    clear = not _alike(found.accuracy or 0.0, rival.accuracy or 0.0, images)
-    best = max((found, rival), key=lambda one: one.accuracy or 0.0) if clear else None
-    faster = _faster(found, rival)
-    return Offer(found, rival, best, faster, best or faster or found)
-
-
-def _alike(first: float, second: float, images: int | None) -> bool:
-    """Whether chance alone could make the difference between two accuracies (95 %)."""
-    if not images:
-        return first == second
-    noise = math.sqrt((first * (1 - first) + second * (1 - second)) / images)
-    return abs(first - second) <= _Z * noise
+    if recommended is None:
+        found = next((one for one in models if has_file(one.id)), models[0])
+        with_file = [one for one in rivals if has_file(one.id)]
+        rival = max(with_file, key=lambda one: one.accuracy or 0.0, default=None)
+        return Offer(found, rival, None, rival and _faster(found, rival), found)
+    pair = (recommended.id, recommended.rival)
+    found = next((one for one in models if one.id in pair), models[0])
+    rival = next((one for one in rivals if one.id in pair), None)
+    offered = rival if recommended.kind == "known" and rival is not None else found
+    sure = recommended.interval is not None and recommended.interval[0] > 0
+    better = offered if sure else None
+    return Offer(found, rival, better, rival and _faster(found, rival), offered)
 
 
 def _faster(first: Network, second: Network) -> Network | None:

@@ -62,7 +62,8 @@ def _judged(shown: PageRun, offer: Offer) -> str:
     content, offered = shown.content, offer.offered
     name = escape(content.name(offered.id))
     head = f"{name} gets {formatting.percent(offered.accuracy, 1)} of the test pictures right"
-    if offer.known is not None and offer.more_accurate is None:
+    judged = content.recommendation is not None
+    if judged and offer.known is not None and offer.more_accurate is None:
         other = offer.found if offered is offer.known else offer.known
         head += f", about as many as {escape(content.name(other.id))}"
     if offered is not offer.found:
@@ -155,8 +156,8 @@ def _comparison(shown: PageRun, offer: Offer) -> str:
             by = 100 * (recommendation.better_by or 0.0)
             lines.append(f"{aside}: {best} is {by:.1f} points better there.")
         lines += _passed_over(shown, offer)
-    elif offer.more_accurate is None:
-        lines.append("These pictures are too few to tell the two apart.")
+    else:
+        lines.append("No other pictures were kept aside to choose between the two by.")
     lines.append(_times(shown, offer, best, rest))
     return " ".join(lines)
 

@@ -20,7 +20,7 @@ from gemkit.data import Dataset, proxy_split
 from gemkit.errors import UserError
 from gemkit.export.benchmark import export_untrained, latency_ms
 from gemkit.export.schedule import peak_of_file
-from gemkit.recipe import RECIPES
+from gemkit.recipe import RECIPES, Recipe
 from gemkit.records import Baseline, Limits, plain
 from gemkit.store import Run
 from gemkit.train import TrainingFailed, alone, train
@@ -64,7 +64,11 @@ def strongest(run: Run, dataset: Dataset, largest_batch: int, console: Console) 
             limits = fitted(name, run, dataset)
             tried[name] = Tried(limits)
             if limits is not None:
-                accuracy = _trial(name, run, dataset, limits, largest_batch)
+                recipe = RECIPES["proxy"]
+                batch = min(recipe.batch_size, largest_batch)
+                recipe = recipe.changed(run.config.get("epochs"), batch)
+                device = run.config.get("device", "auto")
+                accuracy = trial(name, dataset, limits, recipe, run.seed, device)
                 tried[name] = Tried(limits, accuracy)
             run.set_setting(_SETTING, tried)
     reached = {name: one.accuracy for name, one in tried.items() if one.accuracy is not None}
@@ -165,14 +169,17 @@ def _excess(network: nn.Module, run: Run, dataset: Dataset) -> float:
     return max(shares)
 
 
-def _trial(
-    name: str, run: Run, dataset: Dataset, limits: Limits, largest_batch: int
+def trial(
+    name: str, dataset: Dataset, limits: Limits, recipe: Recipe, seed: int, device: str
 ) -> float | None:
-    """Accuracy on the validation part of the search's images; None where the training fails."""
-    torch.manual_seed(run.seed)
+    """Accuracy on the validation part of a search's images; None where the training fails.
+
+    Raises:
+        UserError: the network cannot be made so small.
+    """
+    torch.manual_seed(seed)
     network = baseline(name, dataset.input_shape, dataset.classes, **plain(limits))
-    split = proxy_split(dataset, run.seed)
-    recipe = RECIPES["proxy"]
+    split = proxy_split(dataset, seed)
     try:
         with alone():  # only the first of several processes comes here
             trained = train(
@@ -181,13 +188,11 @@ def _trial(
                 split.y_train,
                 split.x_validation,
                 split.y_validation,
-                recipe=recipe.changed(
-                    run.config.get("epochs"), min(recipe.batch_size, largest_batch)
-                ),
+                recipe=recipe,
                 mean=dataset.mean,
                 std=dataset.std,
-                seed=run.seed,
-                device=run.config.get("device", "auto"),
+                seed=seed,
+                device=device,
             )
     except TrainingFailed:
         return None
