@@ -31,7 +31,6 @@ FORMS: dict[str, similarity.Similarity] = {
     "continuous, 3 rounds": partial(similarity.continuous, widths=((3, 1.0),)),
     "continuous, narrow": partial(similarity.continuous, widths=((1, 0.3), (2, 0.5))),
     "continuous, wide": partial(similarity.continuous, widths=((1, 1.0), (2, 1.4))),
-    "continuous, Gaussian": partial(similarity.continuous, gaussian=True),
 }
 KINDS = 3
 Vectors = NDArray[Any]

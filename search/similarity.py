@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, diags, hstack
+from scipy.sparse import diags, hstack
 
 from . import wl
 
@@ -26,35 +26,21 @@ _CHUNK = 512
 
 
 def plain(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
-    """The normalised WL subtree kernel of depth 3 along the edges (Shervashidze et al. 2011)."""
-    return _vectors(wl.refine(labels, adjacency, 3), [1, 1, 1, 1])
+    """The normalised WL subtree kernel of depth 3 along the edges (Shervashidze et al. 2011).
 
-
-def weighted(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
-    """WL along and against the edges; the first refinement counts most, operations little."""
-    return _vectors(wl.refine(labels, adjacency, 2, "both"), [0.1, 1, 0.5])
-
-
-def first_refinement(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
-    """Labels after one refinement along and against the edges, nothing else."""
-    return _vectors(wl.refine(labels, adjacency, 1, "both"), [0, 1])
-
-
-def coarse(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
-    """One refinement whose counts of neighbours are rounded down to powers of two."""
-    return _vectors([_coarse_labels(labels, adjacency, kinds)], [1])
-
-
-def assignment(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
-    """WL optimal assignment (Kriege et al. 2016), depth 2, along and against the edges."""
-    refined = wl.refine(labels, adjacency, 2, "both")
-    return _vectors([_unary(one) for one in refined], [1, 1, 1])
-
-
-def coarse_assignment(labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int) -> Any:
-    """Optimal assignment over operations and over coarse labels."""
-    refined = [wl.refine(labels, adjacency, 0)[0], _coarse_labels(labels, adjacency, kinds)]
-    return _vectors([_unary(one) for one in refined], [1, 1])
+    What labels that no other graph has add to a graph's length stands in a column of its own.
+    """
+    parts, square, shared = [], np.zeros(len(labels)), np.zeros(len(labels))
+    for refined in wl.refine(labels, adjacency, 3):
+        counts, own = wl.count(refined)
+        square += own
+        shared += np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
+        parts.append(counts)
+    rest = diags(np.sqrt(np.maximum(square - shared, 0)), dtype=np.float32)
+    vectors = hstack([*parts, rest], format="csr")
+    vectors.data /= np.repeat(np.sqrt(square), np.diff(vectors.indptr)).astype(np.float32)
+    vectors.sort_indices()  # products of rows are several times faster so
+    return vectors
 
 
 def continuous(
@@ -63,7 +49,6 @@ def continuous(
     kinds: int,
     widths: Sequence[tuple[int, float]] = ((1, 0.5), (2, 0.7)),
     frequencies: int = 512,
-    gaussian: bool = False,
 ) -> NDArray[np.float32]:
     """Continuous WL: nodes are compared by a smooth kernel instead of by equal labels.
 
@@ -82,7 +67,6 @@ def continuous(
         kinds: number of labels of the vocabulary, whether they occur or not.
         widths: (rounds, width of the kernel); their similarities are averaged.
         frequencies: for each entry of `widths`; each gives two components of the result.
-        gaussian: take the Gaussian exp(-d^2 / (2 width^2)) instead.
 
     Returns:
         (n, 2 * frequencies * len(widths)) float32, rows of length 1.
@@ -92,8 +76,8 @@ def continuous(
     for rounds, width in widths:
         rng = np.random.default_rng([rounds, kinds])
         projection = rng.normal(size=(kinds * (2 ** (rounds + 1) - 1), frequencies)) / width
-        if not gaussian:  # a Cauchy kernel is a mixture of Gaussians with exponential precisions
-            projection *= np.sqrt(rng.exponential(size=frequencies))
+        # A Cauchy kernel is a mixture of Gaussians with exponential precisions.
+        projection *= np.sqrt(rng.exponential(size=frequencies))
         drawn.append(projection.astype(np.float32))
     found = np.empty((len(labels), len(widths), 2 * frequencies), dtype=np.float32)
     for start in range(0, len(labels), _CHUNK):
@@ -109,15 +93,7 @@ def continuous(
     return found.reshape(len(labels), -1)
 
 
-SIMILARITIES: Mapping[str, Similarity] = {
-    "continuous": continuous,
-    "plain": plain,
-    "weighted": weighted,
-    "first-refinement": first_refinement,
-    "coarse": coarse,
-    "assignment": assignment,
-    "coarse-assignment": coarse_assignment,
-}
+SIMILARITIES: Mapping[str, Similarity] = {"continuous": continuous, "plain": plain}
 """All forms by name, the default first."""
 DEFAULT = "continuous"
 
@@ -142,52 +118,3 @@ def _node_vectors(
         sums = [np.matmul(side, found[-1]) / scale for side, scale in sides]
         found.append(np.concatenate([own, *sums], axis=2))
     return found
-
-
-def _coarse_labels(
-    labels: NDArray[Any], adjacency: NDArray[np.bool_], kinds: int
-) -> NDArray[np.int32]:
-    """Each node's label with floor(log2(1 + number)) of neighbours of each kind and side."""
-    own = (labels[:, :, None] == np.arange(kinds)).astype(np.float32)
-    forward = adjacency.astype(np.float32)
-    present = labels >= 0
-    sides = [np.matmul(side, own) for side in (forward, forward.transpose(0, 2, 1))]
-    levels = np.log2(1 + np.concatenate(sides, axis=2)[present]).astype(np.int8)
-    rows = np.concatenate([labels[present][:, None].astype(np.int8), levels], axis=1)
-    found = np.full(labels.shape, -1, dtype=np.int32)
-    found[present] = np.unique(rows, axis=0, return_inverse=True)[1].ravel()
-    return found
-
-
-def _vectors(refined: Sequence[NDArray[np.int32]], weights: Sequence[float]) -> csr_matrix:
-    """Unit rows of the counts of labels by round, weighted.
-
-    What labels that no other graph has add to a graph's length stands in a column of its own.
-    """
-    parts, square, shared = [], np.zeros(len(refined[0])), np.zeros(len(refined[0]))
-    for labels, weight in zip(refined, weights, strict=True):
-        counts, own = wl.count(labels)
-        square += weight * own
-        shared += weight * np.asarray(counts.multiply(counts).sum(axis=1)).ravel()
-        parts.append(counts * np.float32(np.sqrt(weight)))
-    rest = diags(np.sqrt(np.maximum(square - shared, 0)), dtype=np.float32)
-    vectors = hstack([*parts, rest], format="csr")
-    vectors.data /= np.repeat(np.sqrt(square), np.diff(vectors.indptr)).astype(np.float32)
-    vectors.sort_indices()  # products of rows are several times faster so
-    return vectors
-
-
-def _unary(labels: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Labels of which a graph has each once: the number of its occurrence made part of a label.
-
-    The product of two counts of such labels is the smaller of both: histogram intersection.
-    """
-    # Equal labels of a graph side by side, then numbered from the first.
-    order = np.argsort(labels, axis=1, kind="stable")
-    ordered = np.take_along_axis(labels, order, axis=1)
-    places = np.broadcast_to(np.arange(labels.shape[1]), labels.shape)
-    begins = np.diff(ordered, axis=1, prepend=-2) != 0
-    numbers = places - np.maximum.accumulate(np.where(begins, places, 0), axis=1)
-    found = np.empty_like(labels)
-    np.put_along_axis(found, order, ordered * labels.shape[1] + numbers, axis=1)
-    return np.where(labels >= 0, found, np.int32(-1))

@@ -137,9 +137,8 @@ def test_training_teaches_any_vocabulary(seed: int, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize("form", ["plain", "assignment"])
-def test_other_targets_can_be_learned(form: str, seed: int) -> None:
-    config = encoders.EncoderConfig(hidden=8, dimension=8, similarity=form)
+def test_another_target_can_be_learned(seed: int) -> None:
+    config = encoders.EncoderConfig(hidden=8, dimension=8, similarity="plain")
     trained = encoders.train_for_cells(config, seed=seed, steps=30, families=40)
     assert trained.curve[-1]["loss"] < trained.curve[0]["loss"]
 
