@@ -33,12 +33,7 @@ from .encoder import (
 from .features import Roles, reduced
 from .interfaces import Candidates, Embedding, FloatArray, Graphs, History, Predictor
 from .kept import Kept, Piece, Progress
-from .predictor import (
-    embedding_predictor,
-    flat_predictor,
-    nasgem_predictor,
-)
-from .strategies import STRATEGIES, strategy
+from .strategies import STRATEGIES, needs_embedding, predictor_of, strategy
 from .tables import Queries, Table, TableSpace
 
 DEFAULT_STRATEGIES = ("nasgem", "bo", "bo+embedding", "evolution", "evolution+embedding", "random")
@@ -110,10 +105,6 @@ def table_embedding(table: Table) -> Embedding:
     return embedding
 
 
-def needs_embedding(name: str) -> bool:
-    return name == "nasgem" or name.endswith("+embedding")
-
-
 # --- searching ----------------------------------------------------------------------------------
 
 
@@ -177,22 +168,12 @@ def _searched(
     return search(at.table, at.space, metric, name, seed, queries, at.embedding)[0]
 
 
-def predictor_of(name: str, at: Opened) -> Predictor | None:
-    """The predictor a strategy asks, None for those without."""
-    if name == "nasgem":
-        return nasgem_predictor(at.embedding, at.space.memo)
-    if name.endswith("+embedding"):
-        assert at.embedding is not None
-        return embedding_predictor(at.embedding, at.space.memo)
-    return flat_predictor(at.space.memo) if name == "bo" else None
-
-
 def _correlated(
     path: str, unique: bool, metric: str, name: str, seed: int, samples: int
 ) -> dict[str, float] | None:
     """Rank correlations of a strategy's predictor, in whatever process."""
     at = opened(path, unique, needs_embedding(name))
-    predictor = predictor_of(name, at)
+    predictor = predictor_of(name, at.embedding, at.space.memo)
     if predictor is None:
         return None
     return correlation(at.table, at.space, metric, predictor, seed, samples)

@@ -6,7 +6,7 @@ What a strategy is, and what it maximises, is said in `interfaces`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -142,59 +142,50 @@ def _with_busy(history: History, keys: NDArray[Any]) -> History:
     return replace(history, busy=busy)
 
 
-@dataclass(frozen=True)
-class _Given:
-    """What a strategy is made from: the arguments of `strategy`, filled in."""
-
-    embedding: Embedding | None
-    predictor: Predictor | None
-    memo: Memo
-    roles: bool
-    options: Mapping[str, Any]
-
-    def by_embedding(self) -> Predictor:
-        """The predictor given, or one on the embedding alone."""
-        if self.predictor is not None:
-            return self.predictor
-        assert self.embedding is not None
-        return embedding_predictor(self.embedding, self.memo)
-
-
-def _nasgem(given: _Given) -> Strategy:
-    chosen = given.predictor or nasgem_predictor(given.embedding, given.memo, given.roles)
-    return Nasgem(predictor=chosen, embedding=given.embedding, **given.options)
-
-
-def _bo(given: _Given) -> Strategy:
-    chosen = given.predictor or flat_predictor(given.memo)
-    return Nasgem(predictor=chosen, embedding=None, **given.options)
-
-
-def _bo_embedding(given: _Given) -> Strategy:
-    chosen = given.by_embedding()
-    return Nasgem(predictor=chosen, embedding=given.embedding, **given.options)
-
-
-_TABLE: dict[str, Callable[[_Given], Strategy]] = {
-    "nasgem": _nasgem,
-    "random": lambda given: random_search,
-    "evolution": lambda given: Evolution(predictor=given.predictor, **given.options),
-    "evolution+embedding": lambda given: Evolution(predictor=given.by_embedding(), **given.options),
-    "local": lambda given: LocalSearch(predictor=given.predictor, **given.options),
-    "local+embedding": lambda given: LocalSearch(predictor=given.by_embedding(), **given.options),
-    "bo": _bo,
-    "bo+embedding": _bo_embedding,
+_TABLE: dict[str, Callable[..., Strategy]] = {
+    "nasgem": Nasgem,
+    "random": lambda **_: random_search,
+    "evolution": Evolution,
+    "evolution+embedding": Evolution,
+    "local": LocalSearch,
+    "local+embedding": LocalSearch,
+    "bo": Nasgem,
+    "bo+embedding": Nasgem,
 }
+"""What makes each strategy from its `predictor` and options."""
 
 STRATEGIES = tuple(_TABLE)
 """Names of all strategies; those that end in "+embedding", and nasgem, need an embedding."""
+
+
+def needs_embedding(name: str) -> bool:
+    """Whether a strategy works on an embedding."""
+    return name == "nasgem" or name.endswith("+embedding")
+
+
+def predictor_of(
+    name: str, embedding: Embedding | None, memo: Memo = compute, roles: bool = True
+) -> Predictor | None:
+    """The predictor that belongs to a strategy's name; None for those without.
+
+    Raises:
+        ValueError: it needs an embedding, and there is none.
+    """
+    if name == "bo":
+        return flat_predictor(memo)
+    if not needs_embedding(name):
+        return None
+    if embedding is None:
+        raise ValueError(f"strategy {name!r} needs an embedding")
+    if name == "nasgem":
+        return nasgem_predictor(embedding, memo, roles)
+    return embedding_predictor(embedding, memo)
 
 
 def strategy(
     name: str,
     embedding: Embedding | None = None,
     *,
-    initial: int | None = None,
     predictor: Predictor | None = None,
     memo: Memo = compute,
     roles: bool = True,
@@ -202,22 +193,24 @@ def strategy(
 ) -> Strategy:
     """The strategy of that name (one of STRATEGIES).
 
-    `embedding` is needed by `nasgem` and by every `...+embedding`; `initial` is the number of cells
-    before the first decision that uses results (default: each strategy's own); `predictor` replaces
-    the one that belongs to the name; `memo` is how cells are described (`predictor.Memo`, for
-    tables `TableSpace.memo`); `roles` is whether NASGEM's predictor asks if an operation
-    is dead or a wire, which none of the 30-node space is; `options` are fields of `Nasgem`,
-    `Evolution` or `LocalSearch`. Raises UserError for an unknown name, ValueError for a missing
-    embedding.
-
     `bo` is Gaussian-process Bayesian optimisation on the flat encoding (adjacency and operations):
     the same proposal as NASGEM's with another predictor.
+
+    Args:
+        embedding: needed by `nasgem` and by every `...+embedding`.
+        predictor: replaces the one that belongs to the name.
+        memo: how cells are described (`predictor.Memo`; for tables `TableSpace.memo`).
+        roles: whether NASGEM's predictor asks if an operation is dead or a wire, which none of the
+            30-node space is.
+        options: fields of `Nasgem`, `Evolution` or `LocalSearch`.
+
+    Raises:
+        UserError: there is no such name.
+        ValueError: an embedding is missing.
     """
     if name not in _TABLE:
         raise UserError(f"unknown strategy {name!r}: choose one of {', '.join(STRATEGIES)}")
-    if initial is not None:
-        options["initial"] = initial
-    needs = name == "nasgem" or name.endswith("+embedding")
-    if needs and embedding is None and predictor is None:
-        raise ValueError(f"strategy {name!r} needs an embedding")
-    return _TABLE[name](_Given(embedding, predictor, memo, roles, options))
+    predictor = predictor or predictor_of(name, embedding, memo, roles)
+    if _TABLE[name] is Nasgem and needs_embedding(name):
+        options["embedding"] = embedding
+    return _TABLE[name](predictor=predictor, **options)
