@@ -41,8 +41,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "targets as they are": ({"warp": "none"}, {}),
     "stronger warp (0.1)": ({"warp": ("left", 0.1)}, {}),
     "weaker warp (1.0)": ({"warp": ("left", 1.0)}, {}),
-    "upper bound": ({}, {"acquisition": "ucb"}),
-    "predicted mean": ({}, {"acquisition": "mean"}),
+    "upper bound": ({}, {"acquisition": lambda mean, std, best: mean + std - best}),
+    "predicted mean": ({}, {"acquisition": lambda mean, std, best: mean - best}),
 }
 """Configurations of NASGEM: changes of the predictor, changes of the proposal."""
 

@@ -93,6 +93,19 @@ class ModelInfo:
             return images
         return _normalised(images, self.mean, self.std)
 
+    def check(self, images: Images, what: str) -> None:
+        """Make sure that images fit the input.
+
+        Raises:
+            UserError: they do not; the sentence begins with `what`.
+        """
+        channels, height, width = self.input_shape
+        if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
+            raise UserError(
+                f"{what} are {images.dtype} of shape {images.shape[1:]}, but the network takes "
+                f"uint8 of shape {(height, width, channels)}"
+            )
+
     def to_metadata(self) -> dict[str, str]:
         """Keys and JSON values as they stand in the file."""
         values = {
@@ -352,12 +365,7 @@ def probabilities(model: Path | str, images: Images) -> NDArray[np.float32]:
         UserError: the file is none of gemkit's, or the images have another shape.
     """
     info = read_info(model)
-    channels, height, width = info.input_shape
-    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
-        raise UserError(
-            f"{model} takes uint8 images of shape {(height, width, channels)}, "
-            f"not {images.dtype} {images.shape[1:]}"
-        )
+    info.check(images, f"{model}: the images")
     outputs = run_batched(open_session(model, threads=0), info.normalise(images)).astype(np.float32)
     return outputs if info.softmax else _softmax(outputs)
 
@@ -367,6 +375,11 @@ def accuracy_of(model: Path | str, images: Images, labels: NDArray[np.int64]) ->
     info = read_info(model)
     outputs = run_batched(open_session(model, threads=0), info.normalise(images))
     return float((outputs.argmax(axis=1) == labels).mean())
+
+
+def allowed_difference(wanted: NDArray[Any]) -> float:
+    """PARITY; where outputs exceed 100, which fp32 does not carry as exactly, 1e-6 of them."""
+    return max(PARITY, 1e-6 * float(np.abs(wanted).max(initial=0)))
 
 
 @contextlib.contextmanager
@@ -538,18 +551,13 @@ def _compare(
                 wanted = reference(torch.from_numpy(values)).numpy()
             difference = _difference(wanted, run(session, values))
             worst = max(worst, difference)
-            allowed = _allowed(wanted)
+            allowed = allowed_difference(wanted)
             if not difference <= allowed:
                 raise UserError(
                     f"the exported file differs from PyTorch by {difference:.2g} at batch {size} "
                     f"(at most {allowed:.2g} is allowed); nothing was written. {_AMPLIFIED}"
                 )
     return worst
-
-
-def _allowed(wanted: NDArray[Any]) -> float:
-    """PARITY; where outputs exceed 100, which fp32 does not carry as exactly, 1e-6 of them."""
-    return max(PARITY, 1e-6 * float(np.abs(wanted).max(initial=0)))
 
 
 def _difference(wanted: NDArray[Any], found: NDArray[Any]) -> float:
@@ -589,7 +597,7 @@ def _accuracy(
             wanted = reference(torch.from_numpy(values)).numpy()
         rows = np.arange(len(wanted))
         chosen = found.argmax(axis=1)
-        if (wanted.max(axis=1) - wanted[rows, chosen] > 2 * _allowed(wanted)).any():
+        if (wanted.max(axis=1) - wanted[rows, chosen] > 2 * allowed_difference(wanted)).any():
             raise UserError(
                 f"the exported file predicts other classes than PyTorch; nothing was written. "
                 f"{_AMPLIFIED}"

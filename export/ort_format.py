@@ -21,7 +21,15 @@ from numpy.typing import NDArray
 from gemkit.errors import UserError
 from gemkit.files import write_bytes, write_text
 
-from .exporter import PARITY, Images, ModelInfo, fixed_batch, quiet, read_info, run_batched
+from .exporter import (
+    Images,
+    ModelInfo,
+    allowed_difference,
+    fixed_batch,
+    quiet,
+    read_info,
+    run_batched,
+)
 from .timing import open_session
 
 OPERATORS_ENDING = ".required_operators_and_types.config"
@@ -117,8 +125,9 @@ def _compared(
     inputs = info.normalise(images)
     wanted, found = run_batched(before, inputs), run_batched(after, inputs)
     parity = float(np.abs(wanted - found).max(initial=0))
-    largest = float(np.abs(wanted).max(initial=0))
-    allowed = max(PARITY, 1e-6 * largest) if info.precision == "fp32" else _ROUNDED * largest
+    allowed = allowed_difference(wanted)
+    if info.precision != "fp32":
+        allowed = _ROUNDED * float(np.abs(wanted).max(initial=0))
     if fixed_batch(before) != fixed_batch(after) or not parity <= allowed:
         raise RuntimeError(f"the .ort file's outputs differ from {source}'s by {parity:.2g}")
     return parity, None if test is None else float((found.argmax(1) == test[1]).mean())

@@ -589,38 +589,3 @@ def _permuted(graph: Graph, node: Node, order: Array, constants: dict[str, Array
     else:
         constants |= {names[0]: weights[:, order], names[1]: bias}
     return replace(node, inputs=(node.inputs[0], *names))
-
-
-def merge_parallel(graph: Graph) -> Graph:
-    """Compute all 1x1 convolutions of one tensor together and split the result."""
-    if graph.opset < 13:  # Split was another operator
-        return graph
-    families: dict[tuple[str, str], list[Node]] = {}
-    for node in graph.nodes:
-        if is_pointwise(graph, node) and _activated(graph, node).output not in graph.outputs:
-            families.setdefault((node.inputs[0], _activated(graph, node).op), []).append(node)
-    nodes = {node.output: [node] for node in graph.nodes}
-    constants: dict[str, Array] = {}
-    for siblings in families.values():
-        if len(siblings) < 2:
-            continue
-        weights, biases = zip(*(_weights(graph, node) for node in siblings), strict=True)
-        first, ends = siblings[0], [_activated(graph, node) for node in siblings]
-        names = [f"{first.output}_merged{end}" for end in ("", "_weight", "_bias", "_sizes", "_y")]
-        constants |= {names[1]: np.concatenate(weights), names[2]: np.concatenate(biases)}
-        constants[names[3]] = np.array([len(bias) for bias in biases], dtype=np.int64)
-        for node, end in zip(siblings, ends, strict=True):
-            nodes[node.output] = nodes[end.output] = []
-        steps = [replace(first, inputs=(first.inputs[0], *names[1:3]), outputs=(names[0],))]
-        if ends[0].op == "Relu":
-            steps.append(replace(ends[0], inputs=(names[0],), outputs=(names[4],)))
-        split = Node(
-            "Split",
-            (steps[-1].output, names[3]),
-            tuple(end.output for end in ends),
-            {"axis": 1},
-        )
-        nodes[first.output] = [*steps, split]
-    if not constants:
-        return graph
-    return graph.with_nodes((node for part in nodes.values() for node in part), constants)

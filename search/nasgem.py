@@ -50,23 +50,6 @@ def expected_improvement(mean: FloatArray, std: FloatArray, threshold: FloatArra
     return np.asarray(np.log(np.maximum(std, 1e-12)) + log)
 
 
-def upper_bound(mean: FloatArray, std: FloatArray, threshold: FloatArray) -> FloatArray:
-    """Mean plus one standard deviation, relative to the threshold."""
-    return mean + std - threshold
-
-
-def greedy(mean: FloatArray, std: FloatArray, threshold: FloatArray) -> FloatArray:
-    """The predicted mean alone, relative to the threshold."""
-    return mean - threshold
-
-
-ACQUISITIONS: dict[str, Acquisition] = {
-    "ei": expected_improvement,
-    "ucb": upper_bound,
-    "mean": greedy,
-}
-
-
 PART = 20_000
 """Candidates that are drawn and judged together: what is in memory at a time."""
 
@@ -82,7 +65,7 @@ class Nasgem:
         random, mutants, crossovers: candidates of each kind in a round. Random ones may be
             millions: they are judged in parts, of which only the best are kept.
         parents: how many of the best cells are mutated and crossed.
-        acquisition: see ACQUISITIONS; any function of the same form may be given.
+        acquisition: how desirable a cell is.
         shortlist: candidates among which a batch is chosen.
     """
 
@@ -93,7 +76,7 @@ class Nasgem:
     mutants: int = 2_000
     crossovers: int = 1_000
     parents: int = 10
-    acquisition: str | Acquisition = "ei"
+    acquisition: Acquisition = expected_improvement
     shortlist: int = 256
 
     def __call__(
@@ -145,11 +128,8 @@ class Nasgem:
         self, prediction: Prediction, std: FloatArray, history: History, candidates: Candidates
     ) -> FloatArray:
         """Acquisition (n,) at a deviation, times the chance that the trial does not fail."""
-        acquisition = self.acquisition
-        if isinstance(acquisition, str):
-            acquisition = ACQUISITIONS[acquisition]
         equal = np.full(len(candidates), history.best) / candidates.scores(np.ones(len(candidates)))
-        value = acquisition(prediction.latent, std, prediction.scale(equal))
+        value = self.acquisition(prediction.latent, std, prediction.scale(equal))
         return value + np.log(np.maximum(prediction.feasible, 1e-12))
 
     def _batch(

@@ -22,7 +22,7 @@ from gemkit.budget import PRECISIONS, Budget, format_bytes
 from gemkit.cost import peak_memory
 from gemkit.files import write_text
 
-from ..exporter import PARITY, run_batched
+from ..exporter import allowed_difference, run_batched
 from ..onnx_file import load_onnx
 from .arena import arena
 from .program import Program, program_of
@@ -252,7 +252,7 @@ def _parity(
     session = ort.InferenceSession(model.SerializeToString(), options)
     wanted = run_batched(session, program.info.normalise(images)).astype(np.float64)
     found, output = outputs.astype(np.float64), program.tensors[program.output]
-    allowed = PARITY * max(1.0, float(np.abs(wanted).max(initial=0)) / 100)
+    allowed = allowed_difference(wanted)
     tie = 2 * allowed
     if output.scale is not None:
         wanted, tie = np.rint(wanted / output.scale) + output.zero, 1

@@ -117,7 +117,7 @@ def test_plain_file_and_probabilities_agree(tmp_path: Path, seed: int) -> None:
     logits = by_hand(network, images, HOW["mean"], HOW["std"])
     wanted = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
     assert np.abs(probabilities(path, images) - wanted).max() < 1e-5  # five images, by two
-    with pytest.raises(UserError, match="takes uint8 images of shape"):
+    with pytest.raises(UserError, match="takes uint8 of shape"):
         probabilities(path, images[:, :7])
 
 

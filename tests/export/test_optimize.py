@@ -29,7 +29,6 @@ REWRITES = {
     "share sums": rewrites.share_sums,
     "sums at once": rewrites.sums_at_once,
     "merge siblings": rewrites.merge_siblings,
-    "merge parallel": rewrites.merge_parallel,
     "split pairs": partial(rewrites.split_concats, largest=2),
     "split all": rewrites.split_concats,
     "partial sums": partial(memory.accumulate, tries=50),
@@ -305,7 +304,7 @@ def test_splitting_leaves_no_concatenation(seed: int) -> None:
 
 
 @pytest.mark.parametrize("bias", [[], [""], ["b"]])
-@pytest.mark.parametrize("name", ["split all", "merge siblings", "merge parallel"])
+@pytest.mark.parametrize("name", ["split all", "merge siblings"])
 def test_convolutions_with_and_without_bias(
     seed: int, tmp_path: Path, name: str, bias: list[str]
 ) -> None:
@@ -343,24 +342,6 @@ def test_siblings_read_by_one_concatenation_become_one_convolution(tmp_path: Pat
     assert count(merged, "Conv") == count(graph, "Conv") - 2 * stages
     assert {len(node.inputs) for node in merged.nodes if node.op == "Concat"} == {2}
     assert_close(outputs(write(merged), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
-
-
-def test_convolutions_of_one_tensor_become_one_and_a_split(tmp_path: Path) -> None:
-    # Nodes 1 to 3 read the input; 4 and 5 read 1 by themselves. The projection has no Relu.
-    edges = ((0, 1), (0, 2), (0, 3), (1, 4), (1, 5))
-    architecture = Architecture(
-        (Cell(("input", *["conv1x1"] * 5), edges),), skeleton_for(SMALL, 10), 5
-    )
-    model = build_onnx(architecture)
-    graph = read(model)
-    merged = rewrites.merge_parallel(graph)
-    stages = len(architecture.skeleton.stages)
-    assert count(merged, "Conv") == count(graph, "Conv") - 3 * stages
-    assert count(merged, "Relu") == count(graph, "Relu") - 3 * stages
-    parts = sorted(len(node.outputs) for node in merged.nodes if node.op == "Split")
-    assert parts == sorted([2, 3] * stages)
-    assert_close(outputs(write(merged), tmp_path / "a.onnx"), outputs(model, tmp_path / "b.onnx"))
-    assert rewrites.merge_parallel(merged) is merged
 
 
 def test_sums_of_three_and_more_are_written_as_one(tmp_path: Path) -> None:

@@ -128,7 +128,9 @@ def test_many_parts_are_one_large_pool(seed: int, monkeypatch: pytest.MonkeyPatc
     space, history = Recorded(), history_of(seed)
     predictor = nasgem_predictor(toy.embedding)
     monkeypatch.setattr(nasgem, "PART", 70)
-    choose = Nasgem(predictor, toy.embedding, acquisition="mean", **SMALL | {"random": 1000})
+    choose = Nasgem(
+        predictor, toy.embedding, acquisition=lambda mean, *_: mean, **SMALL | {"random": 1000}
+    )
     found = choose(space, history, 1, np.random.default_rng(seed))
     assert [len(part) for part in space.offered[:15]] == [70] * 14 + [20]
     assert history.candidates is not None
