@@ -91,7 +91,6 @@ JOBS = {
     "frozen": Job("frozen", 3000),
     "labels, mixup": Job(change={"mixup": 0.2}),
     "labels, cutmix": Job(change={"cutmix": 1.0}),
-    "labels, augment": Job(change={"augment": 0.3}),
     "labels, longer": Job(steps=6800),
     "labels, longer, mixup": Job(steps=6800, change={"mixup": 0.2}),
     "tuned, longer": Job("tuned", 6000),

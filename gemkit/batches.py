@@ -6,7 +6,7 @@ device. What changes them is set by `gemkit.recipe.Recipe`.
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -85,7 +85,7 @@ class Batches:
             order = order.to(self._device)
         parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
         for rows, images in self._read(self._joined(parts)):
-            images = self._cut(self._normalise(self._changed(self._moved(images))))
+            images = self._cut(self._normalise(self._moved(images)))
             each = len(parts[0])
             for first in range(0, len(rows), each):
                 last = first + each
@@ -120,37 +120,6 @@ class Batches:
                 if place + _AHEAD < len(parts):
                     coming.append(readers.submit(pixels, parts[place + _AHEAD]))
                 yield part.to(self._device), images.to(self._device)
-
-    def _changed(self, images: Tensor) -> Tensor:
-        """Two random changes of each image, in (n, h, w, c) and 0..255; floats if there are any."""
-        strength = self._recipe.augment
-        if not strength:
-            return images
-        images, count = images.float(), len(images)
-        turned = torch.eye(2, device=self._device).repeat(count, 1, 1)
-        for _ in range(2):
-            kind = self._integers(0, len(_CHANGES), count)[:, 0]
-            amount = strength * (2 * self._uniform(count)[:, 0] - 1)
-            for index, change in enumerate(_CHANGES):
-                chosen = kind == index
-                if change in _COLOUR_CHANGES:
-                    changed = _COLOUR_CHANGES[change](images, amount[:, None, None, None])
-                    images = torch.where(chosen[:, None, None, None], changed, images)
-                elif change != "none":
-                    step = turn(change, torch.where(chosen, amount, 0))
-                    turned = torch.bmm(turned, step)
-            images = images.clamp(0, 255)
-        if torch.equal(turned, torch.eye(2, device=self._device).expand_as(turned)):
-            return images
-        grid = F.affine_grid(
-            torch.cat([turned, torch.zeros(count, 2, 1, device=self._device)], 2),
-            [count, images.shape[3], *images.shape[1:3]],
-            align_corners=False,
-        )
-        moved = F.grid_sample(
-            images.permute(0, 3, 1, 2), grid, padding_mode="reflection", align_corners=False
-        )
-        return moved.permute(0, 2, 3, 1)
 
     def _moved(self, images: Tensor) -> Tensor:
         """Shift and mirror by choosing, for every image, which rows and columns it shows."""
@@ -270,42 +239,3 @@ class TaughtBatches(Batches):
                 images = torch.from_numpy(pixels).to(self._device)
             images = self._cut(self._normalise(self._moved(images)))
             yield self._mixed(images, self._shares[seen, rows])
-
-
-def _grey(images: Tensor) -> Tensor:
-    return images.mean(3, keepdim=True)
-
-
-def _posterised(images: Tensor, amount: Tensor) -> Tensor:
-    step = 2 ** (4 * amount.abs()).round()
-    return (images / step).floor() * step
-
-
-_COLOUR_CHANGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
-    "brightness": lambda images, amount: images * (1 + 0.9 * amount),
-    "contrast": lambda images, amount: torch.lerp(
-        _grey(images).mean((1, 2), keepdim=True).expand_as(images), images, 1 + 0.9 * amount
-    ),
-    "colour": lambda images, amount: torch.lerp(
-        _grey(images).expand_as(images), images, 1 + 0.9 * amount
-    ),
-    "solarise": lambda images, amount: torch.where(
-        images >= 256 * (1 - amount.abs()), 255 - images, images
-    ),
-    "posterise": _posterised,
-}
-"""Images (n, h, w, c) in 0..255 and an amount for each in -1..1 -> changed images."""
-_CHANGES = (*_COLOUR_CHANGES, "rotate", "shear x", "shear y", "none")
-
-
-def turn(change: str, amount: Tensor) -> Tensor:
-    """Matrices (n, 2, 2) of a rotation by up to 30 degrees or a shear by up to 0.3."""
-    one, none = torch.ones_like(amount), torch.zeros_like(amount)
-    if change == "rotate":
-        angle = amount * (math.pi / 6)
-        rows = (angle.cos(), -angle.sin(), angle.sin(), angle.cos())
-    elif change == "shear x":
-        rows = (one, 0.3 * amount, none, one)
-    else:
-        rows = (one, none, 0.3 * amount, one)
-    return torch.stack(rows, 1).reshape(-1, 2, 2)

@@ -8,7 +8,7 @@ from typing import Any, Self
 from gemkit.budget import is_number
 from gemkit.errors import UserError
 
-_GONE = ("drop_path", "schedule")
+_GONE = ("drop_path", "schedule", "augment")
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,6 @@ class Recipe:
         mixup: alpha of the Beta distribution images are mixed with (Zhang et al. 2018); 0: never.
         cutmix: the same for pasting a rectangle of another image (Yun et al. 2019). With both,
             each batch takes one of them at random.
-        augment: strength, 0 to 1, of two random changes of every image, after RandAugment (Cubuk
-            et al. 2020): brightness, contrast, colour, solarising, posterising, turning, shearing
-            or none; 0: never.
         least_steps: steps of the whole training at the least; of few images there are more epochs
             then (`lengthened`).
     """
@@ -51,7 +48,6 @@ class Recipe:
     cutout: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
-    augment: float = 0.0
     least_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -78,7 +74,6 @@ class Recipe:
             lambda value: is_number(value) and value >= 0,
             "be 0 or more",
         )
-        check("augment", lambda value: is_number(value) and 0 <= value <= 1, "be from 0 to 1")
         check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":

@@ -119,7 +119,6 @@ def test_a_stopped_training_goes_on(seed: int, tmp_path: Path) -> None:
     assert resumed.curve[-1]["loss"] == pytest.approx(whole.curve[-1]["loss"], rel=0.1)
 
 
-@pytest.mark.parametrize("change", [{"mixup": 0.2, "cutmix": 1.0}, {"augment": 0.5}])
-def test_every_augmentation_can_be_recorded(seed: int, change: dict[str, float]) -> None:
-    trained = _trained(_network(seed), replace(RECIPE, **change), seed)
+def test_every_augmentation_can_be_recorded(seed: int) -> None:
+    trained = _trained(_network(seed), replace(RECIPE, mixup=0.2, cutmix=1.0), seed)
     assert trained.accuracy > 0.5
