@@ -9,12 +9,18 @@ import binascii
 import json
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto as Field
+from google.protobuf.descriptor_pb2 import FileDescriptorProto
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message import DecodeError
+from google.protobuf.message_factory import GetMessageClass
 from numpy.typing import NDArray
 
 from gemkit.errors import UserError
@@ -126,10 +132,24 @@ def _first_wrong(data: NDArray[np.uint8], heads: IntArray, length: int) -> int |
 
 _TOGETHER = 16384
 """Records decoded at a time."""
-_LENGTH = 47
-"""Bytes of an evaluation without checkpoint path: tag, length, five doubles with a tag each."""
-_TAGS = np.array([0x0A, 45, 0x09, 0x11, 0x19, 0x21, 0x29], dtype=np.uint8)
-_TAG_PLACES = np.array([0, 1, 2, 11, 20, 29, 38])
+_MEASURES = ("training_time", "train_accuracy", "validation_accuracy", "test_accuracy")
+_NAMES101 = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "input", "output")
+
+
+@cache
+def _metrics() -> type[Any]:
+    """The protobuf message of a record: what is read of `model_metrics.proto`."""
+    file = FileDescriptorProto(name="model_metrics.proto", syntax="proto2")
+    evaluation = file.message_type.add(name="Evaluation")
+    for number, name in enumerate(_MEASURES, start=2):
+        evaluation.field.add(name=name, number=number, type=Field.TYPE_DOUBLE)
+    metrics = file.message_type.add(name="Metrics")
+    repeated = {"label": Field.LABEL_REPEATED, "type_name": "Evaluation"}
+    metrics.field.add(name="evaluations", number=1, type=Field.TYPE_MESSAGE, **repeated)
+    metrics.field.add(name="parameters", number=2, type=Field.TYPE_INT64)
+    pool = DescriptorPool()
+    pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName("Metrics"))
 
 
 def _no_record(path: Path, number: int, starts: IntArray) -> UserError:
@@ -141,8 +161,8 @@ def _no_record(path: Path, number: int, starts: IntArray) -> UserError:
 
 def _records(
     path: Path, data: NDArray[np.uint8], starts: IntArray, sizes: IntArray, begin: int
-) -> tuple[list[Any], list[bytes]]:
-    """Records from number `begin` on, and their metrics as protobuf messages."""
+) -> tuple[list[Any], list[Any]]:
+    """Records from number `begin` on, and their metrics."""
     some = slice(begin, begin + _TOGETHER)
     ends = (starts[some] + sizes[some]).tolist()
     texts = [data[a:b].tobytes() for a, b in zip(starts[some].tolist(), ends, strict=True)]
@@ -163,95 +183,13 @@ def _records(
                 raise ValueError("not text")
             if not isinstance(epochs, int) or not 0 < epochs < 1 << 31:
                 raise ValueError("no number of epochs")
-            messages.append(binascii.a2b_base64(metrics, strict_mode=True))
-        except (ValueError, TypeError):
+            message = _metrics().FromString(binascii.a2b_base64(metrics, strict_mode=True))
+            if len(message.evaluations) != 3:
+                raise ValueError("not three evaluations")
+            messages.append(message)
+        except (ValueError, TypeError, DecodeError):
             raise _no_record(path, begin + k, starts) from None
     return records, messages
-
-
-def _evaluations(path: Path, messages: list[bytes], begin: int, starts: IntArray) -> FloatArray:
-    """Half-way and final training time, train, validation and test accuracy (n, 2, 4)."""
-    found = np.empty((len(messages), 2, 4))
-    whole = 3 * _LENGTH
-    usual = np.array([len(message) > whole for message in messages])
-    if usual.any():
-        text = b"".join(message[:whole] for message in messages if len(message) > whole)
-        block = np.frombuffer(text, dtype=np.uint8).reshape(-1, 3, _LENGTH)
-        as_expected = (block[:, :, _TAG_PLACES] == _TAGS).all(axis=(1, 2))
-        places = np.flatnonzero(usual)
-        for field in range(4):
-            at = 12 + 9 * field
-            raw = np.ascontiguousarray(block[:, 1:, at : at + 8])
-            found[places, :, field] = raw.view("<f8")[:, :, 0]
-        usual[places] = as_expected
-    for k in np.flatnonzero(~usual).tolist():
-        try:
-            found[k] = _decoded(messages[k])
-        except (ValueError, struct.error):
-            raise _no_record(path, begin + k, starts) from None
-    return found
-
-
-def _decoded(message: bytes) -> list[list[float]]:
-    """The evaluations in one message with fields in any order. ValueError when malformed."""
-    evaluations = []
-    for number, wire, value in _fields(message):
-        if number == 1 and wire == 2:
-            inner = {n: v for n, w, v in _fields(value) if w == 1}
-            evaluations.append(
-                [struct.unpack("<d", inner[n])[0] if n in inner else 0.0 for n in range(2, 6)]
-            )
-    if len(evaluations) != 3:
-        raise ValueError("not three evaluations")
-    return evaluations[1:]
-
-
-def _parameters(message: bytes) -> int:
-    """The number of trainable parameters, 0 where the message does not say."""
-    with suppress(ValueError):
-        for number, wire, value in _fields(message):
-            if number == 2 and wire == 0:
-                return int(value) if value < 1 << 62 else 0
-    return 0
-
-
-def _fields(message: bytes) -> Iterator[tuple[int, int, Any]]:
-    """Number, wire type and content of a protobuf message's fields. ValueError when malformed."""
-    place = 0
-    while place < len(message):
-        tag, place = _varint(message, place)
-        number, wire = tag >> 3, tag & 7
-        if wire == 0:
-            value, place = _varint(message, place)
-            yield number, wire, value
-            continue
-        if wire == 2:
-            length, place = _varint(message, place)
-        elif wire in (1, 5):
-            length = 8 if wire == 1 else 4
-        else:
-            raise ValueError(f"wire type {wire}")
-        if place + length > len(message):
-            raise ValueError("a field ends after its message")
-        yield number, wire, message[place : place + length]
-        place += length
-
-
-def _varint(message: bytes, place: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        if place >= len(message) or shift > 63:
-            raise ValueError("a number ends after its message")
-        byte = message[place]
-        place += 1
-        value |= (byte & 127) << shift
-        if byte < 128:
-            return value, place
-        shift += 7
-
-
-_MEASURES = ("training_time", "train_accuracy", "validation_accuracy", "test_accuracy")
-_NAMES101 = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "input", "output")
 
 
 def read_nasbench101(
@@ -280,10 +218,18 @@ def read_nasbench101(
                 if len(edges) != len(codes) ** 2 or set(edges) - {"0", "1"}:
                     raise _no_record(path, begin + k, starts)
                 cells.append((edges, codes))
-                parameters.append(_parameters(messages[k]))
+                parameters.append(messages[k].parameters)
             owner.append(place)
             trained.append(epochs)
-        numbers.append(_evaluations(path, messages, begin, starts))
+        # Half-way and final (n, 2, 4).
+        numbers.append(
+            np.array(
+                [
+                    [[getattr(one, name) for name in _MEASURES] for one in message.evaluations[1:]]
+                    for message in messages
+                ]
+            )
+        )
         if progress:
             progress(min(1.0, (begin + _TOGETHER) / len(starts)))
     if len(names) >= MOST_OPERATIONS:
