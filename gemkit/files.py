@@ -8,12 +8,12 @@ import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from gemkit.errors import UserError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
 
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
@@ -168,15 +168,13 @@ def data_folder() -> Path:
     return Path(os.path.expanduser(named)) if named else Path.home() / ".cache" / "gemkit"
 
 
-def read_arrays(path: Path) -> "dict[str, NDArray[Any]]":
+def read_arrays(path: Path) -> dict[str, NDArray[Any]]:
     """Read all arrays of a .npz file.
 
     Raises:
         UserError: the file is missing, damaged or of another kind, or holds pickled objects; the
             sentence names the file and, inside it, the array.
     """
-    import numpy as np
-
     if not is_file(path):
         raise UserError(f"{path} does not exist: a NumPy .npz file is needed")
     broken = f"{path} is no whole .npz file: it is damaged, cut off or of another kind"

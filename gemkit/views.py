@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image, ImageEnhance
 from scipy.special import softmax
 
 from gemkit.errors import UserError
@@ -27,9 +28,6 @@ from gemkit.files import explain, read_json, replacing, write_json
 from gemkit.machine import usable_cores
 from gemkit.pictures import Images
 from gemkit.teachers import Teacher
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 VIEWS = 16
 """Views of an image."""
@@ -245,8 +243,6 @@ def _seen(
     pixels: Images, row: int, view: int, shape: tuple[int, int, int], teacher: Teacher
 ) -> tuple[Images, Images]:
     """One image in one view, for the student and for the teacher."""
-    from PIL import Image
-
     channels, height, width = shape
     image = Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels)
     box: tuple[float, float, float, float] = (0.0, 0.0, float(image.width), float(image.height))
@@ -265,11 +261,9 @@ def _seen(
 
 
 def _changed(
-    image: "Image.Image", rng: np.random.Generator
-) -> tuple["Image.Image", tuple[float, float, float, float]]:
+    image: Image.Image, rng: np.random.Generator
+) -> tuple[Image.Image, tuple[float, float, float, float]]:
     """Colours changed and mirrored at random, and the box of a random crop."""
-    from PIL import Image, ImageEnhance
-
     side = min(image.size)
     area = side * side * rng.uniform(_LEAST_SHARE, 1)
     form = math.exp(rng.uniform(-math.log(_ASPECT), math.log(_ASPECT)))

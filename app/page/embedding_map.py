@@ -8,14 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 from gemkit.cell import OPERATIONS, Cell, CellArrays
 from gemkit.errors import UserError
 from gemkit.search import encoder
 from gemkit.search.similarity import continuous
 
-from .. import formatting
 from ..projection import project
 
 if TYPE_CHECKING:
@@ -89,14 +87,9 @@ class EmbeddingMap:
         if one is None or other is None:
             return {"error": "One of the two has no cell."}
         likeness = similarity(one.cell, other.cell)
-        edits = edit_distance(one.cell, other.cell)
         places = self._known.get(first), self._known.get(second)
         name = self._shown.content.name
-        text = (
-            f"{name(first)} and {name(second)}: at most {formatting.number(edits, 'edit')} apart "
-            "(nodes and edges to add, remove or change); Weisfeiler-Lehman similarity "
-            f"{likeness:.3f} of 1"
-        )
+        text = f"{name(first)} and {name(second)}: Weisfeiler-Lehman similarity {likeness:.3f} of 1"
         if places[0] is not None and places[1] is not None:
             text += f"; cosine of their embeddings {_cosine(places[0], places[1]):.3f}"
         return {"text": text + "."}
@@ -109,54 +102,6 @@ def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
 @functools.lru_cache(maxsize=4096)
 def similarity(first: Cell, second: Cell) -> float:
     """The Weisfeiler-Lehman similarity that guides the encoder: 1 for cells that are alike."""
-
     arrays = CellArrays.from_cells([first, second])
     vectors = continuous(arrays.operations, arrays.adjacency, kinds=len(OPERATIONS))
     return float(np.clip(vectors[0] @ vectors[1], 0.0, 1.0))
-
-
-@functools.lru_cache(maxsize=4096)
-def edit_distance(first: Cell, second: Cell) -> int:
-    """Nodes and edges to add, remove or change to turn one cell into the other: an upper bound.
-
-    The exact number is out of reach for thirty nodes. Nodes are matched by operation and by what
-    they are connected to (Riesen and Bunke's assignment), the edits of that matching are counted,
-    and exchanging two partners is tried for as long as it saves edits.
-    """
-    cells = (first, second)
-    size = max(len(cell.operations) for cell in cells)
-    labels = np.full((2, size), -1)
-    edges = np.zeros((2, size, size), dtype=bool)
-    for index, cell in enumerate(cells):
-        codes = [OPERATIONS.index(name) for name in cell.operations]
-        labels[index, : len(codes)] = codes
-        for source, target in cell.edges:
-            edges[index, source, target] = True
-    ins, outs = edges.sum(axis=1), edges.sum(axis=2)
-    cost = (labels[0][:, None] != labels[1][None, :]).astype(float)
-    cost += 0.5 * np.abs(ins[0][:, None] - ins[1][None, :])
-    cost += 0.5 * np.abs(outs[0][:, None] - outs[1][None, :])
-    place = np.arange(size) / size
-    cost += 0.2 * np.abs(place[:, None] - place[None, :])
-    cost[0, 1:] = cost[1:, 0] = 1e6  # the inputs correspond
-    match = linear_sum_assignment(cost)[1]
-
-    def edits(order: NDArray[np.intp]) -> int:
-        changed = int((labels[0] != labels[1][order]).sum())
-        return changed + int((edges[0] != edges[1][np.ix_(order, order)]).sum())
-
-    starts = [match, np.arange(size)]
-    best = min(starts, key=edits).copy()
-    least = edits(best)
-    improved = True
-    while improved:
-        improved = False
-        for a in range(1, size):
-            for b in range(a + 1, size):
-                best[[a, b]] = best[[b, a]]
-                found = edits(best)
-                if found < least:
-                    least, improved = found, True
-                else:
-                    best[[a, b]] = best[[b, a]]
-    return least
