@@ -4,7 +4,7 @@
 
 The faults go into a copy of the packages. One that every test passes is printed: either the module
 computes the same with it, or a test is missing. What the tests import is loaded once, and each
-fault is tried in a fork of this process. See docs/testing.md.
+fault is tried in a fork of this process.
 """
 
 import argparse
