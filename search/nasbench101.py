@@ -137,8 +137,8 @@ _NAMES101 = ("conv3x3-bn-relu", "conv1x1-bn-relu", "maxpool3x3", "input", "outpu
 
 
 @cache
-def _metrics() -> type[Any]:
-    """The protobuf message of a record: what is read of `model_metrics.proto`."""
+def _metrics() -> Any:
+    """The class of a record's protobuf message: what is read of `model_metrics.proto`."""
     file = FileDescriptorProto(name="model_metrics.proto", syntax="proto2")
     evaluation = file.message_type.add(name="Evaluation")
     for number, name in enumerate(_MEASURES, start=2):
