@@ -59,6 +59,7 @@ class Form:
         squeezed: the cell's output passes squeeze-and-excitation (Hu et al. 2018) before what is
             beside it is added.
         smooth: hard-swish (Howard et al. 2019) in place of ReLU at the end of a cell.
+        all_smooth: hard-swish in place of every ReLU of stem and cells.
     """
 
     residual: bool = False
@@ -72,6 +73,12 @@ class Form:
     share: float = 1.0
     squeezed: bool = False
     smooth: bool = False
+    all_smooth: bool = False
+
+    @property
+    def activation(self) -> type[nn.Module]:
+        """Of stem and nodes."""
+        return nn.Hardswish if self.all_smooth else nn.ReLU
 
 
 @dataclass(frozen=True)
@@ -182,7 +189,7 @@ def _node(operation: str, channels_in: int, channels: int, form: Form) -> nn.Seq
     layers: list[nn.Module] = [nn.ReLU()] if form.pre else []
     if operation == "sep3x3":
         layers += _convolution(channels_in, channels_in, 3, groups=channels_in)
-        layers += [nn.ReLU()] if form.inner else []
+        layers += [form.activation()] if form.inner else []
     layers += _convolution(channels_in, channels)
     if form.zero and form.residual:
         nn.init.zeros_(layers[-1].weight)
@@ -248,7 +255,7 @@ class DeepCell(nn.Module):
             out = operation(joined)
             if form.residual and base is not None:
                 out = out + base
-            values.append(out if form.pre else torch.relu(out))
+            values.append(out if form.pre else form.activation()(out))
         leaves = [values[leaf] for leaf in self.leaves]
         if self.summed:
             joined = self._total(leaves, None)
@@ -258,7 +265,7 @@ class DeepCell(nn.Module):
             return joined if form.residual else torch.relu(joined + first)
         out = self.output(torch.relu(joined) if form.pre else joined)
         out = out + (x if self.own else first if self.by_entry else self.projection(x))
-        if form.smooth:
+        if form.smooth or form.all_smooth:
             return nn.functional.hardswish(out)
         return out if form.pre else torch.relu(out)
 
@@ -272,7 +279,7 @@ class DeepNet(nn.Module):
         channels = 3
         for kernel, stride, share in frame.stem:
             inner = max(4, round(share * width))
-            stem += [*_convolution(channels, inner, kernel, stride), nn.ReLU()]
+            stem += [*_convolution(channels, inner, kernel, stride), form.activation()]
             channels = inner
         if frame.pooled:
             stem.append(nn.MaxPool2d(2))
@@ -391,6 +398,7 @@ def rounds() -> dict[str, list[Job]]:
     light = Frame(stem=((3, 2, 1.0),))
     narrow = Frame(stem=((3, 1, 0.5), (3, 2, 1.0)))
     deep = replace(light, stages=((1, 2), (2, 3), (4, 2)))
+    middle = replace(light, stages=((1, 1), (2, 2), (4, 2)))
     cell, larger = "random12.9", "random24.4"
     singles = (
         Form(identity=True),
@@ -443,6 +451,8 @@ def rounds() -> dict[str, list[Job]]:
                 Job("star1", Form(identity=True), deep),
                 Job("known:shufflenet_v2"),
                 Job("resnet20"),
+                Job("star1", Form(smooth=True), light),
+                Job("star1", Form(squeezed=True, smooth=True), light),
             )
         ],
         # One separable convolution with what MobileNetV3-small has besides, and deeper.
@@ -464,14 +474,27 @@ def rounds() -> dict[str, list[Job]]:
                 (Form(identity=True), ((1, 1), (2, 1), (4, 2))),
             )
         ],
+        "activations": [
+            Job("star1", form, light, seed, epochs=20, trained=10_000)
+            for seed in range(3)
+            for form in (
+                Form(smooth=True),
+                Form(all_smooth=True),
+                Form(squeezed=True, smooth=True),
+                Form(squeezed=True, all_smooth=True),
+                base,
+            )
+        ],
         "long": [
             replace(job, epochs=60, trained=10_000)
             for job in (
                 Job("star1", frame=light),
-                Job("star1", Form(identity=True), deep),
-                Job("star1", Form(squeezed=True), light),
-                Job("star1", Form(identity=True, squeezed=True), deep),
                 Job("known:mobilenet_v3_small"),
+                Job("star1", Form(squeezed=True, smooth=True), light),
+                Job("star1", Form(smooth=True), light),
+                Job("star1", Form(all_smooth=True), light),
+                Job("star1", Form(squeezed=True, all_smooth=True), light),
+                Job("star1", Form(identity=True, squeezed=True, smooth=True), middle),
             )
         ],
         "larger": [

@@ -100,6 +100,7 @@ CONCATS = (
     Form(share=0.5, inner=False),
     Form(residual=True, identity=True),
 )
+SKELETONS = skeletons_for(SHAPE, CLASSES, activation="relu")  # as the trainings that are kept had
 LEVERS = tuple(
     replace(job, macs=MACS, epochs=deep_cells.RECIPE.epochs, trained=deep_cells.TRAINED)
     for job in deep_cells.rounds()["levers"]
@@ -119,7 +120,7 @@ def pair(number: int, macs: int = MACS) -> Architecture:
     nodes = NODES[number % len(NODES)]
     cell = random_cells(np.random.default_rng([7, number]), 1, nodes, smallest=nodes).cell(0)
     aggregation = "concat" if number % 4 in (0, 3) else "sum"
-    skeleton = skeletons_for(SHAPE, CLASSES)[number % 3]
+    skeleton = SKELETONS[number % 3]
     return widest(Cell(cell.operations, cell.edges, aggregation), skeleton, macs)
 
 
@@ -159,11 +160,7 @@ def network_of(job: Job) -> tuple[nn.Module, int, int]:
         network = baseline(name, SHAPE, CLASSES, max_macs=macs)
         return network, *count_with_fvcore(network, SHAPE)
     cell = hand_made(nodes=30)[name] if kind == "cell" else None
-    architecture = (
-        pair(int(name), macs)
-        if cell is None
-        else widest(cell, skeletons_for(SHAPE, CLASSES)[1], macs)
-    )
+    architecture = pair(int(name), macs) if cell is None else widest(cell, SKELETONS[1], macs)
     torch.manual_seed(job.seed)
     network = build(architecture)
     return network, *count_with_fvcore(network, SHAPE)
