@@ -8,7 +8,7 @@ Ours, like everything about deployment.
     exported = export_onnx(network, path, input_shape=(3, 32, 32), class_names=names, mean=mean,
                            std=std, images=x_test)
     read_info(path)              # what the file says about itself
-    probabilities(path, images)  # uint8 images (n, h, w, c) -> (n, classes)
+    accuracy_of(path, x_test, y_test)
 
 Without preprocessing in the graph the input `image` is float32 (batch, c, h, w), pixels scaled to
 0..1, less `mean`, divided by `std`; with it, it is uint8 (batch, h, w, c), the pixels themselves.
@@ -92,19 +92,6 @@ class ModelInfo:
         if self.preprocessing:
             return images
         return _normalised(images, self.mean, self.std)
-
-    def check(self, images: Images, what: str) -> None:
-        """Make sure that images fit the input.
-
-        Raises:
-            UserError: they do not; the sentence begins with `what`.
-        """
-        channels, height, width = self.input_shape
-        if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
-            raise UserError(
-                f"{what} are {images.dtype} of shape {images.shape[1:]}, but the network takes "
-                f"uint8 of shape {(height, width, channels)}"
-            )
 
     def to_metadata(self) -> dict[str, str]:
         """Keys and JSON values as they stand in the file."""
@@ -356,20 +343,6 @@ def run_batched(
     return np.concatenate(found)
 
 
-def probabilities(model: Path | str, images: Images) -> NDArray[np.float32]:
-    """Classify images with a file of gemkit's: uint8 (n, h, w, c) -> (n, classes).
-
-    The images must have the input's size already (`gemkit.pictures.fit_image`).
-
-    Raises:
-        UserError: the file is none of gemkit's, or the images have another shape.
-    """
-    info = read_info(model)
-    info.check(images, f"{model}: the images")
-    outputs = run_batched(open_session(model, threads=0), info.normalise(images)).astype(np.float32)
-    return outputs if info.softmax else _softmax(outputs)
-
-
 def accuracy_of(model: Path | str, images: Images, labels: NDArray[np.int64]) -> float:
     """Share of images that a file of gemkit's classifies right."""
     info = read_info(model)
@@ -414,11 +387,6 @@ def _about(network: "nn.Module") -> dict[str, Any]:
 def _normalised(images: Images, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.float32]:
     scale, shift = scale_and_shift(mean, std)
     return np.ascontiguousarray((images * scale + shift).transpose(0, 3, 1, 2))
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
 
 def _with_ends(network: "nn.Module", info: ModelInfo) -> "nn.Module":

@@ -191,7 +191,12 @@ def _source(path: Path | str) -> tuple[onnx.ModelProto, ModelInfo]:
 
 
 def _check_images(images: Images, info: ModelInfo, what: str) -> None:
-    info.check(images, f"the {what}")
+    channels, height, width = info.input_shape
+    if images.dtype != np.uint8 or images.shape[1:] != (height, width, channels):
+        raise UserError(
+            f"the {what} are {images.dtype} of shape {images.shape[1:]}, but the network takes "
+            f"uint8 of shape {(height, width, channels)}"
+        )
     if not len(images):
         raise UserError(f"there are no {what}")
 

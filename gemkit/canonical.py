@@ -146,24 +146,8 @@ def _untie(
     return np.array([found[owner][1] for owner in range(len(operations))])
 
 
-def orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """Canonical order of the nodes of every graph.
-
-    Args:
-        operations: (n, m) int8 labels; negative where there is no node (such places come last).
-        adjacency: (n, m, m) bool.
-
-    Returns:
-        (n, m): the node at each canonical place, absent places last.
-    """
-    found = np.empty(operations.shape, dtype=np.intp)
-    for start in range(0, len(operations), _CHUNK):
-        part = slice(start, start + _CHUNK)
-        found[part] = _orders(operations[part], adjacency[part])
-    return found
-
-
 def _orders(operations: NDArray[np.int8], adjacency: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """The node at each canonical place (n, m), absent places last."""
     colours = mix(operations.astype(np.uint64) + np.uint64(2))
     colours = _coloured(colours, operations, adjacency)
     order, _, tied = _first_ties(colours, adjacency)

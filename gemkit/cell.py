@@ -5,7 +5,6 @@ lower to the higher index and says that the source's output is an input of the t
 nodes compute is documented in `gemkit.network`, what a cell costs in `gemkit.cost`.
 """
 
-import heapq
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -136,35 +135,16 @@ class Cell:
 
     def pruned(self) -> "Cell":
         """The cell without the nodes that the cell input does not reach."""
-        return self if self.is_pruned else self._reordered(self._reached)
-
-    def _reordered(self, order: Sequence[int]) -> "Cell":
-        """The sub-cell of the nodes in `order`, numbered in that order."""
-        place = {int(node): index for index, node in enumerate(order)}
+        if self.is_pruned:
+            return self
+        place = {node: index for index, node in enumerate(self._reached)}
         edges = [
             (place[source], place[target])
             for source, target in self.edges
             if source in place and target in place
         ]
-        return Cell(tuple(self.operations[node] for node in order), tuple(edges), self.aggregation)
-
-    def canonical(self) -> "Cell":
-        """The pruned cell with its nodes in canonical order: equal for isomorphic cells."""
-        cell = self.pruned()
-        arrays = CellArrays.from_cells([cell])
-        rank = np.empty(len(cell.operations), dtype=int)
-        rank[canonical.orders(arrays.operations, arrays.adjacency)[0]] = np.arange(len(rank))
-        # The canonical order need not be topological: take the ready node of the lowest rank.
-        waiting = [len(nodes) for nodes in cell.predecessors]
-        ready, order = [(int(rank[0]), 0)], []
-        while ready:
-            _, node = heapq.heappop(ready)
-            order.append(node)
-            for successor in cell.successors[node]:
-                waiting[successor] -= 1
-                if not waiting[successor]:
-                    heapq.heappush(ready, (int(rank[successor]), successor))
-        return cell._reordered(order)
+        operations = tuple(self.operations[node] for node in place)
+        return Cell(operations, tuple(edges), self.aggregation)
 
     @cached_property
     def key(self) -> str:

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from huggingface_hub import ModelCard
+from onnxruntime import InferenceSession
 from PIL import Image
 from scipy.stats import binom
 
 from gemkit.architecture import Skeleton, Stage
 from gemkit.budget import Budget
 from gemkit.export.card import interval, write_card
-from gemkit.export.exporter import export_onnx, probabilities
+from gemkit.export.exporter import export_onnx, read_info
 from gemkit.pictures import fit_image
 from gemkit.records import Latency, Measurement
 from networks import random_images, random_network
@@ -93,7 +94,8 @@ def test_python_lines_run(tmp_path: Path, seed: int, preprocessing: bool) -> Non
     )
     assert done.stderr == ""
     answer, pixels = done.stdout.split("\n")[:2]
-    assert answer == NAMES[probabilities(model, images)[0].argmax()]
+    inputs = read_info(model).normalise(images)
+    assert answer == NAMES[InferenceSession(model).run(None, {"image": inputs})[0][0].argmax()]
     assert pixels == images.tobytes().hex()
 
 
