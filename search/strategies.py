@@ -31,13 +31,6 @@ from .nasgem import Nasgem
 from .predictor import Memo, compute, embedding_predictor, flat_predictor, nasgem_predictor
 
 
-def random_search(
-    space: Space, history: History, count: int, rng: np.random.Generator
-) -> Candidates:
-    """Uniformly what the space samples."""
-    return fresh_sample(space, history, count, rng)
-
-
 @dataclass(frozen=True)
 class Evolution:
     """Regularised evolution (Real et al. 2019): the oldest die, tournaments choose the parents.
@@ -144,7 +137,7 @@ def _with_busy(history: History, keys: NDArray[Any]) -> History:
 
 _TABLE: dict[str, Callable[..., Strategy]] = {
     "nasgem": Nasgem,
-    "random": lambda **_: random_search,
+    "random": lambda **_: fresh_sample,
     "evolution": Evolution,
     "evolution+embedding": Evolution,
     "local": LocalSearch,

@@ -17,7 +17,7 @@ from gemkit.export.exporter import Exported, check_options, export_onnx
 from gemkit.export.onnx_builder import DEFAULT_OPSET
 from gemkit.export.schedule import peak_of_file
 from gemkit.files import write_bytes
-from gemkit.records import Baseline, Measurement, Model
+from gemkit.records import Baseline, Model
 from gemkit.store import Run
 
 from .. import formatting, run_data
@@ -179,7 +179,9 @@ def export(
                     for one in model.measurements
                     if form == Form() and run.path / (one.onnx or "") not in anew
                 ]
-                _card_beside(run, model, folder, measured)
+                id = model.id
+                own, card = folder / f"{id}.onnx", folder / f"{id}.card.md"
+                write_network_card(run, model, own, card, measured)
         if folder is not None:
             console.print(f"files: {folder}")
         delivered = tuple(one for one in _trained(run) if one.id in chosen)
@@ -279,14 +281,6 @@ def _left(run: Run, exported: Exported) -> tuple[float | None, str]:
     if budget.latency_ms is not None and budget.precision == "fp32":
         milliseconds = latency_ms([exported.path])[0]
     return milliseconds, exported.figures.over(budget, "fp32", milliseconds)
-
-
-def _card_beside(
-    run: Run, model: Model | Baseline, folder: Path, measured: Sequence[Measurement]
-) -> None:
-    """The card of the files that were put into a folder, with what was measured of these files."""
-    id = model.id
-    write_network_card(run, model, folder / f"{id}.onnx", folder / f"{id}.card.md", measured)
 
 
 def _copy(path: Path, id: str, out: Path) -> None:
