@@ -84,15 +84,11 @@ class Job:
 JOBS = {
     "labels": Job(),
     "tuned": Job("tuned", 3000),
-    "tuned, mixup": Job("tuned", 3000, change={"mixup": 0.8}),
     "tuned, not mirrored": Job("tuned", 3000, change={"flip": False}),
     "tuned, smoother": Job("tuned", 3000, temperature=2.0),
     "tuned, with labels": Job("tuned", 3000, labels=0.3),
     "frozen": Job("frozen", 3000),
-    "labels, mixup": Job(change={"mixup": 0.2}),
-    "labels, cutmix": Job(change={"cutmix": 1.0}),
     "labels, longer": Job(steps=6800),
-    "labels, longer, mixup": Job(steps=6800, change={"mixup": 0.2}),
     "tuned, longer": Job("tuned", 6000),
 }
 """In the order in which they were worth doing."""

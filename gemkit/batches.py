@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -50,7 +49,6 @@ class Batches:
         self,
         x: NDArray[np.uint8],
         y: NDArray[np.int64],
-        classes: int,
         recipe: Recipe,
         mean: Sequence[float],
         std: Sequence[float],
@@ -65,7 +63,6 @@ class Batches:
             self._images = torch.from_numpy(np.array(x)).to(device)
         self._labels = torch.from_numpy(np.array(y)).to(device)
         self._flip = x.shape[3] == 3 if recipe.flip is None else recipe.flip
-        self._classes = classes
         self._order_rng = torch.Generator()
         self._rng = torch.Generator(device) if device.type == "cuda" else self._order_rng
 
@@ -89,7 +86,7 @@ class Batches:
             each = len(parts[0])
             for first in range(0, len(rows), each):
                 last = first + each
-                yield self._mixed(images[first:last], self._labels[rows[first:last]])
+                yield images[first:last], self._labels[rows[first:last]]
 
     def _joined(self, parts: list[Tensor]) -> list[Tensor]:
         """Several batches in one where images lie on the GPU, which small operations leave idle."""
@@ -161,35 +158,6 @@ class Batches:
             covered.append((first <= at) & (at < first + square))
         return images.masked_fill((covered[0][:, :, None] & covered[1][:, None, :])[:, None], 0)
 
-    def _mixed(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixup and cutmix of images with their labels (n,) or class shares (n, classes)."""
-        height, width = images.shape[2:]
-        mixup, cutmix = self._recipe.mixup, self._recipe.cutmix
-        if not (mixup or cutmix):
-            return images, labels
-        numbers = np.random.default_rng(int(torch.randint(2**62, (), generator=self._order_rng)))
-        if mixup and cutmix:
-            mixup, cutmix = (mixup, 0.0) if numbers.random() < 0.5 else (0.0, cutmix)
-        alpha = mixup or cutmix
-        kept = numbers.beta(alpha, alpha)
-        share: Tensor
-        if mixup:
-            share = torch.tensor(kept, dtype=torch.float32, device=self._device)
-            images = torch.lerp(images.roll(1, 0), images, share)
-        else:
-            side = math.sqrt(1 - kept)
-            sizes = [round(side * length) for length in (height, width)]
-            top, left = (
-                int(numbers.integers(length - size + 1))
-                for length, size in zip((height, width), sizes, strict=True)
-            )
-            images = images.clone()
-            window = (..., slice(top, top + sizes[0]), slice(left, left + sizes[1]))
-            images[window] = images.roll(1, 0)[window]
-            share = 1 - torch.tensor(sizes[0] * sizes[1] / (height * width), device=self._device)
-        targets = labels if labels.ndim > 1 else F.one_hot(labels, self._classes).float()
-        return images, torch.lerp(targets.roll(1, 0), targets, share)
-
 
 class TaughtBatches(Batches):
     """Batches of views of images, each with the class shares that a teacher saw in that view.
@@ -200,7 +168,6 @@ class TaughtBatches(Batches):
     def __init__(
         self,
         lessons: Lessons,
-        classes: int,
         recipe: Recipe,
         mean: Sequence[float],
         std: Sequence[float],
@@ -208,7 +175,7 @@ class TaughtBatches(Batches):
         layout: torch.memory_format = torch.channels_last,
     ) -> None:
         unlabelled = np.zeros(len(lessons), np.int64)
-        super().__init__(lessons.images[0], unlabelled, classes, recipe, mean, std, device, layout)
+        super().__init__(lessons.images[0], unlabelled, recipe, mean, std, device, layout)
         self._lessons = lessons
         self._shares = torch.from_numpy(lessons.shares.astype(np.float32)).to(device)
         self._views = torch.empty(0)
@@ -238,4 +205,4 @@ class TaughtBatches(Batches):
             else:
                 images = torch.from_numpy(pixels).to(self._device)
             images = self._cut(self._normalise(self._moved(images)))
-            yield self._mixed(images, self._shares[seen, rows])
+            yield images, self._shares[seen, rows]

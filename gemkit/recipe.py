@@ -8,7 +8,7 @@ from typing import Any, Self
 from gemkit.budget import is_number
 from gemkit.errors import UserError
 
-_GONE = ("drop_path", "schedule", "augment")
+_GONE = ("drop_path", "schedule", "augment", "mixup", "cutmix")
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,6 @@ class Recipe:
         crop: images are shifted by up to this share of their side, reflected at the border.
         flip: whether images are mirrored left to right at random; None: colour images are.
         cutout: side of the square that is blanked, as a share of the image's side.
-        mixup: alpha of the Beta distribution images are mixed with (Zhang et al. 2018); 0: never.
-        cutmix: the same for pasting a rectangle of another image (Yun et al. 2019). With both,
-            each batch takes one of them at random.
         least_steps: steps of the whole training at the least; of few images there are more epochs
             then (`lengthened`).
     """
@@ -46,8 +43,6 @@ class Recipe:
     crop: float = 0.125
     flip: bool | None = None
     cutout: float = 0.0
-    mixup: float = 0.0
-    cutmix: float = 0.0
     least_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -69,11 +64,7 @@ class Recipe:
             lambda value: is_number(value) and 0 <= value < 1,
             "be at least 0 and below 1",
         )
-        check(
-            "weight_decay mixup cutmix",
-            lambda value: is_number(value) and value >= 0,
-            "be 0 or more",
-        )
+        check("weight_decay", lambda value: is_number(value) and value >= 0, "be 0 or more")
         check("flip", lambda value: value is None or type(value) is bool, "be true, false or null")
 
     def changed(self, epochs: int | None = None, batch_size: int | None = None) -> "Recipe":

@@ -161,7 +161,7 @@ def train(
     place = _device(device)
     images = len(x) if lessons is None else len(lessons)
     batch = _batch_size(recipe, images)
-    classes = _check_outputs(network, x, y, y_eval)
+    _check_outputs(network, x, y, y_eval)
     layout = memory_format(network, place)
     record = place.type == "cuda" and _ranks()[1] == 1 and not compile
     with _stream_of_its_own(place, record), _seeded(place), _memory_explained(batch):
@@ -178,9 +178,9 @@ def train(
         training = _Training(
             _Steps(model, optimiser, recipe.label_smoothing, place, record),
             optimiser,
-            Batches(x, y, classes, recipe, mean, std, place, layout)
+            Batches(x, y, recipe, mean, std, place, layout)
             if lessons is None
-            else TaughtBatches(lessons, classes, recipe, mean, std, place, layout),
+            else TaughtBatches(lessons, recipe, mean, std, place, layout),
             recipe,
             place,
             batch,
@@ -519,8 +519,8 @@ def _overruns(module: nn.Module) -> bool:
     )
 
 
-def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> int:
-    """Number of classes that the network has; makes sure that the labels have no more."""
+def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np.int64]) -> None:
+    """Make sure that the labels have no more classes than the network."""
     weight = next(network.parameters())
     image = torch.zeros(1, x.shape[3], *x.shape[1:3], device=weight.device)
     was_training = network.training
@@ -533,7 +533,6 @@ def _check_outputs(network: nn.Module, x: NDArray[np.uint8], *labels: NDArray[np
         raise UserError(
             f"the network has {outputs.shape[1]} classes, the labels go up to {largest}"
         )
-    return int(outputs.shape[1])
 
 
 # ------------------------------------------------------------------------------ optimiser

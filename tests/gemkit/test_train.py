@@ -166,7 +166,7 @@ def test_real_digits_are_learned() -> None:
 
 def test_the_same_seed_gives_the_same_weights(seed: int) -> None:
     arrays = Arrays(seed, channels=3)
-    recipe = replace(RECIPES["full"], epochs=2, batch_size=32, mixup=0.2, cutmix=1.0)
+    recipe = replace(RECIPES["full"], epochs=2, batch_size=32)
     networks = []
     for number in (1, 1, 2):
         networks.append(new(seed, 3))
@@ -223,7 +223,6 @@ def batch_of(arrays: Arrays, seed: int, **changes: Any) -> tuple[np.ndarray, np.
     batches = Batches(
         arrays.x,
         arrays.y,
-        4,
         recipe,
         (0.0,) * arrays.x.shape[3],
         (1 / 255,) * arrays.x.shape[3],
@@ -280,20 +279,6 @@ def test_cutout_blanks_a_square(seed: int) -> None:
     for image in blank:
         rows, columns = np.flatnonzero(image.any(1)), np.flatnonzero(image.any(0))
         assert image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
-
-
-def test_mixed_images_carry_both_labels(seed: int) -> None:
-    arrays = Arrays(seed, channels=3)
-    images, targets = batch_of(arrays, seed, mixup=1.0)
-    assert targets.shape == (96, 4)
-    np.testing.assert_allclose(targets.sum(1), 1, atol=1e-5)
-    other = targets.copy()
-    other[np.arange(96), arrays.y] = 0
-    share = other.sum(1).max()  # equal for all images whose partner has another label
-    assert 0 < share <= 1
-    low, high = arrays.x.min(), arrays.x.max()
-    assert images.min() >= low - 1e-3
-    assert images.max() <= high + 1e-3
 
 
 # ---------------------------------------------------------------------------- checkpoints
@@ -357,22 +342,6 @@ def test_a_killed_training_goes_on_to_the_same_weights(tmp_path: Path, seed: int
         assert len(list(folder.iterdir())) == 4  # two epochs, two files each
     finally:
         torch.set_num_threads(threads)
-
-
-def test_pasted_images_carry_both_labels_by_area(seed: int) -> None:
-    arrays = Arrays(seed)
-    arrays.x[:] = np.arange(len(arrays.x), dtype=np.uint8)[:, None, None, None]
-    images, labels = batch_of(arrays, seed, cutmix=1.0)
-    for image, target, own in zip(images, labels, range(len(images)), strict=True):
-        values, counts = np.unique(image.round().astype(int), return_counts=True)
-        assert len(values) <= 2
-        expected = np.zeros(4)
-        for value, count in zip(values, counts, strict=True):
-            expected[arrays.y[value]] += count / image.size
-        np.testing.assert_allclose(target, expected, atol=1e-6)
-        rows, columns = np.nonzero(image[..., 0].round() != own)
-        if len(rows):  # one rectangle
-            assert len(rows) == (np.ptp(rows) + 1) * (np.ptp(columns) + 1)
 
 
 def test_images_read_ahead_from_disk_train_the_same(tmp_path: Path, seed: int) -> None:
@@ -585,7 +554,7 @@ def test_the_learning_rate_goes_with_the_batch() -> None:
 
 
 def test_recipes_of_older_versions_are_read() -> None:
-    old = {**RECIPES["full"].to_json(), "drop_path": 0.1, "schedule": "one-cycle"}
+    old = {**RECIPES["full"].to_json(), "drop_path": 0.1, "schedule": "one-cycle", "mixup": 0.2}
     assert Recipe.from_json(old) == RECIPES["full"]
 
 
