@@ -1,4 +1,4 @@
-"""Photographs: what a teacher, longer trainings and mixed images are worth.
+"""Photographs: what a teacher and longer trainings are worth.
 
     OMP_NUM_THREADS=1 python experiments/photographs.py --photographs FOLDER [--only "NAME;NAME"]
     python experiments/photographs.py --runs RUN [RUN ...]
@@ -84,6 +84,7 @@ class Job:
 JOBS = {
     "labels": Job(),
     "tuned": Job("tuned", 3000),
+    "tuned, shorter": Job("tuned", 2000),
     "tuned, not mirrored": Job("tuned", 3000, change={"flip": False}),
     "tuned, smoother": Job("tuned", 3000, temperature=2.0),
     "tuned, with labels": Job("tuned", 3000, labels=0.3),

@@ -462,7 +462,7 @@ def _photographs(found: dict[str, Any]) -> list[str]:
             (
                 "The same folds: a cell of one separable convolution of 9.6 M MACs, one training "
                 "each. `labels`: without a teacher, the recipe `standard` but for what the name "
-                "says; else `taught`."
+                "says; else `taught`. `mixup` was a setting of recipes then."
             ),
             document.table(("training", "steps", "accuracy", "processor time"), rows),
         ]

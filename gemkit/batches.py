@@ -81,12 +81,10 @@ class Batches:
         if self._images is not None:  # at once, since every copy makes the GPU wait
             order = order.to(self._device)
         parts = [order[step * batch : (step + 1) * batch][rank::ranks] for step in range(steps)]
+        size = len(parts[0])
         for rows, images in self._read(self._joined(parts)):
             images = self._cut(self._normalise(self._moved(images)))
-            each = len(parts[0])
-            for first in range(0, len(rows), each):
-                last = first + each
-                yield images[first:last], self._labels[rows[first:last]]
+            yield from zip(images.split(size), self._labels[rows].split(size), strict=True)
 
     def _joined(self, parts: list[Tensor]) -> list[Tensor]:
         """Several batches in one where images lie on the GPU, which small operations leave idle."""
