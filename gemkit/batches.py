@@ -84,7 +84,8 @@ class Batches:
         size = len(parts[0])
         for rows, images in self._read(self._joined(parts)):
             images = self._cut(self._normalise(self._moved(images)))
-            yield from zip(images.split(size), self._labels[rows].split(size), strict=True)
+            labels = self._labels[rows]
+            yield from zip(torch.split(images, size), torch.split(labels, size), strict=True)
 
     def _joined(self, parts: list[Tensor]) -> list[Tensor]:
         """Several batches in one where images lie on the GPU, which small operations leave idle."""
