@@ -658,7 +658,8 @@ def latency_kit(console: "Console", **options: Any) -> object:
 @click.option(
     "--prior",
     metavar="TARGET",
-    help="A target measured before, for the same images: helps where few networks were measured.",
+    help="A target measured before, for the same images, to start from.  [default: where 50 "
+    "networks or fewer were measured, the one of yours that helps, if any does]",
 )
 @limit_options
 @_with_json

@@ -16,7 +16,7 @@ from gemkit.data import load
 from gemkit.errors import UserError
 from gemkit.export.kit import fit_measurements, write_kit
 from gemkit.export.latency import cross_validate
-from gemkit.export.targets import Target, check_name, images_of, save_target, target
+from gemkit.export.targets import Target, check_name, images_of, save_target, target, targets
 from gemkit.records import Latency
 from gemkit.search.sampling import random_cells
 
@@ -25,6 +25,10 @@ from .terminal.progress import bar
 
 _POOL = 8
 """Cells drawn for each network of a kit, from which those worth measuring are chosen."""
+_SHORT = 50
+"""Up to so many measured networks, what was measured on other devices may help."""
+_HELPS = 0.95
+"""By which factor it must bring the median error of networks left out down."""
 _ROOM = 2
 """A kit measures networks of up to so many times the MACs that gemkit aims for."""
 
@@ -49,16 +53,18 @@ class Fitted:
         file: where it is kept.
         cross_validation: how well measured networks are predicted from the others; None where
             they are too few.
+        prior: the target measured before that the predictor starts from.
     """
 
     target: Target
     file: Path
     cross_validation: Mapping[str, float] | None
+    prior: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The target as `about` gives it, with the rest."""
         found = {"file": str(self.file), "cross_validation": self.cross_validation}
-        return {**about(self.target), **found}
+        return {**about(self.target), **found, "prior": self.prior}
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,9 @@ def fit(
     """Make a target of the user's own of what a kit measured.
 
     Args:
-        prior: a target that was measured before, to start from.
+        prior: a target that was measured before, to start from. Without one, the user's own targets
+            for the same images are tried where few networks were measured, and the one that helps
+            most to predict networks left out is taken, if any does.
 
     Raises:
         UserError: the measurements or the name are unusable; nothing was written.
@@ -146,10 +154,20 @@ def fit(
     if known is not None and known.latency is None:
         raise UserError(f"--prior: the latency on {known.name} is not known")
     model = fit_measurements(*measurements, prior=None if known is None else known.latency)
-    check_feasible(budget, model.skeleton, model.smallest_safe_ms())
     found = cross_validate(model)
+    if known is None and found is not None and len(model.measured) <= _SHORT:
+        for one in targets():
+            if not one.own or one.name == name or one.latency is None:
+                continue
+            if one.latency.skeleton != model.skeleton:
+                continue
+            tried = fit_measurements(*measurements, prior=one.latency)
+            judged = cross_validate(tried)
+            if judged is not None and judged["median_error"] < _HELPS * found["median_error"]:
+                model, found, known = tried, judged, one
+    check_feasible(budget, model.skeleton, model.smallest_safe_ms())
     path = save_target(name, model, budget, description)
-    return Fitted(target(name), path, found)
+    return Fitted(target(name), path, found, None if known is None else known.name)
 
 
 def predict_latency(path: Path, name: str, widths: Sequence[int]) -> list[PredictedLatency]:

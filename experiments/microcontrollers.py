@@ -8,7 +8,8 @@ an image on each processor, and the accuracy of the compiled program on the firs
 `memory`: for random cells, what the planner says, the array of the C program by the linker, and the
 block that onnxruntime plans for its activations. Needs gcc,
 gcc-arm-none-eabi, libnewlib-arm-none-eabi and qemu-system-arm. Writes results/microcontrollers.json
-and prints both as tables; 10 minutes of processor time.
+after each network, and goes on with what is missing there (delete the file to begin anew); prints
+both as tables; 10 minutes of processor time.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from gemkit.export.microcontroller.project import CProject, c_project
 from gemkit.export.microcontroller.toolchain import PROCESSORS, build
 from gemkit.export.quantize import to_int8
 from gemkit.export.targets import targets
-from gemkit.files import write_json
+from gemkit.files import read_json, write_json
 from gemkit.network import build as network_of
 from gemkit.search.sampling import random_cells
 
@@ -43,7 +44,30 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS, RUN = ROOT / "results" / "microcontrollers.json", ROOT / "runs" / "microcontrollers"
 IMAGES = ROOT.parent / "shared" / "data" / "cifar10_jpeg.npz"
 SHAPES = ((1, 8, 8), (3, 32, 32))
+UNTRAINED = "resnet8, untrained, 32x32x3"
 BLOCK = re.compile(r"Extended allocation by (\d+) bytes")
+
+
+class Rows:
+    """The rows of a table, of which each is written as soon as it is there."""
+
+    def __init__(self, table: str) -> None:
+        self.table = table
+
+    def all(self) -> dict[str, list[dict[str, Any]]]:
+        """The rows that there are, by table."""
+        return {"boards": [], "memory": [], **(read_json(RESULTS) if RESULTS.exists() else {})}
+
+    def has(self, **wanted: object) -> bool:
+        """Whether a row with this value is there."""
+        return any(wanted.items() <= row.items() for row in self.all()[self.table])
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Write one more row."""
+        found = self.all()
+        found[self.table].append(row)
+        write_json(RESULTS, found)
+        print(row, flush=True)
 
 
 def entry(name: str, found: CProject, macs: int, trained: bool) -> dict[str, Any]:
@@ -85,9 +109,8 @@ def some_images(path: Path, tests: int) -> Path:
     return path
 
 
-def boards(images: int, folder: Path) -> list[dict[str, Any]]:
+def boards(images: int, folder: Path, rows: Rows) -> None:
     """The first table."""
-    rows = []
     digits = load("digits")
     if not RUN.exists():
         asked = Budget(macs=1_000_000, precision="int8")
@@ -95,32 +118,33 @@ def boards(images: int, folder: Path) -> list[dict[str, Any]]:
         pipeline.run("digits", asked, out=RUN, command="gemkit run", **options).close()
     for path in sorted(RUN.glob("*/*/model.onnx")):
         kind = "found, digits" if path.parts[-3] == "models" else f"{path.parent.name}, digits"
+        if rows.has(name=kind):
+            continue
         copied = folder / f"{path.parent.name}.onnx"
         copied.write_bytes(path.read_bytes())
         made = in_int8(copied, digits, images)
-        rows.append(entry(kind, made, read_info(path).more["macs"], True))
-        print(rows[-1], flush=True)
+        rows.add(entry(kind, made, read_info(path).more["macs"], True))
     photographs = load(f"npz:{some_images(folder / 'images.npz', images)}")
-    torch.manual_seed(0)
-    path = folder / "resnet8.onnx"
-    export_onnx(
-        baseline("resnet8", (3, 32, 32), 10).eval(),
-        path,
-        input_shape=(3, 32, 32),
-        class_names=photographs.class_names,
-        mean=photographs.mean,
-        std=photographs.std,
-    )
-    made = in_int8(path, photographs, 50)
-    macs = read_info(folder / "resnet8.int8.onnx").more["macs"]
-    rows.append(entry("resnet8, untrained, 32x32x3", made, macs, False))
-    print(rows[-1], flush=True)
+    if not rows.has(name=UNTRAINED):
+        torch.manual_seed(0)
+        path = folder / "resnet8.onnx"
+        export_onnx(
+            baseline("resnet8", (3, 32, 32), 10).eval(),
+            path,
+            input_shape=(3, 32, 32),
+            class_names=photographs.class_names,
+            mean=photographs.mean,
+            std=photographs.std,
+        )
+        made = in_int8(path, photographs, 50)
+        macs = read_info(folder / "resnet8.int8.onnx").more["macs"]
+        rows.add(entry(UNTRAINED, made, macs, False))
     for card in zoo.cards():
-        path = folder / f"{card.name}.onnx"
-        zoo.write(card, path)
-        rows.append(entry(f"zoo:{card.name}", in_int8(path, photographs, images), card.macs, True))
-        print(rows[-1], flush=True)
-    return rows
+        if not rows.has(name=f"zoo:{card.name}"):
+            path = folder / f"{card.name}.onnx"
+            zoo.write(card, path)
+            made = in_int8(path, photographs, images)
+            rows.add(entry(f"zoo:{card.name}", made, card.macs, True))
 
 
 def planned_by_onnxruntime(path: Path, shape: tuple[int, int, int]) -> int:
@@ -151,10 +175,13 @@ def planned_by_onnxruntime(path: Path, shape: tuple[int, int, int]) -> int:
     return sum(int(size) for size in BLOCK.findall(second))
 
 
-def memory(count: int, folder: Path) -> list[dict[str, Any]]:
+def memory(count: int, folder: Path, rows: Rows) -> None:
     """The second table: random cells of both aggregations, for images of two shapes."""
-    rows = []
-    for index in range(count):
+    for index in range(2 * count):
+        if sum("refused" not in row for row in rows.all()["memory"]) >= count:
+            break
+        if rows.has(index=index):
+            continue
         rng = np.random.default_rng(index)
         shape, kind = SHAPES[index % 2], ("concat", "sum")[index // 2 % 2]
         cell = random_cells(rng, 1, 30, kind).pruned().cell(0)
@@ -169,13 +196,18 @@ def memory(count: int, folder: Path) -> list[dict[str, Any]]:
         labelled = images, np.zeros(32, np.int64)
         to_int8(path, path.with_suffix(".int8.onnx"), training=labelled, test=labelled, whole=True)
         row: dict[str, Any] = {
+            "index": index,
             "input_shape": list(shape),
             "aggregation": kind,
             "nodes": cell.nodes,
             "macs": cost(architecture).macs,
         }
         for precision, file in (("fp32", path), ("int8", path.with_suffix(".int8.onnx"))):
-            made = c_project(file, folder / f"{index}-{precision}")
+            try:
+                made = c_project(file, folder / f"{index}-{precision}")
+            except RuntimeError as error:  # its rounding shows in the outputs of random weights
+                row["refused"] = f"{precision}: {error}"
+                break
             size = build(made.folder, PROCESSORS["cortex-m4"])
             assert size is not None
             row[precision] = {
@@ -183,9 +215,7 @@ def memory(count: int, folder: Path) -> list[dict[str, Any]]:
                 "c_bytes": size.ram_bytes - size.stack_bytes,
                 "onnxruntime_bytes": planned_by_onnxruntime(file, shape),
             }
-        rows.append(row)
-        print(row, flush=True)
-    return rows
+        rows.add(row)
 
 
 def tables(found: dict[str, Any]) -> str:
@@ -213,6 +243,8 @@ def tables(found: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in found["memory"]:
+        if "refused" in row:
+            continue
         shape = "x".join(map(str, (*row["input_shape"][1:], row["input_shape"][0])))
         sizes = [
             f"{row[precision][name] / 1000:.1f} kB"
@@ -232,11 +264,9 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=20, help="networks of the second table")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="gemkit-") as temporary:
-        found = {"boards": boards(options.images, Path(temporary))}
-        write_json(RESULTS, found)
-        found["memory"] = memory(options.memory, Path(temporary))
-    write_json(RESULTS, found)
-    print(tables(found))
+        memory(options.memory, Path(temporary), Rows("memory"))
+        boards(options.images, Path(temporary), Rows("boards"))
+    print(tables(read_json(RESULTS)))
 
 
 if __name__ == "__main__":

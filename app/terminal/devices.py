@@ -36,6 +36,8 @@ def print_fit(fitted: Fitted, console: Console) -> None:
         f"{formatting.number(len(kept.latency.measured), 'network')} for "
         f"{images_of(kept.latency.skeleton)}, {_span(kept.latency)}"
     )
+    if fitted.prior is not None:
+        console.print(f"starts from what was measured on {fitted.prior}")
     if found is not None:
         console.print(
             "each predicted from others: "

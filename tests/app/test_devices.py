@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,12 @@ import pytest
 from gemkit.app.steps import known
 from gemkit.app.steps.search import search
 from gemkit.app.steps.train import train
+from gemkit.architecture import skeleton_for
 from gemkit.budget import Budget
 from gemkit.cell import Cell
+from gemkit.export.kit import read_measurements
+from gemkit.export.latency import LatencyModel, cross_validate
+from gemkit.export.targets import save_target, target
 from gemkit.store import Run
 
 SAMPLES = 16
@@ -133,6 +138,40 @@ def test_predicts_one_cell(gemkit: Callable[..., Outcome], tmp_path: Path, seed:
     code, _, errors = gemkit("search", "--data", "npz:d.npz", "--target", "b")
     assert (code, errors.count("\n")) == (2, 1)
     assert "was measured for images of 8x8x1 in 10 classes, not for images of 16x16x3" in errors
+
+
+def test_a_short_kit_starts_from_the_own_target_that_helps(
+    gemkit: Callable[..., Outcome], tmp_path: Path, seed: int
+) -> None:
+    file = measured(gemkit, tmp_path, seed)
+    skeleton, rows, device = read_measurements(file)
+    odd = np.random.default_rng(seed).lognormal(0, 2, len(rows))
+    factors = {"alike": np.full(len(rows), 3.0), "odd": odd}
+    for name, factor in factors.items():
+        times = [
+            replace(one, latency_ms=one.latency_ms * by)
+            for one, by in zip(rows, factor, strict=True)
+        ]
+        save_target(name, LatencyModel.fit(skeleton, times, device), Budget(), "made up")
+    save_target(
+        "others", LatencyModel.fit(skeleton_for((3, 16, 16), 2), rows, device), Budget(), ""
+    )
+    errors = {}
+    for name in (None, *factors):
+        prior = None if name is None else target(name).latency
+        found = cross_validate(LatencyModel.fit(skeleton, rows, device, prior))
+        assert found is not None
+        errors[name] = found["median_error"]
+    best = min(errors, key=lambda name: errors[name])
+    fitted = json.loads(good(gemkit("latency", "fit", str(file), "--name", "mine", "--json")))
+    taken = fitted["prior"]
+    assert fitted["cross_validation"]["median_error"] == pytest.approx(errors[taken])
+    # What brings the error down by less than a twentieth is not worth another device's quirks.
+    assert taken == best or errors[best] > 0.9 * errors[taken]
+    if errors["alike"] < 0.9 * errors[None]:
+        assert taken is not None
+    said = good(gemkit("latency", "fit", str(file), "--name", "other", "--prior", "odd"))
+    assert "starts from what was measured on odd" in said
 
 
 BAD = [
