@@ -70,6 +70,7 @@ EXPERIMENTS := \
   "search_quality.py | 10 minutes: strategies on the pool" \
   "search_live.py | 1 to 2 hours: searches of the digits beside controls" \
   "latency.py | 10 minutes: measured twice beside two neighbours, and predicted" \
+  "short_kits.py | 5 minutes: 20 cells of a table, another device as prior" \
   "latency_search.py | 20 minutes, alone" \
   "deliveries.py | 10 minutes: limits kept beside two neighbours" \
   "optimize.py | 30 minutes, alone" \
