@@ -462,7 +462,8 @@ def _photographs(found: dict[str, Any]) -> list[str]:
             (
                 "The same folds: a cell of one separable convolution of 9.6 M MACs, one training "
                 "each. `labels`: without a teacher, the recipe `standard` but for what the name "
-                "says; else `taught`. `mixup` was a setting of recipes then."
+                "says; else `taught`. `mixup` and `augment` (random changes of each image) were "
+                "settings of recipes then."
             ),
             document.table(("training", "steps", "accuracy", "processor time"), rows),
         ]
