@@ -267,8 +267,8 @@ def _parity(
         same = largest <= allowed and not others
     if not same:
         raise RuntimeError(
-            f"the C program's outputs differ from onnxruntime's by up to {largest:.2g}, "
-            f"{others} of {len(found)} classes with them"
+            f"the C program's outputs differ from onnxruntime's by up to {largest:.2g} "
+            f"({differences.mean():.2g} in the mean), {others} of {len(found)} classes with them"
         )
     return largest
 
