@@ -141,7 +141,8 @@ def _changed(value: Any, standard: Any) -> dict[str, Any]:
 
 def cell_of(name: str) -> Cell:
     """`star5` (separable nodes that read the input alone), `chain6`, `dense4` (each reads all
-    before it) or `random20.3` (20 nodes, the third drawn); `sum:` before it for sums."""
+    before it), `expand3` (three 1x1 convolutions, which one separable node reads) or `random20.3`
+    (20 nodes, the third drawn); `sum:` before it for sums."""
     aggregation, _, kind = name.rpartition(":")
     aggregation = aggregation or "concat"
     letters = kind.rstrip("0123456789.")
@@ -149,6 +150,10 @@ def cell_of(name: str) -> Cell:
         nodes, _, number = kind.removeprefix("random").partition(".")
         return _random(int(nodes), int(number), aggregation)
     count = int(kind.removeprefix(letters))
+    if letters == "expand":
+        wide = range(1, count + 1)
+        edges = [(0, node) for node in wide] + [(node, count + 1) for node in wide]
+        return Cell(("input", *["conv1x1"] * count, "sep3x3"), tuple(edges), aggregation)
     nodes = range(1, count + 1)
     edges = {
         "star": [(0, node) for node in nodes],
@@ -398,7 +403,6 @@ def rounds() -> dict[str, list[Job]]:
     light = Frame(stem=((3, 2, 1.0),))
     narrow = Frame(stem=((3, 1, 0.5), (3, 2, 1.0)))
     deep = replace(light, stages=((1, 2), (2, 3), (4, 2)))
-    middle = replace(light, stages=((1, 1), (2, 2), (4, 2)))
     cell, larger = "random12.9", "random24.4"
     singles = (
         Form(identity=True),
@@ -486,16 +490,13 @@ def rounds() -> dict[str, list[Job]]:
             )
         ],
         "long": [
-            replace(job, epochs=60, trained=10_000)
-            for job in (
-                Job("star1", frame=light),
-                Job("known:mobilenet_v3_small"),
-                Job("star1", Form(squeezed=True, smooth=True), light),
-                Job("star1", Form(smooth=True), light),
-                Job("star1", Form(all_smooth=True), light),
-                Job("star1", Form(squeezed=True, all_smooth=True), light),
-                Job("star1", Form(identity=True, squeezed=True, smooth=True), middle),
-            )
+            Job("star1", form, light, seed, epochs=60, trained=10_000)
+            for seed in range(3)
+            for form in (Form(smooth=True), base)
+        ],
+        "bottlenecks": [
+            Job(f"expand{count}", Form(smooth=True), light, epochs=20, trained=10_000)
+            for count in (3, 2)
         ],
         "larger": [
             Job(name, form, light)

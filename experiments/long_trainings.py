@@ -100,7 +100,7 @@ CONCATS = (
     Form(share=0.5, inner=False),
     Form(residual=True, identity=True),
 )
-SKELETONS = skeletons_for(SHAPE, CLASSES, activation="relu")  # as the trainings that are kept had
+SKELETONS = skeletons_for(SHAPE, CLASSES)
 LEVERS = tuple(
     replace(job, macs=MACS, epochs=deep_cells.RECIPE.epochs, trained=deep_cells.TRAINED)
     for job in deep_cells.rounds()["levers"]

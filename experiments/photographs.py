@@ -119,7 +119,7 @@ class Fold:
 
 def network_of(dataset: data.Dataset) -> Architecture:
     cell = hand_made()["single"]
-    skeleton = skeletons_for(dataset.input_shape, dataset.classes, activation="relu")[1]
+    skeleton = skeletons_for(dataset.input_shape, dataset.classes)[1]
     (width,) = largest_widths(CellArrays.from_cells([cell]), skeleton, Budget(macs=MACS))
     return Architecture((cell,), skeleton, int(width))
 

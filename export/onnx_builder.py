@@ -184,9 +184,9 @@ class _Graph:
         self.tensors[IMAGE] = out
 
     def add(self, layer: Layer) -> None:
-        """Write a layer, its activation included."""
+        """Write a layer, its ReLU included."""
         read = [self.tensors[name] for name in layer.reads]
-        name = f"{layer.name}.{layer.operator}" if layer.activation else layer.name
+        name = f"{layer.name}.{layer.operator}" if layer.relu else layer.name
         match layer.operator:
             case "convolution":
                 out = self.node(
@@ -221,13 +221,8 @@ class _Graph:
                 out = self.node("Gemm", [flat, *self._weights(layer)], "logits", transB=1)
             case "input":
                 raise ValueError("a network has one input")
-        if layer.activation == "relu":
+        if layer.relu:
             out = self.node("Relu", [out], layer.name)
-        elif layer.activation and self.opset < 14:
-            gate = self.node("HardSigmoid", [out], f"{layer.name}.gate", alpha=1 / 6, beta=0.5)
-            out = self.node("Mul", [out, gate], layer.name)
-        elif layer.activation:
-            out = self.node("HardSwish", [out], layer.name)
         self.tensors[layer.name] = out
 
     def _weights(self, layer: Layer) -> list[str]:

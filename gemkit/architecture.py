@@ -25,8 +25,6 @@ MAX_WIDTH = 1024
 SHORTCUTS = ("projection", "identity")
 """What a cell's input passes on its way around the nodes: a 1x1 convolution, or nothing where the
 stage, or the stem before it, has the same factor."""
-ACTIVATIONS = ("relu", "hard-swish")
-"""What a cell's output passes: ReLU, or x * ReLU6(x + 3) / 6 (Howard et al. 2019)."""
 
 _MOST = 64
 """Largest width factor and number of repeats of a stage."""
@@ -93,7 +91,6 @@ class Skeleton:
             1 each where none are given.
         shortcut: one of `SHORTCUTS`.
         any_width: numbers of channels need not be multiples that processors like.
-        activation: one of `ACTIVATIONS`.
 
     Raises:
         UserError: a value is out of range, or the image is too small for the reductions.
@@ -106,7 +103,6 @@ class Skeleton:
     stem_factors: tuple[float, ...] = ()
     shortcut: str = "projection"
     any_width: bool = True
-    activation: str = "relu"
 
     def __post_init__(self) -> None:
         for name in ("input_shape", "stem_strides", "stages", "stem_factors"):
@@ -136,9 +132,6 @@ class Skeleton:
             )
         if self.shortcut not in SHORTCUTS:
             raise UserError(f"unknown shortcut {self.shortcut!r}: use {' or '.join(SHORTCUTS)}")
-        if self.activation not in ACTIVATIONS:
-            known = " or ".join(ACTIVATIONS)
-            raise UserError(f"unknown activation {self.activation!r}: use {known}")
         if not isinstance(self.any_width, bool):
             raise UserError(f"any_width is {self.any_width!r}: it must be true or false")
         if not self.stages:
@@ -216,7 +209,6 @@ class Skeleton:
             "stem_factors": list(self.stem_factors),
             "shortcut": self.shortcut,
             "any_width": self.any_width,
-            "activation": self.activation,
         }
 
     @classmethod
@@ -227,8 +219,7 @@ class Skeleton:
             UserError: `value` is no skeleton; the sentence begins with `where`.
         """
         if isinstance(value, dict):  # files of version 0.1 do not have the later ones
-            later = {"shortcut": "projection", "any_width": True, "activation": "relu"}
-            value = {"stem_factors": [], **later, **value}
+            value = {"stem_factors": [], "shortcut": "projection", "any_width": True, **value}
         _check_object(value, tuple(field.name for field in fields(cls)), where)
         for name in ("input_shape", "stem_strides", "stages", "stem_factors"):
             if not isinstance(value[name], list):
@@ -244,7 +235,6 @@ class Skeleton:
                 tuple(value["stem_factors"]),
                 value["shortcut"],
                 value["any_width"],
-                value["activation"],
             )
         except UserError as error:
             raise UserError(f"{where}: {error}") from None

@@ -25,8 +25,8 @@ Operator = Literal["input", "convolution", "concat", "sum", "max_pool", "mean", 
 class Layer:
     """One layer and the one tensor that it writes.
 
-    A convolution's batch norm and an activation belong to the layer before them, and a convolution
-    of kernel k is padded by k // 2.
+    A convolution's batch norm and a ReLU belong to the layer before them, and a convolution of
+    kernel k is padded by k // 2.
 
     Attributes:
         name: also of its tensor; that of a convolution or linear layer is the name of its module in
@@ -36,7 +36,7 @@ class Layer:
         channels_in: of all that it reads; of a sum those of each.
         channels, height, width: of what it writes.
         kernel, stride, groups: of a convolution or pooling.
-        activation: what follows, one of `gemkit.architecture.ACTIVATIONS`; empty for nothing.
+        relu: whether a ReLU follows.
         stage: number of its stage; None outside the cells.
         node: of the cell's node that it serves, 0 for what brings the cell input to the cell's
             width; None for a cell's output and outside the cells.
@@ -52,7 +52,7 @@ class Layer:
     kernel: int = 1
     stride: int = 1
     groups: int = 1
-    activation: str = ""
+    relu: bool = False
     stage: int | None = None
     node: int | None = None
 
@@ -121,7 +121,7 @@ def _network(architecture: Architecture) -> _Layers:
             name = f"stages.{number}.{repeat}"
             plain = skeleton.is_plain(number, repeat)
             identity = plain and skeleton.shortcut == "identity"
-            x = yield from _cell(cell, x, name, wide, number, plain, identity, skeleton.activation)
+            x = yield from _cell(cell, x, name, wide, number, plain, identity)
     x = Layer("pooled", "mean", (x.name,), x.channels, x.channels, 1, 1)
     yield x
     x = Layer("classifier", "linear", (x.name,), x.channels, skeleton.classes, 1, 1)
@@ -137,12 +137,11 @@ def _cell(
     stage: int,
     plain: bool,
     identity: bool,
-    activation: str,
 ) -> _Layers:
     tensors = {0: cell_input}
     if cell.aggregation == "sum" and not plain:
         tensors[0] = _convolution(
-            f"{name}.entry.0", cell_input, channels, activation="", stage=stage, node=0
+            f"{name}.entry.0", cell_input, channels, relu=False, stage=stage, node=0
         )
         yield tensors[0]
     for node in range(1, len(cell.operations)):
@@ -161,15 +160,13 @@ def _cell(
             yield x
         tensors[node] = x
     x = yield from _joined(cell, tensors, cell.leaves, f"{name}.join", stage)
-    x = _convolution(f"{name}.output.0", x, channels, activation="", stage=stage)
+    x = _convolution(f"{name}.output.0", x, channels, relu=False, stage=stage)
     yield x
     side = cell_input
     if not identity:
-        side = _convolution(
-            f"{name}.projection.0", cell_input, channels, activation="", stage=stage
-        )
+        side = _convolution(f"{name}.projection.0", cell_input, channels, relu=False, stage=stage)
         yield side
-    x = _sum((x, side), f"{name}.sum", activation=activation, stage=stage)
+    x = _sum((x, side), f"{name}.sum", relu=True, stage=stage)
     yield x
     return x
 
@@ -201,14 +198,14 @@ def _sum(
     parts: Sequence[Layer],
     name: str,
     *,
-    activation: str = "",
+    relu: bool = False,
     stage: int | None = None,
     node: int | None = None,
 ) -> Layer:
     one = parts[0]
     names = tuple(part.name for part in parts)
     shape = one.channels, one.channels, one.height, one.width
-    return Layer(name, "sum", names, *shape, activation=activation, stage=stage, node=node)
+    return Layer(name, "sum", names, *shape, relu=relu, stage=stage, node=node)
 
 
 def _convolution(
@@ -219,7 +216,7 @@ def _convolution(
     *,
     stride: int = 1,
     groups: int = 1,
-    activation: str = "relu",
+    relu: bool = True,
     stage: int | None = None,
     node: int | None = None,
 ) -> Layer:
@@ -234,7 +231,7 @@ def _convolution(
         kernel,
         stride,
         groups,
-        activation,
+        relu,
         stage,
         node,
     )

@@ -14,8 +14,7 @@ the aggregation by sum is ours, after RandWire):
 - With "sum", where c differs from w at some width, one 1x1 convolution and batch norm (`entry`)
   first bring the cell input to `w` channels for all nodes that read it.
 - output = ReLU(BN(conv1x1(join(leaves))) + BN(conv1x1(cell input))), `w` channels; in a skeleton of
-  shortcut "identity" the cell input is added as it is where it has `w` channels at every width, and
-  in one of activation "hard-swish" that takes the place of this ReLU.
+  shortcut "identity" the cell input is added as it is where it has `w` channels at every width.
 """
 
 import json
@@ -88,23 +87,13 @@ def _operation(name: str, channels_in: int, channels: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-_ACTIVATIONS = {"relu": F.relu, "hard-swish": F.hardswish}
-
-
 class GEMCell(nn.Module):
     """One cell: (batch, channels_in, h, w) -> (batch, channels, h, w)."""
 
     def __init__(
-        self,
-        cell: Cell,
-        channels_in: int,
-        channels: int,
-        plain: bool,
-        identity: bool,
-        activation: str = "relu",
+        self, cell: Cell, channels_in: int, channels: int, plain: bool, identity: bool
     ) -> None:
         super().__init__()
-        self._activation = _ACTIVATIONS[activation]
         concat = cell.aggregation == "concat"
         self.aggregation = cell.aggregation
         self._reads = cell.predecessors
@@ -150,7 +139,7 @@ class GEMCell(nn.Module):
         out: Tensor = self.output(joined)
         del joined
         out += x if self.projection is None else self.projection(x)
-        return self._activation(out, inplace=True)
+        return F.relu(out, inplace=True)
 
 
 class GEMNet(nn.Module):
@@ -182,7 +171,7 @@ class GEMNet(nn.Module):
             for repeat in range(stage.repeats):
                 plain = skeleton.is_plain(index, repeat)
                 identity = plain and skeleton.shortcut == "identity"
-                blocks.append(GEMCell(cell, channels, wide, plain, identity, skeleton.activation))
+                blocks.append(GEMCell(cell, channels, wide, plain, identity))
                 channels = wide
             self.stages.append(nn.Sequential(*blocks))
         self.classifier = nn.Linear(channels, skeleton.classes)

@@ -34,24 +34,18 @@ TABLE = (
 
 
 def skeletons_for(
-    input_shape: tuple[int, int, int],
-    classes: int,
-    any_width: bool = False,
-    activation: str = "hard-swish",
+    input_shape: tuple[int, int, int], classes: int, any_width: bool = False
 ) -> tuple[Skeleton, ...]:
     """The skeletons that are tried for images of a size, each once; the preset comes first.
 
     Args:
         input_shape: channels, height and width of an image.
         any_width: channels need not be multiples that processors like.
-        activation: of the cells' outputs. With "hard-swish" networks are more accurate; "relu"
-            takes no time of its own, least of all in 8 bits.
 
     Raises:
         UserError: the image is too small, or there are fewer than two classes.
     """
-    preset = skeleton_for(input_shape, classes)
-    preset = replace(preset, any_width=any_width, activation=activation)
+    preset = replace(skeleton_for(input_shape, classes), any_width=any_width)
     found = [preset]
     for pattern in TABLE:
         stem = list(pattern.stem)

@@ -120,7 +120,7 @@ def search(
     dataset = dataset or load(data)
     of_data = run_data.configuration(path, data, dataset)
     device_known = None if target is None else targets.target(target)
-    skeleton, *others = _skeletons(path, dataset, budget or Budget(), device_known, any_width)
+    skeleton, *others = _skeletons(path, dataset, device_known, any_width)
     budget, aimed = _limits(budget or Budget(), device_known, skeleton)
     if budget.latency_ms is not None:
         others = []  # what predicts latency knows one
@@ -212,14 +212,10 @@ def search(
 
 
 def _skeletons(
-    path: Path, dataset: Dataset, asked: Budget, target: Target | None, any_width: bool
+    path: Path, dataset: Dataset, target: Target | None, any_width: bool
 ) -> tuple[Skeleton, ...]:
     """What may stand around the cells, the first in front: that of a run that goes on, the one
-    that a target was measured for, or the table's.
-
-    For networks that run in 8 bits or on a known target cells end in ReLU: hard-swish would be
-    computed in floats there, and the C code for microcontrollers does not know it.
-    """
+    that a target was measured for, or the table's."""
     if is_run(path):
         with Run.open(path) as begun:
             if known := skeletons_of(begun):
@@ -228,8 +224,7 @@ def _skeletons(
         measured = target.latency.skeleton
         if (measured.input_shape, measured.classes) == (dataset.input_shape, dataset.classes):
             return (measured,)
-    activation = "relu" if asked.precision == "int8" or target is not None else "hard-swish"
-    return skeletons_for(dataset.input_shape, dataset.classes, any_width, activation)
+    return skeletons_for(dataset.input_shape, dataset.classes, any_width)
 
 
 def _workers(count: int | None, dask: str | None, device: str) -> Workers:

@@ -33,7 +33,6 @@ OPERATORS = (
     *("MaxPool", "Pad", "ReduceMean", "Relu", "Reshape", "Squeeze"),
 )
 """The ONNX operators that can be written as C."""
-_HARD_SWISH = ("HardSwish", "HardSigmoid")
 _WITHOUT_EFFECT = ("Identity", "Flatten", "Reshape", "Squeeze")
 _LARGEST = 2**15 - 1
 _BEFORE = 16  # bits that an 8-bit number's difference from its zero is shifted up by
@@ -326,12 +325,9 @@ class _Reader:
         )
 
     def _unknown(self, what: str) -> UserError:
-        if what in _HARD_SWISH:
-            instead = "search with --precision int8 or for a --target: those networks use ReLU"
-        else:
-            instead = f"known are {', '.join(OPERATORS)}"
         return UserError(
-            f"{self.name} has the operator {what}, which cannot be written as C: {instead}"
+            f"{self.name} has the operator {what}, which cannot be written as C: known are "
+            f"{', '.join(OPERATORS)}"
         )
 
     def _tensor(self, name: str, buffer: str) -> Tensor:

@@ -24,7 +24,6 @@ SKELETONS = [
     Skeleton((3, 15, 12), 4, (2, 1), (Stage(1, 2), Stage(3))),
     Skeleton((2, 6, 9), 3, (1,), (Stage(2),)),
     Skeleton((1, 7, 7), 3, (1, 2), (Stage(1.5, 3),), (0.5, 1), shortcut="identity"),
-    Skeleton((3, 9, 8), 4, (2,), (Stage(1), Stage(2)), activation="hard-swish"),
 ]
 HOW = {"class_names": tuple("abcdefghij"), "mean": [0.3], "std": [0.4], "input_shape": (1, 8, 8)}
 IR_VERSIONS = {13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10, 22: 10, 23: 11}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from gemkit.architecture import ACTIVATIONS, Architecture, Skeleton, Stage, skeleton_for
+from gemkit.architecture import Architecture, Skeleton, Stage, skeleton_for
 from gemkit.cell import Cell
 
 PRESETS = ((1, 8, 8), (3, 12, 12), (3, 32, 32), (2, 29, 41), (3, 96, 97), (3, 224, 224))
@@ -27,7 +27,7 @@ def random_cell(rng: np.random.Generator, nodes: int, aggregation: str) -> Cell:
 
 
 def random_skeleton(rng: np.random.Generator) -> Skeleton:
-    """A preset as often as a skeleton of any stem, widths, repeats, shortcut and activation."""
+    """A preset as often as a skeleton of any stem, widths, repeats and shortcut."""
     classes = int(rng.integers(2, 30))
     if rng.random() < 0.5:
         return skeleton_for(PRESETS[rng.integers(len(PRESETS))], classes)
@@ -42,7 +42,6 @@ def random_skeleton(rng: np.random.Generator) -> Skeleton:
         tuple(factors[:2]),
         str(rng.choice(["projection", "identity"])),
         bool(rng.random() < 0.5),
-        str(rng.choice(ACTIVATIONS)),
     )
 
 

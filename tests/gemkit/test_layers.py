@@ -72,9 +72,9 @@ def test_every_layer_follows_from_what_it_reads(draw_architecture: Draw) -> None
         read = {name for layer in network for name in layer.reads}
         assert written.keys() - read == {network[-1].name}
         stages = [layer for layer in network if layer.operator == "sum" and layer.node is None]
-        skeleton = architecture.skeleton
-        ends = [layer for layer in stages if layer.activation == skeleton.activation]
+        ends = [layer for layer in stages if layer.relu]
         shapes = {(one.stage, one.channels, one.height, one.width) for one in ends}
+        skeleton = architecture.skeleton
         assert shapes == {
             (index, wide, *resolution)
             for index, (wide, resolution) in enumerate(
@@ -87,19 +87,19 @@ def test_by_hand() -> None:
     cell = Cell(("input", "sep3x3", "conv1x1"), ((0, 1), (0, 2), (1, 2)), "sum")
     found = layers(Architecture((cell,), Skeleton((3, 6, 6), 5, (2,), (Stage(3),)), 4))
     here = "stages.0.0"
-    assert [(one.name, one.operator, one.reads, one.activation, one.node) for one in found] == [
-        ("image", "input", (), "", None),
-        ("stem.0", "convolution", ("image",), "relu", None),
-        (f"{here}.entry.0", "convolution", ("stem.0",), "", 0),
-        (f"{here}.nodes.0.0", "convolution", (f"{here}.entry.0",), "relu", 1),
-        (f"{here}.nodes.0.3", "convolution", (f"{here}.nodes.0.0",), "relu", 1),
-        (f"{here}.nodes.1.join", "sum", (f"{here}.entry.0", f"{here}.nodes.0.3"), "", 2),
-        (f"{here}.nodes.1.0", "convolution", (f"{here}.nodes.1.join",), "relu", 2),
-        (f"{here}.output.0", "convolution", (f"{here}.nodes.1.0",), "", None),
-        (f"{here}.projection.0", "convolution", ("stem.0",), "", None),
-        (f"{here}.sum", "sum", (f"{here}.output.0", f"{here}.projection.0"), "relu", None),
-        ("pooled", "mean", (f"{here}.sum",), "", None),
-        ("classifier", "linear", ("pooled",), "", None),
+    assert [(one.name, one.operator, one.reads, one.relu, one.node) for one in found] == [
+        ("image", "input", (), False, None),
+        ("stem.0", "convolution", ("image",), True, None),
+        (f"{here}.entry.0", "convolution", ("stem.0",), False, 0),
+        (f"{here}.nodes.0.0", "convolution", (f"{here}.entry.0",), True, 1),
+        (f"{here}.nodes.0.3", "convolution", (f"{here}.nodes.0.0",), True, 1),
+        (f"{here}.nodes.1.join", "sum", (f"{here}.entry.0", f"{here}.nodes.0.3"), False, 2),
+        (f"{here}.nodes.1.0", "convolution", (f"{here}.nodes.1.join",), True, 2),
+        (f"{here}.output.0", "convolution", (f"{here}.nodes.1.0",), False, None),
+        (f"{here}.projection.0", "convolution", ("stem.0",), False, None),
+        (f"{here}.sum", "sum", (f"{here}.output.0", f"{here}.projection.0"), True, None),
+        ("pooled", "mean", (f"{here}.sum",), False, None),
+        ("classifier", "linear", ("pooled",), False, None),
     ]
     assert [one.values for one in found] == [108, 36, *[108] * 8, 12, 5]
     depthwise = found[3]

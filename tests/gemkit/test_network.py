@@ -75,10 +75,7 @@ def reference(network: GEMNet, x: Tensor) -> Tensor:
         joined = join([y for node, y in enumerate(values) if node and node not in readers])
         if not (plain and architecture.skeleton.shortcut == "identity"):
             x = convolve(x, prefix + ".projection", 0)
-        out = convolve(joined, prefix + ".output", 0) + x
-        if architecture.skeleton.activation == "hard-swish":
-            return out * (out + 3).clamp(0, 6) / 6
-        return out.relu()
+        return (convolve(joined, prefix + ".output", 0) + x).relu()
 
     x = x.double()
     for index, stride in enumerate(architecture.skeleton.stem_strides):

@@ -10,7 +10,6 @@ import pytest
 from rich.console import Console
 
 import page_run
-from gemkit.app.runs import skeletons_of
 from gemkit.app.steps import search as step
 from gemkit.budget import Budget
 from gemkit.errors import UserError
@@ -50,22 +49,6 @@ def test_options_become_the_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     # What decides results is part of the configuration: no resuming with another promotion.
     with pytest.raises(UserError, match="promote was 3, now 2"):
         planned(monkeypatch, tmp_path / "run", promote=2, in_rounds=True, resume=True)
-
-
-@pytest.mark.parametrize(
-    ("options", "activation"),
-    [
-        ({}, "hard-swish"),
-        ({"budget": Budget(macs=200_000, precision="int8")}, "relu"),
-        ({"target": "nrf52840"}, "relu"),
-    ],
-)
-def test_what_runs_in_8_bits_ends_its_cells_in_relu(
-    options: dict[str, Any], activation: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    planned(monkeypatch, tmp_path / "run", **options)
-    with Run.open(tmp_path / "run") as run:
-        assert {one.activation for one in skeletons_of(run)} == {activation}
 
 
 def test_few_images_are_not_searched_on(
