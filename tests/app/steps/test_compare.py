@@ -274,7 +274,7 @@ def test_intervals_are_students(seed: int) -> None:
     values = np.random.default_rng(seed).normal(size=5).tolist()
     mean, low, high = mean_interval(values)
     assert mean == pytest.approx(np.mean(values))
-    half = 2.776445 * np.std(values, ddof=1) / math.sqrt(5)
+    half = 2.7764451051977987 * np.std(values, ddof=1) / math.sqrt(5)
     assert (low, high) == (pytest.approx(mean - half), pytest.approx(mean + half))
     assert mean_interval([0.5]) == (0.5, None, None)
 
